@@ -1,0 +1,166 @@
+"""The encoder of gte-multilingual-base and its family, and the sparse head, in PyTorch.
+
+Post-LayerNorm, GeGLU, RoPE, CLS pooling; the formulas are upstream's. Three choices differ from
+its code, none of them in the numbers:
+
+- Weights are parameters in [in, out] orientation, used as `x @ w`. Traced, they keep their own
+  names and no transpose is left in the graph.
+- Query, key, value, up and gate are separate. ONNX Runtime's Split costs more than it saves.
+- There is no value bias: attention weights sum to one, so it is folded into the output bias.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+from gte_runtime.architecture import Architecture
+from gte_runtime.checkpoint import Checkpoint
+
+from .attention import Attention
+
+
+def _random(*shape: int) -> nn.Parameter:
+    """Never zeros or ones: the tracer merges parameters of equal value, biases and tables included."""
+    return nn.Parameter(torch.empty(*shape).normal_(std=0.02))
+
+
+class Norm(nn.Module):
+    """LayerNorm with its statistics in float32, as the operator's kernels compute them."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width).normal_(mean=1, std=0.1))
+        self.bias = _random(width)
+        self.shape = (width,)  # a constant: x.shape would be traced as a tensor
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return f.layer_norm(x, self.shape, self.weight, self.bias, self.eps)
+
+
+class Linear(nn.Module):
+    """x @ weight + bias, weight [in, out]."""
+
+    def __init__(self, wide: int, out: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = _random(wide, out)
+        self.bias = _random(out) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class Embeddings(nn.Module):
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.word = _random(a.vocab_size, a.hidden_size)
+        self.token_type = _random(a.hidden_size)
+        self.norm = Norm(a.hidden_size, a.layer_norm_eps)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        rows = f.embedding(ids, self.word)
+        return self.norm(rows.to(self.token_type.dtype) + self.token_type)
+
+
+class Layer(nn.Module):
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        h = a.hidden_size
+        self.query, self.key, self.value = Linear(h, h), Linear(h, h), Linear(h, h, bias=False)
+        self.output = Linear(h, h)
+        self.attention_norm = Norm(h, a.layer_norm_eps)
+        self.up, self.gate = Linear(h, a.intermediate_size, bias=False), Linear(h, a.intermediate_size, bias=False)
+        self.down = Linear(a.intermediate_size, h)
+        self.mlp_norm = Norm(h, a.layer_norm_eps)
+
+    def forward(self, h: Tensor, attention: Attention, context: Any) -> Tensor:
+        mixed = attention(self.query(h), self.key(h), self.value(h), context)
+        h = self.attention_norm(h + self.output(mixed))
+        return self.mlp_norm(h + self.down(f.gelu(self.gate(h)) * self.up(h)))
+
+
+class Rope(nn.Module):
+    """cos and sin [P, d/2]. Parameters, so that a graph points to them like to any weight."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.cos = _random(a.max_positions, a.head_size // 2)
+        self.sin = _random(a.max_positions, a.head_size // 2)
+
+
+class Encoder(nn.Module):
+    """ids -> `cls` [B, H], not normalised, and `token_weights`, one per token, after ReLU; both float32.
+
+    Which inputs there are beside `input_ids`, and whether batches are padded or ragged, is the
+    attention's affair.
+    """
+
+    def __init__(self, a: Architecture, attention: Attention) -> None:
+        super().__init__()
+        self.architecture = a
+        self.attention = attention
+        self.embeddings = Embeddings(a)
+        self.rope = Rope(a)
+        self.layers = nn.ModuleList(Layer(a) for _ in range(a.layers))
+        self.token_head = Linear(a.hidden_size, 1)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        padded_index: Tensor | None = None,
+        flat_index: Tensor | None = None,
+        uniform: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Every input that some attention asks for; the tracer reads their names here."""
+        given = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "cu_seqlens": cu_seqlens,
+            "padded_index": padded_index,
+            "flat_index": flat_index,
+            "uniform": uniform,
+        }
+        inputs = {name: value for name, value in given.items() if value is not None}
+        context = self.attention.context(self.rope.cos, self.rope.sin, inputs)
+        # A ragged batch travels as [1, T, H]: three axes keep MatMul from becoming Gemm.
+        h = self.embeddings(input_ids if input_ids.dim() == 2 else input_ids.unsqueeze(0))
+        for layer in self.layers:
+            h = layer(h, self.attention, context)
+        weights = self.attention.token_axes(f.relu(self.token_head(h)))
+        return {"cls": self.attention.first_tokens(h, inputs).float(), "token_weights": weights.float()}
+
+    def load(self, checkpoint: Checkpoint) -> Encoder:
+        """Take a checkpoint's weights; zeros stand for a token-type row or sparse head it does not have."""
+
+        def read(name: str) -> Tensor:
+            return torch.from_numpy(checkpoint.read(name))
+
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.startswith("rope."):
+                    table = checkpoint.config.rope.tables(self.architecture.max_positions)[name == "rope.sin"]
+                    value = torch.from_numpy(np.ascontiguousarray(table))
+                elif name == "embeddings.token_type":
+                    value = read(name)[0] if name in checkpoint else torch.zeros_like(parameter)
+                elif name not in checkpoint:
+                    value = torch.zeros_like(parameter)
+                else:
+                    value = read(name)
+                    if value.dim() == 2 and name != "embeddings.word":
+                        value = value.T
+                parameter.copy_(value)
+            for n in range(self.architecture.layers):
+                at = f"layers.{n}"
+                folded = read(f"{at}.output.bias").double() + read(f"{at}.output.weight").double() @ read(f"{at}.value.bias").double()
+                self.get_parameter(f"{at}.output.bias").copy_(folded)
+        return self

@@ -1,0 +1,38 @@
+"""What optimum needs to know of our encoder: inputs, outputs, dynamic axes, dummy inputs, tolerance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optimum.exporters.onnx import OnnxConfig
+from optimum.utils import NormalizedTextConfig
+from transformers import PretrainedConfig
+
+from .attention import TracedAttention
+
+
+class EncoderOnnxConfig(OnnxConfig):
+    """One traced encoder. Which of its dummy batches is used can be chosen, to validate them all."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+    MIN_TRANSFORMERS_VERSION = OnnxConfig.MIN_TRANSFORMERS_VERSION
+
+    def __init__(self, attention: TracedAttention, rows: int, atol: float, batch: int = 0) -> None:
+        """`rows` bounds the token ids, `atol` the difference to PyTorch, `batch` chooses the dummy inputs."""
+        super().__init__(PretrainedConfig())
+        self.attention = attention
+        self.rows = rows
+        self.ATOL_FOR_VALIDATION = atol
+        self.batch = batch
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        return {name: dict(axes) for name, axes in self.attention.inputs.items()}
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        return {name: dict(axes) for name, axes in self.attention.outputs.items()}
+
+    def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
+        inputs = self.attention.dummy_inputs(self.rows)[self.batch]
+        return inputs if framework == "pt" else {name: value.numpy() for name, value in inputs.items()}

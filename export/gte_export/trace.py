@@ -1,0 +1,174 @@
+"""Traces the encoder into the graphs of an architecture and writes them with their layouts and recipe.
+
+optimum drives the trace and compares each graph with PyTorch on random weights. The embedding and
+RoPE tables are traced with a few rows: their height is data, and is written when weights are
+taken out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+import torch
+from optimum.exporters.onnx import export
+from optimum.exporters.onnx.convert import validate_model_outputs
+from transformers import PretrainedConfig
+
+from gte_runtime.architecture import Architecture, read_config
+from gte_runtime.graph import inspect_graph
+from gte_runtime.layout import Layout
+from gte_runtime.recipe import GraphRecipe, Recipe
+
+from .attention import TracedAttention
+from .attention.padded import PaddedAttention
+from .attention.ragged import RaggedAttention
+from .detach import detach
+from .encoder import Encoder
+from .layout import table_file, table_layout, weights_file, weights_layout
+from .onnx_config import EncoderOnnxConfig
+from .operators import OPSET
+
+TRACED_ROWS = 32
+"""Rows of the embedding and RoPE tables while tracing; at least the longest dummy text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One graph to make. The same variant has one graph per type of embedding table."""
+
+    variant: str
+    table: str
+    """Type of the embedding table in the weight file."""
+    weights: str
+    """Type of all other weights, and of the activations."""
+    batch: str
+    """`ragged` or `padded`."""
+    attention: Callable[[Architecture], TracedAttention]
+    min_onnxruntime: str
+    tolerance: float
+    """Largest difference to the oracle that a build accepts, on normalised vectors."""
+    atol: float
+    """Largest difference to PyTorch that validation accepts, on raw outputs with random weights."""
+    operators: dict[str, int]
+    """Fused operators per layer. A tracer can lose one without a word, so they are counted."""
+
+    @property
+    def file(self) -> str:
+        return f"{self.variant}.{table_file(self.table).removesuffix('.bin')}.onnx"
+
+
+def plans() -> Iterator[Plan]:
+    """Every graph of an architecture."""
+    fused = {"com.microsoft::RotaryEmbedding": 2, "com.microsoft::MultiHeadAttention": 2, "If": 1, "Gelu": 1}
+    plain = {"Softmax": 1, "Gelu": 1, "LayerNormalization": 2}
+    for table in ("float16", "float32"):
+        yield Plan(
+            variant="cpu-fp32", table=table, weights="float32", batch="ragged", attention=RaggedAttention,
+            min_onnxruntime="1.24", tolerance=2e-5, atol=2e-5, operators=fused,
+        )  # fmt: skip
+        yield Plan(
+            variant="portable-fp32", table=table, weights="float32", batch="padded", attention=PaddedAttention,
+            min_onnxruntime="1.20", tolerance=2e-5, atol=2e-5, operators=plain,
+        )  # fmt: skip
+    yield Plan(
+        variant="portable-fp16", table="float16", weights="float16", batch="padded", attention=PaddedAttention,
+        min_onnxruntime="1.20", tolerance=1e-2, atol=2e-2, operators=plain,
+    )  # fmt: skip
+
+
+def trace(source: Path, output: Path) -> Recipe:
+    """Write graphs, layouts and recipe.toml for the architecture of a config or checkpoint.
+
+    Args:
+        source: config.json, or a directory that holds one.
+        output: a directory, made if it is not there. Its name becomes the architecture's.
+
+    Raises:
+        CheckpointError: the config is not one we implement.
+        ValueError: a traced graph differs from PyTorch, or lost an operator.
+    """
+    a = read_config(source).architecture
+    output.mkdir(parents=True, exist_ok=True)
+    layouts = {}
+    for layout in (
+        *(table_layout(a, dtype) for dtype in ("float16", "float32")),
+        *(weights_layout(a, dtype) for dtype in ("float16", "float32")),
+    ):
+        layouts[layout.file] = layout
+        (output / layout_name(layout)).write_text(layout.to_json(), encoding="utf-8")
+    graphs = tuple(_graph(plan, a, layouts, output) for plan in plans())
+    recipe = Recipe(name=output.resolve().name, architecture=a, graphs=graphs)
+    (output / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+    return recipe
+
+
+def layout_name(layout: Layout) -> str:
+    return f"{layout.file.removesuffix('.bin')}.layout.json"
+
+
+def _graph(plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path) -> GraphRecipe:
+    files = (table_file(plan.table), weights_file(plan.weights))
+    model = detach(_traced(plan, a), [layouts[file] for file in files])
+    _count_operators(model, plan, a.layers)
+    # The tracer knows no shapes behind operators of ours, so it leaves the width open.
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = a.hidden_size
+    data = model.SerializeToString(deterministic=True)
+    (output / plan.file).write_bytes(data)
+    facts = inspect_graph(data, plan.file)
+    return GraphRecipe(
+        variant=plan.variant,
+        table=plan.table,
+        batch=plan.batch,
+        file=plan.file,
+        sha256=hashlib.sha256(data).hexdigest(),
+        weights=files,
+        inputs=facts.inputs,
+        min_onnxruntime=plan.min_onnxruntime,
+        tolerance=plan.tolerance,
+    )
+
+
+def _traced(plan: Plan, a: Architecture) -> onnx.ModelProto:
+    """Trace with random weights, validate every way through the graph, return it with its weights."""
+    torch.manual_seed(0)
+    small = replace(a, vocab_size=TRACED_ROWS, max_positions=TRACED_ROWS)
+    attention = plan.attention(small)
+    encoder = Encoder(small, attention).eval()
+    encoder.config = PretrainedConfig()  # type: ignore[assignment]  # optimum looks for it there
+    weights = getattr(torch, plan.weights)
+    encoder.to(weights)
+    encoder.embeddings.word.data = encoder.embeddings.word.data.to(getattr(torch, plan.table))
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecation of the tracer optimum drives, shape inference of our operators
+        path = Path(folder) / "traced.onnx"
+        _, outputs = export(
+            encoder, EncoderOnnxConfig(attention, TRACED_ROWS, plan.atol), path, opset=OPSET,
+            do_constant_folding=False,
+        )  # fmt: skip
+        for batch in range(len(attention.dummy_inputs(TRACED_ROWS))):
+            config = EncoderOnnxConfig(attention, TRACED_ROWS, plan.atol, batch)
+            validate_model_outputs(config, encoder, path, outputs, use_subprocess=False)
+        return onnx.load(path)
+
+
+def _count_operators(model: onnx.ModelProto, plan: Plan, layers: int) -> None:
+    found: dict[str, int] = {}
+
+    def count(graph: onnx.GraphProto) -> None:
+        for node in graph.node:
+            name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+            found[name] = found.get(name, 0) + 1
+            for attribute in node.attribute:
+                count(attribute.g)
+
+    count(model.graph)
+    for operator, each in plan.operators.items():
+        expected = each * layers + (operator == "LayerNormalization")
+        if found.get(operator, 0) != expected:
+            raise ValueError(f"{plan.file}: expected {expected} {operator}, the trace has {found.get(operator, 0)}")

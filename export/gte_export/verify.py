@@ -1,0 +1,63 @@
+"""Compares built variants with the PyTorch encoder on a checkpoint's own weights."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gte_runtime.batching import make_batch
+from gte_runtime.build import build
+from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.manifest import Manifest, Variant
+from gte_runtime.recipe import read_recipe
+from gte_runtime.session import OrtSession
+
+from .attention.padded import PaddedAttention
+from .encoder import Encoder
+
+LENGTHS = (2, 3, 17, 63, 64, 65, 130)
+"""On both sides of the length at which a ragged graph changes its way through attention."""
+
+
+def verify(checkpoint: Path, graphs: Path) -> dict[str, float]:
+    """{variant: largest difference of the CLS states, as a share of the largest value}.
+
+    Texts are random ids: the tokenizer has no part in this.
+
+    Raises:
+        SelfCheckFailed: a variant differs from the oracle, which is not PyTorch, by more than its tolerance.
+    """
+    recipe = read_recipe(graphs)
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(0, recipe.architecture.vocab_size, n) for n in LENGTHS if n <= recipe.architecture.max_positions]
+    expected = pytorch_states(checkpoint, ids)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = Path(folder) / "bundle"
+        manifest = build(checkpoint, bundle, graphs=graphs, variants=recipe.variants, ignore_unused=True)
+        return {name: _difference(bundle, manifest, variant, ids, expected) for name, variant in manifest.variants.items()}
+
+
+def pytorch_states(checkpoint: Path, ids: list[np.ndarray]) -> list[np.ndarray]:
+    """CLS states of single texts by the PyTorch encoder in float32, eager attention."""
+    with Checkpoint(checkpoint, ignore_unused=True) as opened, torch.inference_mode():
+        a = opened.config.architecture
+        encoder = Encoder(a, PaddedAttention(a)).eval().load(opened)
+        states = []
+        for one in ids:
+            tokens = torch.from_numpy(one)[None]
+            out = encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+            states.append(out["cls"][0].numpy())
+        return states
+
+
+def _difference(bundle: Path, manifest: Manifest, variant: Variant, ids: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    session = OrtSession((bundle / variant.graph).read_bytes(), bundle, variant, manifest.architecture.hidden_size, threads=2)
+    worst = 0.0
+    for row in range(len(ids)):
+        found = session.run(make_batch(np.array([row]), ids, variant.flash_from)).cls[0]
+        worst = max(worst, float(np.abs(found - expected[row]).max() / np.abs(expected[row]).max()))
+    session.close()
+    return worst

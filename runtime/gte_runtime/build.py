@@ -1,0 +1,328 @@
+"""A checkpoint and the graphs of its architecture become a bundle. numpy only; no PyTorch, no onnx.
+
+Weights are streamed, so memory stays at a few tensors. The directory appears under its name when
+everything in it is written, and the manifest is written last, after every variant has agreed with
+the oracle.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import manifest as manifests
+from .bundle import LFS_POINTER
+from .checkpoint import Checkpoint
+from .errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, GteError, OutputError
+from .files import read_regular
+from .graph import inspect_graph
+from .layout import Layout, pieces
+from .manifest import FileRecord, Manifest, SelfCheck, Variant
+from .oracle import forward
+from .recipe import GraphRecipe, Recipe, find_graphs
+from .scoring import cut_and_normalise
+from .selfcheck import self_check
+from .session import OrtSession
+from .shipped import models_directory
+from .threads import thread_count
+from .tokenization import Tokenizer
+
+FLASH_FROM = 128
+"""Tokens from which a text runs without mask. Measured on 2 cores; see benchmarks/NOTES-cpu.md."""
+
+TRAINED_DIM = 128
+"""The model card's shortest vector, for models as wide as the card's."""
+
+SHORT_TEXTS = ("What is the capital of China?", "北京是中华人民共和国的首都。", "Привет, мир! 你好 — ½ ﬁn")
+LONG_TEXT = "The quick brown fox jumps over the lazy dog, and sorts 1024 numbers in Python. " * 10
+"""Long enough for the path without mask; checked when files are new, and by `gte verify`."""
+
+DEFAULT_VARIANTS = ("cpu-fp32",)
+
+
+def build(
+    checkpoint: Path,
+    bundle: Path,
+    *,
+    graphs: Path | None = None,
+    variants: Sequence[str] = DEFAULT_VARIANTS,
+    ignore_unused: bool = False,
+    overwrite: bool = False,
+    keep_existing: bool = False,
+) -> Manifest:
+    """Turn a checkpoint directory into a bundle directory.
+
+    Args:
+        checkpoint: config.json, model.safetensors and tokenizer.json, as the hub ships them.
+        bundle: a directory that does not exist yet.
+        graphs: where the traced graphs lie; by default those that ship with the package.
+        variants: what to build, such as "cpu-fp32".
+        ignore_unused: accept tensors that the architecture does not use.
+        overwrite: replace a bundle that is there.
+        keep_existing: if another process finishes the same bundle first, leave that one.
+
+    Raises:
+        CheckpointError: a file is missing, or a tensor is missing, extra or of another shape.
+        ConfigError: a variant for which there is no graph.
+        SelfCheckFailed: a variant differs from the oracle by more than its tolerance.
+        OutputError: the directory is there already, or could not be written.
+    """
+    _check_target(bundle, overwrite=overwrite, keep_existing=keep_existing)
+    with Checkpoint(checkpoint, ignore_unused=ignore_unused) as opened:
+        source, recipe = find_graphs(opened.config.architecture, graphs, shipped=models_directory())
+        chosen = _choose(recipe, variants, opened.table_dtype)
+        tokenizer_json = _tokenizer_json(checkpoint)
+        tokenizer = _checked_tokenizer(tokenizer_json, opened)
+        try:
+            bundle.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{bundle.name}.", dir=bundle.parent) as temporary:
+                staged = Path(temporary) / "bundle"
+                staged.mkdir()
+                files = {"tokenizer.json": _write(staged / "tokenizer.json", [tokenizer_json])}
+                files |= _write_graphs(staged, source, chosen)
+                files |= _write_weights(staged, source, chosen, opened)
+                manifest = _manifest(opened, tokenizer, chosen, files)
+                for name in manifest.variants:
+                    _prove(staged, manifest, name, tokenizer)
+                _write(staged / manifests.FILE, [manifest.to_json().encode()])
+                _sync(staged)
+                _publish(staged, bundle, overwrite=overwrite, keep_existing=keep_existing)
+        except GteError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{bundle.name[:80]} could not be written: {error.strerror or error}") from None
+    return manifest
+
+
+def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
+    """Raises OutputError when something is in the place of the bundle that is not to be replaced."""
+    try:
+        there, is_bundle = bundle.exists(), (bundle / manifests.FILE).exists()
+    except OSError as error:
+        raise OutputError(f"{bundle.name[:80]} could not be written: {error.strerror}") from None
+    if there and not (overwrite or keep_existing):
+        raise OutputError(f"{bundle.name} exists already; choose another name or pass --overwrite")
+    if there and not is_bundle:
+        raise OutputError(f"{bundle.name} is no bundle (it has no {manifests.FILE}) and is not replaced; choose another name")
+
+
+def _choose(recipe: Recipe, variants: Iterable[str], table: str) -> list[GraphRecipe]:
+    chosen = []
+    for name in dict.fromkeys(variants):
+        graph = recipe.choose(name, table)
+        if graph is None:
+            raise ConfigError(f"no graph for variant {name!r}; {recipe.name} has {', '.join(recipe.variants)}")
+        chosen.append(graph)
+    if not chosen:
+        raise ConfigError(f"no variant was named; {recipe.name} has {', '.join(recipe.variants)}")
+    return chosen
+
+
+def _tokenizer_json(checkpoint: Path) -> bytes:
+    try:
+        data = read_regular(checkpoint / "tokenizer.json")
+    except OSError:
+        raise CheckpointError(
+            f"no tokenizer.json in {checkpoint.name}; the tokenizer belongs to the checkpoint and is not replaced"
+        ) from None
+    if data.startswith(LFS_POINTER):
+        raise CheckpointError("tokenizer.json is a Git LFS pointer, not the file itself; run git lfs pull")
+    return data
+
+
+def _checked_tokenizer(data: bytes, checkpoint: Checkpoint) -> Tokenizer:
+    tokenizer = Tokenizer(data)
+    try:
+        tokenizer.check_ids(checkpoint.config.architecture.vocab_size)
+    except BundleError as error:
+        raise CheckpointError(str(error)) from None
+    return tokenizer
+
+
+def _write_graphs(staged: Path, source: Path, chosen: Iterable[GraphRecipe]) -> dict[str, FileRecord]:
+    files = {}
+    for graph in chosen:
+        try:
+            data = read_regular(source / graph.file)
+        except OSError:
+            raise BundleCorruptError(
+                graph.file, expected=f"a graph in {source.name}", got="nothing", hint="trace the architecture again"
+            ) from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != graph.sha256:
+            raise BundleCorruptError(
+                graph.file, expected=f"sha256 {graph.sha256[:12]}…", got=f"{found[:12]}…", hint="trace the architecture again"
+            )
+        files[_graph_name(graph)] = _write(staged / _graph_name(graph), [data])
+    return files
+
+
+def _write_weights(staged: Path, source: Path, chosen: Iterable[GraphRecipe], checkpoint: Checkpoint) -> dict[str, FileRecord]:
+    """Each weight file once, however many graphs point into it; every pointer is checked against the layout."""
+    layouts: dict[str, Layout] = {}
+    for graph in chosen:
+        for file in graph.weights:
+            layouts.setdefault(file, _read_layout(source, file))
+        _check_pointers(graph, (source / graph.file).read_bytes(), layouts)
+    return {file: _write_weight_file(staged / file, layout, checkpoint) for file, layout in layouts.items()}
+
+
+def _read_layout(source: Path, file: str) -> Layout:
+    path = source / f"{file.removesuffix('.bin')}.layout.json"
+    try:
+        text = read_regular(path).decode("utf-8", "replace")
+    except OSError:
+        raise BundleCorruptError(
+            path.name, expected=f"a layout in {source.name}", got="nothing", hint="trace the architecture again"
+        ) from None
+    return Layout.from_json(text)
+
+
+def _check_pointers(graph: GraphRecipe, data: bytes, layouts: dict[str, Layout]) -> None:
+    expected = {(layouts[f].file, t.name, t.offset, t.size) for f in graph.weights for t in layouts[f].tensors}
+    found = {(p.file, p.name, p.offset, p.length) for p in inspect_graph(data, graph.file).pointers}
+    if found != expected:
+        odd = min(found ^ expected)
+        raise BundleCorruptError(
+            graph.file, expected="the places its layouts name", got=f"another place for {odd[1]}", hint="trace the architecture again"
+        )
+
+
+def _write_weight_file(path: Path, layout: Layout, checkpoint: Checkpoint) -> FileRecord:
+    def parts() -> Iterable[bytes]:
+        at = 0
+        for tensor in layout.tensors:
+            yield bytes(tensor.offset - at)
+            for piece in pieces(tensor, checkpoint, checkpoint.config.rope):
+                yield piece.tobytes()
+            at = tensor.offset + tensor.size
+
+    return _write(path, parts())
+
+
+def _manifest(checkpoint: Checkpoint, tokenizer: Tokenizer, chosen: Iterable[GraphRecipe], files: dict[str, FileRecord]) -> Manifest:
+    from . import __version__
+
+    config = checkpoint.config
+    return Manifest(
+        model=checkpoint.directory.resolve().name,
+        made_by=f"gte-runtime {__version__}",
+        source=_sha256(checkpoint.directory / "model.safetensors"),
+        notice=config.notice,
+        architecture=config.architecture,
+        sparse=checkpoint.has_sparse_head,
+        smallest_dim=config.trained_dims[0] if config.trained_dims else min(TRAINED_DIM, config.architecture.hidden_size // 2),
+        tokenizer=tokenizer.record,
+        files=files,
+        variants={graph.variant: _variant(graph) for graph in chosen},
+        self_checks=_ask_oracle(checkpoint, tokenizer, config.architecture.max_positions),
+    )
+
+
+def _variant(graph: GraphRecipe) -> Variant:
+    return Variant(
+        graph=_graph_name(graph),
+        weights=graph.weights,
+        batch=graph.batch,
+        inputs=graph.inputs,
+        min_onnxruntime=graph.min_onnxruntime,
+        tolerance=graph.tolerance,
+        flash_from=FLASH_FROM,
+    )
+
+
+def _ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer, max_length: int) -> tuple[SelfCheck, ...]:
+    """What the oracle says of every self-check text."""
+    checks = []
+    for text, tokens in zip((*SHORT_TEXTS, LONG_TEXT), tokenizer.encode((*SHORT_TEXTS, LONG_TEXT), max_length=max_length), strict=True):
+        reference = forward(checkpoint, tokens.ids)
+        dense = cut_and_normalise(reference.cls[None].astype(np.float32))[0]
+        checks.append(
+            SelfCheck(
+                text=text,
+                ids=tuple(tokens.ids.tolist()),
+                dense=_rounded(dense),
+                token_weights=_rounded(reference.token_weights),
+            )
+        )
+    return tuple(checks)
+
+
+def _rounded(values: NDArray[np.floating]) -> tuple[float, ...]:
+    """Eight significant digits: more than float32 holds, less than its repr as float64 writes."""
+    return tuple(float(f"{value:.8g}") for value in values.tolist())
+
+
+def _prove(staged: Path, manifest: Manifest, name: str, tokenizer: Tokenizer) -> None:
+    variant = manifest.variants[name]
+    session = OrtSession((staged / variant.graph).read_bytes(), staged, variant, manifest.architecture.hidden_size, threads=thread_count())
+    try:
+        self_check(manifest, name, tokenizer, session, thorough=True)
+    finally:
+        session.close()
+
+
+def _graph_name(graph: GraphRecipe) -> str:
+    return f"{graph.variant}.onnx"
+
+
+def _write(path: Path, parts: Iterable[bytes]) -> FileRecord:
+    """Write, flush to disk and hash. Readable by everyone, so that a container's user can open it."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("xb") as file:
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+            size += len(part)
+        file.flush()
+        os.fsync(file.fileno())
+    path.chmod(0o644)
+    return FileRecord(size=size, sha256=digest.hexdigest())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _publish(staged: Path, bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
+    """Give the finished directory its name. A bundle to be replaced is moved aside first, and back if that fails.
+
+    What appeared there while we built is left alone: a rename onto a directory with files in it fails.
+    """
+    staged.chmod(0o755)
+    retired = staged.with_name("retired")
+    if overwrite and (bundle / manifests.FILE).exists():
+        os.rename(bundle, retired)
+    try:
+        if bundle.exists():
+            raise FileExistsError(errno.EEXIST, "something appeared there in the meantime")
+        os.rename(staged, bundle)
+    except OSError:
+        if retired.exists():
+            os.rename(retired, bundle)
+        elif keep_existing and (bundle / manifests.FILE).exists():
+            return
+        raise
+    _sync(bundle.parent)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    """Make a rename last through a power cut. Some network file systems refuse; then there is nothing to do."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""The command line: one file per command, loaded when it is called.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 done; 2 usage; 3 finished with
+rejected rows; 4 bad bundle, checkpoint or input file; 5 provider; 6 output or disk; 130 and 143
+for SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from ..errors import GteError
+
+COMMANDS = {
+    "demo": "Embed the model card's texts and show what comes out.",
+    "embed": "Texts to vectors.",
+    "score": "Hybrid scores of documents for a query.",
+    "tokens": "Tokens of a text and their sparse weights.",
+    "build": "Turn a checkpoint into a bundle.",
+    "verify": "Hash a bundle and compare it with its recorded vectors.",
+    "info": "What is installed, and what a bundle holds.",
+}
+
+
+class LazyGroup(click.Group):
+    """Commands are listed without being imported: `gte --help` loads nothing else."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="gte-runtime", prog_name="gte")
+def gte() -> None:
+    """Dense, sparse and hybrid vectors of gte-multilingual-base and its family, without PyTorch."""
+
+
+def main() -> None:
+    """Entry point: every failure becomes one line on stderr and a documented exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    warnings.showwarning = _show_warning
+    try:
+        code = gte.main(standalone_mode=False)
+        sys.stdout.flush()
+    except GteError as error:
+        _complain(str(error))
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except BrokenPipeError:
+        _close_stdout()  # the reader left, as `head` does; there is nobody to tell
+        code = 6
+    except OSError as error:
+        _complain(f"{error.strerror or error}")
+        _close_stdout()
+        code = 6
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> None:
+    # A name may hold line breaks or half a surrogate pair; a message is one line that can be printed.
+    line = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+    print(f"gte: {line}", file=sys.stderr)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _complain(f"warning: {message}")
+
+
+def _terminated(number: int, frame: Any) -> None:
+    sys.exit(128 + number)
+
+
+def _close_stdout() -> None:
+    """Keep the interpreter from flushing what can no longer be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,37 @@
+"""`gte build`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--graphs", type=click.Path(path_type=Path), help="A directory of traced graphs. Default: found by architecture among those shipped."
+)
+@click.option("--variant", "variants", multiple=True, help="What to build; may be given several times. Default: cpu-fp32.")
+@click.option("--ignore-unused", is_flag=True, help="Accept tensors that the architecture does not use.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+def command(checkpoint: Path, bundle: Path, graphs: Path | None, variants: tuple[str, ...], ignore_unused: bool, overwrite: bool) -> None:
+    """Turn a CHECKPOINT directory into a BUNDLE directory.
+
+    The checkpoint is what the hub ships: config.json, model.safetensors, tokenizer.json. Every
+    variant is compared with a plain numpy forward pass before the bundle appears.
+    """
+    from ..build import DEFAULT_VARIANTS, build
+
+    if not checkpoint.is_dir():
+        from ..errors import CheckpointError
+
+        raise CheckpointError(f"{checkpoint.name} is not a directory; a checkpoint holds config.json, model.safetensors and tokenizer.json")
+    manifest = build(
+        checkpoint, bundle, graphs=graphs, variants=variants or DEFAULT_VARIANTS, ignore_unused=ignore_unused, overwrite=overwrite
+    )
+    size = sum(record.size for record in manifest.files.values()) / 1e6
+    head = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"
+    print(f"gte: {bundle.name}: {', '.join(manifest.variants)}; {head}; {size:.0f} MB; agrees with the oracle", file=sys.stderr)

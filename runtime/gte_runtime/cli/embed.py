@@ -1,0 +1,59 @@
+"""`gte embed`: texts from arguments, a file or stdin; vectors as JSONL, npy, npz or parquet."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ..errors import InputError
+from . import reading, writing
+from .options import max_length_option, model_options
+
+
+@click.command()
+@click.argument("texts", nargs=-1)
+@click.option("-i", "--input", "source", help="A file of texts, one per line or JSONL; - is stdin.")
+@click.option("-o", "--output", default="-", show_default=True, help="Where to write; - is stdout.")
+@click.option("--format", "form", type=click.Choice(["jsonl", "npy", "npz", "parquet"]), help="Default: by the output's name, else jsonl.")
+@click.option("--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text.")
+@click.option("--dim", type=int, help="Cut dense vectors to this many values, then normalise.")
+@click.option("--sparse/--no-sparse", default=False, help="Give sparse vectors too.")
+@click.option("--dense/--no-dense", default=True, help="Give dense vectors.")
+@click.option("--truncate/--no-truncate", default=True, help="Cut texts over --max-length, or reject them.")
+@max_length_option
+@model_options
+def command(
+    texts: tuple[str, ...], source: str | None, output: str, form: str | None, text_field: str, dim: int | None, sparse: bool, dense: bool,
+    truncate: bool, max_length: int, model: str, variant: str | None, provider: str, threads: int | None,
+) -> int:  # fmt: skip
+    """Texts to vectors.
+
+    Rows that cannot be embedded are named on stderr; the others are written, and the exit code is 3.
+    """
+    if not (dense or sparse):
+        raise click.UsageError("--no-dense without --sparse leaves nothing to write")
+    if texts and source is not None:
+        raise click.UsageError("give texts or --input, not both")
+    # What needs no model is checked before the model loads.
+    rows = reading.from_arguments(texts) if texts else reading.open_rows(source or "-", text_field)
+    form = writing.format_of(output, form)
+    writing.check(output, form, dense=dense)
+
+    from ..embedder import Embedder
+
+    rejected = 0
+    with (
+        Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte,
+        writing.open_writer(output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse) as writer,
+    ):
+        parts = gte.stream((row.text for row in rows), dense=dense, sparse=sparse, dim=dim, max_length=max_length, truncate=truncate)  # type: ignore[misc]
+        for part in parts:
+            writer.write(part, rows.ids(part.index))
+            for row in part.rejected:
+                rejected += 1
+                reason = rows.problem(row.index) or (row.error.reason if isinstance(row.error, InputError) else str(row.error))
+                print(f"gte: {rows.place(row.index)}: {reason}", file=sys.stderr)
+    if rejected:
+        print(f"gte: {rejected} of {rows.count} rows were rejected", file=sys.stderr)
+    return 3 if rejected else 0

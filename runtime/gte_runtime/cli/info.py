@@ -1,0 +1,68 @@
+"""`gte info`: what is installed, and what a bundle holds."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("model", default="gte-mini")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(model: str, as_json: bool) -> None:
+    """Versions, providers and threads here, and what the bundle MODEL holds."""
+    from ..bundle import Bundle
+    from ..session import available_providers
+    from ..shipped import locate
+    from ..threads import thread_count
+
+    bundle = Bundle.open(locate(model))
+    manifest, a = bundle.manifest, bundle.manifest.architecture
+    facts: dict[str, Any] = {
+        "gte-runtime": _version("gte-runtime"),
+        "onnxruntime": _version("onnxruntime") or _version("onnxruntime-gpu"),
+        "tokenizers": _version("tokenizers"),
+        "numpy": _version("numpy"),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "providers": list(available_providers()),
+        "threads": thread_count(),
+        "model": manifest.model,
+        "bundle": bundle.digest[:12],
+        "made_by": manifest.made_by,
+        "layers": a.layers,
+        "dimensions": a.hidden_size,
+        "max_length": a.max_positions,
+        "vocabulary": a.vocab_size,
+        "sparse": manifest.sparse,
+        "variants": {
+            name: {
+                "batch_invariant": v.batch == "ragged",
+                "tolerance": v.tolerance,
+                "megabytes": round(sum(manifest.files[file].size for file in manifest.files_of(name)) / 1e6, 1),
+            }
+            for name, v in manifest.variants.items()
+        },
+    }
+    if manifest.notice:
+        facts["notice"] = manifest.notice
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    for key, value in facts.items():
+        if key == "variants":
+            for name, variant in value.items():
+                click.echo(f"{'variant':<14}{name}: " + ", ".join(f"{k} {v}" for k, v in variant.items()))
+        else:
+            click.echo(f"{key:<14}{', '.join(value) if isinstance(value, list) else value}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,33 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Decorator = Callable[[Any], Any]
+
+
+def model_options(function: Any) -> Any:
+    """--model, --variant, --provider, --threads."""
+    for option in (
+        click.option("--threads", type=click.IntRange(min=1), help="Threads of one run. Default: all this process may use."),
+        click.option(
+            "--provider",
+            type=click.Choice(["cpu", "cuda", "tensorrt"]),
+            default="cpu",
+            show_default=True,
+            help="Where to run. There is no fallback.",
+        ),
+        click.option("--variant", help="A variant of the bundle. Default: the best for the provider."),
+        click.option("--model", default="gte-mini", show_default=True, help="A bundle directory or a shipped model."),
+    ):
+        function = option(function)
+    return function
+
+
+max_length_option = click.option(
+    "--max-length", type=int, default=8192, show_default=True, help="Tokens per text, special tokens included."
+)

@@ -1,0 +1,39 @@
+"""`gte score`: how well documents fit a query."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from . import reading
+from .options import max_length_option, model_options
+
+
+@click.command()
+@click.argument("query")
+@click.argument("documents", nargs=-1, required=True)
+@click.option("--dense-weight", type=float, default=1.0, show_default=True)
+@click.option("--sparse-weight", type=float, default=0.1, show_default=True, help="The authors' script uses 0.1, the model card 0.3.")
+@click.option("--dim", type=int, help="Cut dense vectors to this many values.")
+@click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
+@max_length_option
+@model_options
+def command(
+    query: str, documents: tuple[str, ...], dense_weight: float, sparse_weight: float, dim: int | None, form: str,
+    max_length: int, model: str, variant: str | None, provider: str, threads: int | None,
+) -> None:  # fmt: skip
+    """Hybrid scores of documents for a query, best first."""
+    reading.from_arguments((query, *documents))
+
+    from ..embedder import Embedder
+
+    with Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte:
+        pairs = [(query, document) for document in documents]
+        scores = gte.score(pairs, dense_weight, sparse_weight, dim=dim, max_length=max_length)
+    for index in sorted(range(len(documents)), key=lambda i: -scores[i]):
+        score = float(scores[index])
+        if form == "jsonl":
+            click.echo(json.dumps({"index": index, "score": round(score, 7), "document": documents[index]}, ensure_ascii=False))
+        else:
+            click.echo(f"{score:9.6f}  {documents[index]}")

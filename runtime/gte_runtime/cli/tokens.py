@@ -1,0 +1,41 @@
+"""`gte tokens`: what a text becomes, token by token."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from . import reading
+from .options import max_length_option, model_options
+
+
+@click.command()
+@click.argument("texts", nargs=-1, required=True)
+@click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
+@max_length_option
+@model_options
+def command(
+    texts: tuple[str, ...], form: str, max_length: int, model: str, variant: str | None, provider: str, threads: int | None
+) -> None:
+    """Tokens of a text and their sparse weights.
+
+    The table lists tokens as they stand; a weight is the largest of the token's occurrences, and
+    special tokens have none. JSONL gives {token: weight}, the form the model's authors publish.
+    """
+    reading.from_arguments(texts)
+
+    from ..embedder import Embedder
+
+    with Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte:
+        if form == "jsonl":
+            for weights in gte.token_weights(texts, max_length=max_length):
+                click.echo(json.dumps({token: round(weight, 6) for token, weight in weights.items()}, ensure_ascii=False))
+            return
+        out = gte.encode(texts, dense=False, max_length=max_length)
+        for row, text in enumerate(texts):
+            weights_by_id = out.sparse[row].as_dict() if out.sparse is not None else {}
+            click.echo(f"{text}   ({out.tokens[row]} tokens)")
+            for token, piece in gte.tokenize(text, max_length=max_length):
+                weight = f"{weights_by_id[token]:8.4f}" if token in weights_by_id else "       -"
+                click.echo(f"{token:>8}{weight}  {piece or '▁'}")

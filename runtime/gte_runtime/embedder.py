@@ -1,0 +1,433 @@
+"""Texts in, vectors out: tokenize, plan, run, collect."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import scoring, sparse
+from .batching import Budget, make_batch, plan_padded, plan_ragged
+from .errors import ConfigError, GteError, InputError, NonFiniteOutputError
+from .session import PROVIDERS, Session
+from .sparse import SparseVectors
+from .threads import thread_count
+from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_texts, check_max_length, check_text
+
+if TYPE_CHECKING:
+    from .bundle import Bundle, Verify
+    from .manifest import Manifest, Variant
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+STREAM_TEXTS = 256
+"""Texts of one part of a stream: enough to sort by length, little enough to hold."""
+
+VARIANTS = {
+    "cpu": ("cpu-fp32", "portable-fp32"),
+    "cuda": ("portable-fp16", "portable-fp32"),
+    "tensorrt": ("portable-fp16", "portable-fp32"),
+}
+"""Variants in order of preference where none is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A text of a stream that could not be embedded."""
+
+    index: int
+    error: GteError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embeddings:
+    """The result for N texts, in input order."""
+
+    dense: Float32 | None
+    """[N, dim], L2-normalised after the cut; None when not asked for."""
+    sparse: SparseVectors | None
+    """One vector per text; None when not asked for, or when the checkpoint has no sparse head."""
+    tokens: Int64
+    """Tokens of each text as run, special tokens included, [N]."""
+    truncated: NDArray[np.bool_]
+    """Which texts were cut at max_length, [N]."""
+    index: Int64
+    """Position of each row in the input, [N]; without gaps but for rejected texts of a stream."""
+    rejected: tuple[Rejected, ...] = ()
+    """Streams only: texts of this part that could not be embedded."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _States:
+    """What the model says of N texts, before anything is cut or dropped."""
+
+    cls: Float32
+    weights: Sequence[Float32]
+    tokens: Sequence[Tokens]
+
+
+class Embedder:
+    """Dense and sparse vectors of one model. Safe to use from several threads; close it, or use it in a `with`."""
+
+    def __init__(
+        self, manifest: Manifest, variant: Variant, tokenizer: Tokenizer, session: Session, *, budget: Budget | None = None
+    ) -> None:
+        """Put an engine together from its parts. `Embedder.open` does this for a bundle on disk."""
+        self.manifest = manifest
+        self._variant = variant
+        self._tokenizer = tokenizer
+        self._session = session
+        self._budget = budget or Budget()
+        self.info: dict[str, Any] = {}
+        """How this engine runs: bundle, variant, provider, threads."""
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path = "gte-mini",
+        *,
+        provider: str = "cpu",
+        variant: str | None = None,
+        threads: int | None = None,
+        budget: Budget | None = None,
+        encode_special_tokens: bool = False,
+        verify: Verify = "auto",
+    ) -> Embedder:
+        """Open a bundle and prove that it runs.
+
+        Args:
+            model: a bundle directory, or the name of a model that ships with the package.
+            provider: "cpu", "cuda" or "tensorrt". What is not there is an error, never another provider.
+            variant: one of the bundle's; by default the best it has for the provider.
+            threads: of one run; by default all that affinity and container quota grant.
+            budget: limits of one run in tokens and attention scores.
+            encode_special_tokens: read `</s>` inside a text as plain characters.
+            verify: "auto" hashes files that this machine has not seen, "always" hashes all of them.
+
+        Raises:
+            BundleError: missing, changed, or not what it promises.
+            ProviderError: a provider that is not there.
+            ConfigError: a parameter out of range.
+        """
+        # Here, so that a program which only imports the package does not pay for what opening needs.
+        from .bundle import Bundle
+        from .loading import load
+        from .shipped import locate
+
+        if provider not in PROVIDERS:
+            raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
+        if verify not in ("auto", "always"):
+            raise ConfigError(f"verify is {verify!r}; expected 'auto' or 'always'")
+        count = thread_count(threads)
+        bundle = Bundle.open(locate(model))
+        name = variant or _preferred(bundle, provider)
+        chosen = bundle.variant(name)
+        session, tokenizer = load(
+            bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify
+        )
+        engine = cls(bundle.manifest, chosen, tokenizer, session, budget=budget)
+        engine.info = {
+            "model": bundle.manifest.model,
+            "bundle": bundle.digest[:12],
+            "variant": name,
+            "provider": provider,
+            "threads": count,
+            "batch_invariant": chosen.batch == "ragged",
+        }
+        return engine
+
+    @property
+    def dim(self) -> int:
+        """Length of an uncut dense vector."""
+        return self.manifest.architecture.hidden_size
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference to the oracle, per value of a normalised vector."""
+        return self._variant.tolerance
+
+    @property
+    def max_length(self) -> int:
+        """Tokens the model has positions for, special tokens included."""
+        return self.manifest.architecture.max_positions
+
+    def encode(
+        self,
+        texts: str | Iterable[str],
+        dense: bool = True,
+        sparse: bool | None = None,
+        dim: int | None = None,
+        max_length: int = 8192,
+        truncate: bool = True,
+        show_progress: bool = False,
+        *,
+        errors: OnBadUnicode = "strict",
+    ) -> Embeddings:
+        """Embed texts.
+
+        Args:
+            texts: one string, or any iterable of strings. The empty string has a vector, that of `<s></s>`.
+            dense: give dense vectors.
+            sparse: give sparse vectors; by default when the checkpoint has a sparse head.
+            dim: cut dense vectors to this many values, then normalise.
+            max_length: tokens per text, special tokens included.
+            truncate: cut longer texts and report it; False refuses them.
+            show_progress: a progress bar on stderr, if that is a terminal.
+            errors: "replace" puts "?" where a string holds half a surrogate pair; "strict" refuses it.
+
+        Returns:
+            Rows in input order. An empty list gives shape [0, dim].
+
+        Raises:
+            InputError: with the index of the text.
+            ConfigError: a parameter out of range, or sparse=True for a checkpoint without a sparse head.
+        """
+        dim, sparse, max_length = self._check_options(dim, sparse, max_length, errors)
+        checked = [check_text(text, index, errors) for index, text in enumerate(as_texts(texts))]
+        tokens = self._tokenizer.encode(checked, max_length=max_length, truncate=truncate)
+        states = self._run(tokens, show_progress)
+        return self._embeddings(states, np.arange(len(tokens)), dense, sparse, dim)
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        dense: bool = True,
+        sparse: bool | None = None,
+        dim: int | None = None,
+        max_length: int = 8192,
+        truncate: bool = True,
+        *,
+        errors: OnBadUnicode = "strict",
+        texts_per_part: int = STREAM_TEXTS,
+    ) -> Iterator[Embeddings]:
+        """Embed any number of texts in bounded memory, in input order, part by part.
+
+        One bad text does not fail its neighbours: it is named in `rejected`, and `index` says which
+        rows are left. Options are those of `encode`.
+        """
+        dim, sparse, max_length = self._check_options(dim, sparse, max_length, errors)
+        if isinstance(texts, (str, bytes, dict)) or not isinstance(texts, Iterable):
+            raise InputError(f"expected an iterable of strings, found {type(texts).__name__}", got=type(texts).__name__)
+        if isinstance(texts_per_part, bool) or not isinstance(texts_per_part, int) or texts_per_part < 1:
+            raise ConfigError(f"texts_per_part is {texts_per_part!r}; expected an integer of at least 1")
+        return self._parts(iter(texts), dense, sparse, dim, max_length, truncate, errors, texts_per_part)
+
+    def _parts(
+        self, texts: Iterator[object], dense: bool, sparse: bool, dim: int, max_length: int, truncate: bool, errors: OnBadUnicode, size: int
+    ) -> Iterator[Embeddings]:
+        start = 0
+        while part := list(itertools.islice(texts, size)):
+            tokens: list[Tokens] = []
+            kept: list[int] = []
+            rejected: list[Rejected] = []
+            for index, text in enumerate(part, start):
+                try:
+                    checked = check_text(text, index, errors)
+                    tokens += self._tokenizer.encode([checked], max_length=max_length, truncate=truncate, first_index=index)
+                    kept.append(index)
+                except InputError as error:
+                    rejected.append(Rejected(index, error))
+            states, finite = self._finite(self._run(tokens, check=False))
+            rejected += [Rejected(kept[row], NonFiniteOutputError(kept[row])) for row in np.flatnonzero(~finite)]
+            out = self._embeddings(states, np.array(kept, np.int64)[finite], dense, sparse, dim)
+            yield replace(out, rejected=tuple(sorted(rejected, key=lambda r: r.index)))
+            start += len(part)
+
+    def token_weights(self, texts: str | Iterable[str], max_length: int = 8192) -> list[dict[str, float]]:
+        """{decoded token: weight} for each text, as the model's authors publish it.
+
+        Keys are strings in order of first occurrence, values the largest weight per key; special
+        tokens and weights of 0 are left out.
+
+        Raises:
+            ConfigError: the checkpoint has no sparse head.
+        """
+        return self._by_string(self._states(texts, max_length, sparse=True))
+
+    def score(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        dense_weight: float = 1.0,
+        sparse_weight: float = 0.1,
+        *,
+        dim: int | None = None,
+        max_length: int = 8192,
+    ) -> NDArray[np.float64]:
+        """Hybrid scores of (query, document) pairs, float64 [N].
+
+        dense_weight x cosine + sparse_weight x sum of products over shared tokens. Tokens are shared
+        by their string, as in the authors' script. A weight of 0 leaves its part out, so dense scores
+        need no sparse head.
+
+        Raises:
+            InputError: not a pair of strings; the index is the pair's.
+        """
+        dense_weight, sparse_weight = _check_weight(dense_weight, "dense_weight"), _check_weight(sparse_weight, "sparse_weight")
+        checked = [_check_pair(pair, index) for index, pair in enumerate(_check_pairs(pairs))]
+        dim, _, max_length = self._check_options(dim, sparse_weight != 0 or None, max_length, "strict")
+        # A text that stands in many pairs is run once.
+        unique = {text: row for row, text in enumerate(dict.fromkeys(itertools.chain.from_iterable(checked)))}
+        states = self._run(self._tokenizer.encode(list(unique), max_length=max_length))
+        vectors = scoring.cut_and_normalise(states.cls, dim)
+        weights = self._by_string(states) if sparse_weight else []
+        scores = np.zeros(len(checked))
+        for row, (query, document) in enumerate(checked):
+            q, d = unique[query], unique[document]
+            cosine = float(vectors[q] @ vectors[d]) if dense_weight else 0.0
+            shared = scoring.lexical(weights[q], weights[d]) if sparse_weight else 0.0
+            scores[row] = scoring.hybrid(cosine, shared, dense_weight, sparse_weight)
+        return scores
+
+    def states(self, texts: str | Iterable[str], dim: int | None = None, max_length: int = 8192) -> Float32:
+        """States of the first tokens cut to `dim`, not normalised, float32 [N, dim]."""
+        dim, _, _ = self._check_options(dim, False, max_length, "strict")
+        return self._states(texts, max_length, sparse=None).cls[:, :dim]
+
+    def tokenize(self, text: str, max_length: int = 8192) -> list[tuple[int, str]]:
+        """The tokens of one text as run: (id, piece as decoded by itself)."""
+        max_length = check_max_length(max_length, self._tokenizer.specials, self.max_length)
+        tokens = self._tokenizer.encode([check_text(text, None)], max_length=max_length)[0]
+        return [(token, self._tokenizer.decode(token)) for token in tokens.ids.tolist()]
+
+    def close(self) -> None:
+        """Stop what runs and give memory back."""
+        self._session.close()
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _states(self, texts: str | Iterable[str], max_length: int, sparse: bool | None) -> _States:
+        _, _, max_length = self._check_options(None, sparse, max_length, "strict")
+        checked = [check_text(text, index) for index, text in enumerate(as_texts(texts))]
+        return self._run(self._tokenizer.encode(checked, max_length=max_length))
+
+    def _run(self, tokens: Sequence[Tokens], show_progress: bool = False, check: bool = True) -> _States:
+        lengths = [len(t.ids) for t in tokens]
+        ids = [t.ids for t in tokens]
+        cls = np.zeros((len(tokens), self.dim), np.float32)
+        weights: list[Float32] = [np.zeros(0, np.float32)] * len(tokens)
+        flash_from = self._variant.flash_from
+        groups = plan_padded(lengths, self._budget) if self._variant.batch == "padded" else plan_ragged(lengths, flash_from, self._budget)
+        with _Progress(len(tokens), show_progress) as advance:
+            # Longest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
+            for rows in reversed(groups):
+                batch = make_batch(rows, ids, flash_from)
+                outputs = self._session.run(batch)
+                cls[rows] = outputs.cls
+                for row, part in zip(rows.tolist(), np.split(outputs.token_weights, batch.cu_seqlens[1:-1]), strict=True):
+                    weights[row] = part
+                advance(len(rows))
+        states = _States(cls, weights, tokens)
+        if check and not (finite := self._finite(states)[1]).all():
+            raise NonFiniteOutputError(int(np.flatnonzero(~finite)[0]))
+        return states
+
+    def _finite(self, states: _States) -> tuple[_States, NDArray[np.bool_]]:
+        """The texts whose outputs are finite, and which they are. A zero vector has no direction either."""
+        finite = np.isfinite(states.cls).all(axis=1) & states.cls.any(axis=1)
+        finite &= np.array([np.isfinite(weights).all() for weights in states.weights], np.bool_)
+        if finite.all():
+            return states, finite
+        rows = np.flatnonzero(finite).tolist()
+        return _States(states.cls[finite], [states.weights[r] for r in rows], [states.tokens[r] for r in rows]), finite
+
+    def _embeddings(self, states: _States, index: Int64, dense: bool, want_sparse: bool, dim: int) -> Embeddings:
+        drop = self.manifest.tokenizer.drop_ids
+        vectors = (sparse.sparse_vector(t.ids, w, drop) for t, w in zip(states.tokens, states.weights, strict=True))
+        return Embeddings(
+            dense=scoring.cut_and_normalise(states.cls, dim) if dense else None,
+            sparse=SparseVectors(vectors, self.manifest.architecture.vocab_size) if want_sparse else None,
+            tokens=np.array([len(t.ids) for t in states.tokens], np.int64),
+            truncated=np.array([t.truncated for t in states.tokens], np.bool_),
+            index=index,
+        )
+
+    def _by_string(self, states: _States) -> list[dict[str, float]]:
+        drop, decode = self.manifest.tokenizer.drop_ids, self._tokenizer.decode
+        return [sparse.by_string(t.ids, w, drop, decode) for t, w in zip(states.tokens, states.weights, strict=True)]
+
+    def _check_options(self, dim: object, want_sparse: bool | None, max_length: object, errors: str) -> tuple[int, bool, int]:
+        if want_sparse and not self.manifest.sparse:
+            raise ConfigError(
+                f"sparse vectors were asked for, but the checkpoint {self.manifest.model} has no sparse head; pass sparse=False"
+            )
+        if errors not in ("strict", "replace"):
+            raise ConfigError(f"errors is {errors!r}; expected 'strict' or 'replace'")
+        limit = min(8192, self.max_length) if max_length == 8192 else max_length
+        length = check_max_length(limit, self._tokenizer.specials, self.max_length)
+        return self._check_dim(dim), self.manifest.sparse if want_sparse is None else want_sparse, length
+
+    def _check_dim(self, dim: object) -> int:
+        if dim is None:
+            return self.dim
+        if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= self.dim:
+            raise ConfigError(f"dim is {str(dim)[:40]}; expected an integer from 1 to {self.dim}")
+        if dim < self.manifest.smallest_dim:
+            warnings.warn(f"dim={dim} is below {self.manifest.smallest_dim}, the shortest this model was trained for", stacklevel=4)
+        return int(dim)
+
+
+def _preferred(bundle: Bundle, provider: str) -> str:
+    for name in VARIANTS[provider]:
+        if name in bundle.manifest.variants:
+            return name
+    raise ConfigError(
+        f"the bundle has no variant for provider {provider!r} (it has {', '.join(bundle.manifest.variants)}); "
+        f"name one with variant=, or build one of {', '.join(VARIANTS[provider])}"
+    )
+
+
+def _check_pairs(pairs: object) -> list[object]:
+    if isinstance(pairs, (str, bytes, dict)) or not isinstance(pairs, Iterable):
+        raise InputError(
+            f"expected an iterable of (query, document) pairs, found {type(pairs).__name__}", field="pairs", got=type(pairs).__name__
+        )
+    return list(pairs)
+
+
+def _check_pair(pair: object, index: int) -> tuple[str, str]:
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        found = f"{len(pair)} items" if isinstance(pair, Sequence) and not isinstance(pair, str) else type(pair).__name__
+        raise InputError(f"expected a (query, document) pair, found {found}", index=index, field="pairs", got=found)
+    try:
+        return check_text(pair[0], index), check_text(pair[1], index)
+    except InputError as error:
+        raise InputError(error.reason, index=index, field="pairs", got=error.got) from None
+
+
+def _check_weight(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not np.isfinite(value):
+        raise ConfigError(f"{name} is {str(value)[:40]}; expected a finite number")
+    return float(value)
+
+
+class _Progress:
+    """A bar on stderr while texts run, if asked for and if stderr is a terminal."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        self._bar: Any = None
+        if show and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit="text", file=sys.stderr)
+
+    def __enter__(self) -> Any:
+        return self._bar.update if self._bar is not None else lambda n: None
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

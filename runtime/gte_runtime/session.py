@@ -1,0 +1,296 @@
+"""The only import of onnxruntime: providers, threads, strictness, cancellation.
+
+A session runs one batch. It knows nothing of texts, tokenizers or plans.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .batching import Batch, padded_inputs, padding_mask, ragged_inputs
+from .errors import (
+    BundleError,
+    BundleVersionError,
+    Cancelled,
+    EngineError,
+    ForkedProcessError,
+    OutOfMemory,
+    ProviderError,
+    ProviderUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from .manifest import Variant
+
+Float32 = NDArray[np.float32]
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+OUTPUTS = ("cls", "token_weights")
+INPUT_TYPES = {
+    "input_ids": "tensor(int64)",
+    "attention_mask": "tensor(int64)",
+    "position_ids": "tensor(int64)",
+    "cu_seqlens": "tensor(int32)",
+    "padded_index": "tensor(int64)",
+    "flat_index": "tensor(int64)",
+    "uniform": "tensor(bool)",
+}
+"""Every input that `batching` can make."""
+
+# ONNX Runtime tells failures apart only in words.
+MEMORY_WORDS = ("failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory")
+TOO_NEW_WORDS = ("opset", "ir_version", "ir version", "not a registered function/op", "no op registered", "is under development")
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a run gives, float32."""
+
+    cls: Float32
+    """States of the first tokens, [B, H], not normalised."""
+    token_weights: Float32
+    """After ReLU, for all tokens of the batch in a row, [T]."""
+
+
+class Session(Protocol):
+    """Runs one batch. The engine knows nothing else about the device."""
+
+    def run(self, batch: Batch) -> Outputs:
+        """Raises EngineError and its kinds."""
+
+    def close(self) -> None:
+        """Stop what runs and give memory back. Further runs raise Cancelled."""
+
+
+class OrtSession:
+    """An ONNX Runtime session on one graph whose weights are mapped from files beside it.
+
+    Safe to use from several threads. Ctrl-C and `close` stop a run between two operators.
+    """
+
+    def __init__(self, graph: bytes, folder: Path, variant: Variant, width: int, *, provider: str = "cpu", threads: int = 1) -> None:
+        """Load a graph.
+
+        Args:
+            graph: the ONNX file's bytes, already checked.
+            folder: where its weight files lie.
+            variant: what the manifest promises about the graph.
+            width: values of a state, the second axis of `cls`.
+            provider: a key of PROVIDERS. There is no fallback to another one.
+            threads: of one run.
+
+        Raises:
+            ProviderUnavailableError: the provider is not in this installation, or did not load.
+            BundleVersionError: the graph needs a newer ONNX Runtime.
+            BundleError: the graph does not load, or has other inputs and outputs than promised.
+        """
+        self._variant = variant
+        self._pid = os.getpid()
+        self._closed = False
+        self._running: set[Any] = set()
+        self._idle = threading.Condition()
+        self._session = _load(graph, folder, variant, provider, threads)
+        _check_signature(self._session, variant, width)
+        _live.add(self)
+
+    def run(self, batch: Batch) -> Outputs:
+        padded = self._variant.batch == "padded"
+        feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
+        cls, weights = self._run(feeds)
+        return Outputs(cls, weights[padding_mask(batch)] if padded else weights)
+
+    def _run(self, feeds: Mapping[str, Any]) -> list[Float32]:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError
+        if threading.current_thread() is not threading.main_thread():
+            return self._run_here(feeds)
+        # Python delivers Ctrl-C to the main thread only, and only between bytecodes: so the main
+        # thread waits, and another one runs.
+        result: list[Any] = []
+        worker = threading.Thread(target=lambda: result.append(self._attempt(feeds)), name="gte-run", daemon=True)
+        worker.start()
+        try:
+            worker.join()
+        except BaseException:
+            self._terminate()
+            worker.join()
+            raise
+        outcome = result[0]
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return list(outcome)
+
+    def _attempt(self, feeds: Mapping[str, Any]) -> list[Float32] | BaseException:
+        try:
+            return self._run_here(feeds)
+        except BaseException as error:  # noqa: BLE001 - carried to the waiting thread and raised there
+            return error
+
+    def _run_here(self, feeds: Mapping[str, Any]) -> list[Float32]:
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()  # one per run: a terminated one fails every later run
+        with self._idle:
+            if self._closed:
+                raise Cancelled("this engine is closed")
+            self._running.add(options)
+        try:
+            return list(self._session.run(OUTPUTS, dict(feeds), options))
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
+            raise _translated(error, bool(options.terminate)) from None
+        finally:
+            with self._idle:
+                self._running.discard(options)
+                self._idle.notify_all()
+
+    def _terminate(self) -> None:
+        with self._idle:
+            for options in self._running:
+                options.terminate = True
+
+    def close(self) -> None:
+        with self._idle:
+            self._closed = True
+        if os.getpid() != self._pid:
+            return
+        self._terminate()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._running)
+            self._session = None
+
+
+_live: weakref.WeakSet[OrtSession] = weakref.WeakSet()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """Leaving the interpreter while a run is in flight aborts the process; so no run is left."""
+    for session in list(_live):
+        session.close()
+
+
+def available_providers() -> tuple[str, ...]:
+    """Providers compiled into this installation; whether their libraries load shows when a session opens."""
+    return _names(_import_onnxruntime().get_available_providers())
+
+
+def _load(graph: bytes, folder: Path, variant: Variant, provider: str, threads: int) -> Any:
+    onnxruntime = _import_onnxruntime()
+    if _release(onnxruntime.__version__) < _release(variant.min_onnxruntime):
+        raise BundleVersionError(
+            f"{variant.graph} needs ONNX Runtime {variant.min_onnxruntime} or newer, this is {onnxruntime.__version__}; upgrade onnxruntime"
+        )
+    wanted = _require(provider, onnxruntime.get_available_providers())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # its messages hold absolute paths; failures reach us as exceptions
+    options.enable_mem_pattern = False  # it keeps a plan for every shape ever seen
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
+    # A model may carry its own session options. Ours are not for a model to change.
+    os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
+    try:
+        session = onnxruntime.InferenceSession(
+            graph,
+            options,
+            providers=[wanted],
+            # The CPU kernel of the fused operator is slower than its parts: 9 % of a run at 8x128 tokens.
+            disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
+            # Without this the wrapper prints to stdout and goes on with another provider.
+            enable_fallback=0,
+        )
+    except Exception as error:  # noqa: BLE001 - the same
+        words = str(error).lower()
+        if any(word in words for word in TOO_NEW_WORDS):
+            raise BundleVersionError(
+                f"{variant.graph} needs a newer ONNX Runtime than {onnxruntime.__version__}, although its manifest promises "
+                f"that ORT >= {variant.min_onnxruntime} will do: {_clean(error)}"
+            ) from None
+        if any(word in words for word in MEMORY_WORDS):
+            raise OutOfMemory(f"not enough memory to load {variant.graph}") from None
+        raise BundleError(f"{variant.graph} does not load: {_clean(error)}") from None
+    if session.get_providers()[0] != wanted:
+        raise ProviderUnavailableError(provider, _names(session.get_providers()), _remedy(provider))
+    return session
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ProviderUnavailableError("cpu", (), "install ONNX Runtime: pip install 'gte-runtime[cpu]' or 'gte-runtime[gpu]'") from None
+    return onnxruntime
+
+
+def _require(provider: str, available: list[str]) -> str:
+    if provider not in PROVIDERS:
+        raise ProviderError(f"provider is {provider!r}; known: {', '.join(PROVIDERS)}")
+    wanted = PROVIDERS[provider]
+    if wanted not in available:
+        raise ProviderUnavailableError(provider, _names(available), _remedy(provider))
+    return wanted
+
+
+def _remedy(provider: str) -> str:
+    if provider == "cpu":
+        return "pip install 'gte-runtime[cpu]'"
+    return "in an environment without onnxruntime: pip install 'gte-runtime[gpu]'; its CUDA libraries must be found, too"
+
+
+def _names(providers: list[str]) -> tuple[str, ...]:
+    short = {long: name for name, long in PROVIDERS.items()}
+    return tuple(short.get(name, name) for name in providers)
+
+
+def _check_signature(session: Any, variant: Variant, width: int) -> None:
+    """Names are compared before the first run: a graph with others would fail later and less clearly."""
+    inputs = tuple(i.name for i in session.get_inputs())
+    outputs = tuple(o.name for o in session.get_outputs())
+    if set(inputs) != set(variant.inputs) or outputs != OUTPUTS or not set(inputs) <= INPUT_TYPES.keys():
+        raise BundleError(
+            f"{variant.graph}: expected inputs {', '.join(variant.inputs)} and outputs {', '.join(OUTPUTS)}, "
+            f"found {', '.join(inputs)} and {', '.join(outputs)}"
+        )
+    for value in session.get_inputs():
+        if value.type != INPUT_TYPES[value.name] or any(isinstance(dim, int) for dim in value.shape):
+            raise BundleError(
+                f"{variant.graph}: expected {INPUT_TYPES[value.name]} of any size for {value.name}, "
+                f"found {value.type} of shape {value.shape}"
+            )
+    for output in session.get_outputs():
+        if output.type != "tensor(float)":
+            raise BundleError(f"{variant.graph}: expected float32 from {output.name}, found {output.type}")
+    found_width = session.get_outputs()[0].shape[-1]
+    if found_width != width:
+        raise BundleError(f"{variant.graph}: expected {width} values in each row of cls, found {found_width}")
+
+
+def _translated(error: Exception, terminated: bool) -> Exception:
+    if terminated:
+        return Cancelled("the run was stopped")
+    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS):
+        return OutOfMemory("out of memory during a run; lower max_tokens")
+    return EngineError(f"ONNX Runtime failed: {_clean(error)}")
+
+
+def _clean(error: Exception) -> str:
+    """What ONNX Runtime says, without the places in its source and without directories."""
+    reason = " ".join(str(error).rsplit("[ONNXRuntimeError] : ", 1)[-1].split())
+    reason = re.sub(r"^\d+ : \w+ : |\S+\.cc:\d+ \S+ ", "", reason)
+    reason = re.sub(r"[^\s'\"]*/([^\s/'\"]*)", r"\1", reason)
+    return reason[:300] or type(error).__name__
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2])

@@ -1,0 +1,63 @@
+"""What comes with the package: a folder of graphs by architecture, and the default model.
+
+In a wheel they lie in `gte_runtime/models`, in a checkout in `models/` at its root.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from .bundle import cache_directory
+from .errors import BundleError
+from .manifest import FILE as MANIFEST
+
+PACKAGED = Path(__file__).parent / "models"
+CHECKOUT = Path(__file__).parents[2] / "models"
+
+
+def models_directory() -> Path:
+    return PACKAGED if PACKAGED.is_dir() else CHECKOUT
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names that `Embedder.open` takes without a path: directories that hold a whole checkpoint."""
+    return tuple(sorted(file.parent.name for file in models_directory().glob("*/model.safetensors")))
+
+
+def locate(model: str | Path) -> Path:
+    """A bundle directory for a path or a name; a shipped model is built into the user's cache at first use.
+
+    Raises:
+        BundleError: neither a directory nor a name we know.
+    """
+    path = Path(model)
+    try:
+        if isinstance(model, Path) or (path / MANIFEST).exists():
+            return path
+    except OSError as error:
+        raise BundleError(f"{str(model)[:40]}…: {error.strerror}; expected a bundle directory or the name of a shipped model") from None
+    if model in shipped_models():
+        return _built(models_directory() / model)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise BundleError(f"{path.name} is a file; expected a bundle directory")
+    raise BundleError(
+        f"{model!r} is neither a bundle directory nor a shipped model ({', '.join(shipped_models()) or 'none'}); "
+        "`gte build CHECKPOINT BUNDLE` turns a downloaded checkpoint into a bundle"
+    )
+
+
+def _built(checkpoint: Path) -> Path:
+    from . import __version__
+    from .build import build
+    from .recipe import FILE
+
+    status = (checkpoint / "model.safetensors").stat()
+    facts = (__version__, (checkpoint / FILE).read_text(encoding="utf-8"), status.st_size, status.st_mtime_ns)
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+    target = cache_directory() / "bundles" / f"{checkpoint.name}-{key}"
+    if not target.exists():
+        build(checkpoint, target, graphs=checkpoint, variants=("cpu-fp32",), keep_existing=True)
+    return target

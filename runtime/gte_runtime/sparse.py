@@ -1,0 +1,115 @@
+"""Token weights to sparse vectors, and the shapes that stores want. Pure.
+
+A sparse vector of this family holds, for each distinct token of the text, the largest weight of its
+occurrences. It is no expansion: tokens that are not in the text are not in the vector.
+This module knows no tokenizer; strings are made by whoever has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseVector:
+    """One text. `indices` int32, ascending and unique (token ids); `values` float32, all above 0."""
+
+    indices: Int32
+    values: Float32
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def as_dict(self) -> dict[int, float]:
+        """{token id: weight}: Milvus, LangChain, Vespa."""
+        return dict(zip(self.indices.tolist(), self.values.tolist(), strict=True))
+
+    def as_object(self) -> dict[str, list[int] | list[float]]:
+        """{"indices": [...], "values": [...]}: Qdrant, Pinecone, JSON."""
+        return {"indices": self.indices.tolist(), "values": self.values.tolist()}
+
+    def dot(self, other: SparseVector) -> float:
+        """Sum of products over shared tokens."""
+        _, mine, theirs = np.intersect1d(self.indices, other.indices, assume_unique=True, return_indices=True)
+        return float(self.values[mine].astype(np.float64) @ other.values[theirs].astype(np.float64))
+
+
+class Csr(NamedTuple):
+    """Compressed sparse rows, in the order of `scipy.sparse.csr_matrix((data, indices, indptr), shape)`."""
+
+    data: Float32
+    indices: Int32
+    indptr: Int64
+    shape: tuple[int, int]
+
+
+class SparseVectors(Sequence[SparseVector]):
+    """The sparse vectors of several texts, in input order."""
+
+    def __init__(self, vectors: Iterable[SparseVector], width: int) -> None:
+        self._vectors = tuple(vectors)
+        self.width = width
+        """Rows of the embedding table: every index is below."""
+
+    @overload
+    def __getitem__(self, index: int) -> SparseVector: ...
+    @overload
+    def __getitem__(self, index: slice) -> SparseVectors: ...
+    def __getitem__(self, index: int | slice) -> SparseVector | SparseVectors:
+        if isinstance(index, slice):
+            return SparseVectors(self._vectors[index], self.width)
+        return self._vectors[index]
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __iter__(self) -> Iterator[SparseVector]:
+        return iter(self._vectors)
+
+    def to_csr(self) -> Csr:
+        """All rows in one structure: data float32 and indices int32 [nnz], indptr int64 [N + 1]."""
+        indptr = np.zeros(len(self) + 1, np.int64)
+        np.cumsum([len(vector) for vector in self], out=indptr[1:])
+        none: list[Float32] = [np.zeros(0, np.float32)]
+        no_index: list[Int32] = [np.zeros(0, np.int32)]
+        data = np.concatenate(none + [vector.values for vector in self])
+        indices = np.concatenate(no_index + [vector.indices for vector in self])
+        return Csr(data, indices, indptr, (len(self), self.width))
+
+
+def sparse_vector(ids: Int64, weights: Float32, drop: Iterable[int]) -> SparseVector:
+    """Largest weight per token; special tokens and weights of 0 are dropped.
+
+    Args:
+        ids: tokens of one text, [n].
+        weights: after ReLU, [n].
+        drop: ids of special tokens, wherever they stand.
+    """
+    kept = (weights > 0) & ~np.isin(ids, list(drop))
+    indices, places = np.unique(ids[kept], return_inverse=True)
+    values = np.zeros(len(indices), np.float32)
+    np.maximum.at(values, places, weights[kept])
+    return SparseVector(indices.astype(np.int32), values)
+
+
+def by_string(ids: Int64, weights: Float32, drop: Iterable[int], decode: Callable[[int], str]) -> dict[str, float]:
+    """{decoded token: largest weight}, in order of first occurrence: the form the model's authors publish.
+
+    A piece with and without its leading space shares a key, so this holds less than the vector of ids.
+    """
+    dropped = set(drop)
+    result: dict[str, float] = {}
+    for token, weight in zip(ids.tolist(), weights.tolist(), strict=True):
+        if weight > 0 and token not in dropped:
+            key = decode(token)
+            result[key] = max(weight, result.get(key, 0.0))
+    return result

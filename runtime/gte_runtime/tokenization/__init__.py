@@ -1,0 +1,16 @@
+"""Texts to token ids: limits, truncation, special tokens, bad Unicode.
+
+The work is done by the `tokenizers` library, from the checkpoint's own tokenizer.json. This package
+adds what a service needs around it: errors that name the text, truncation of our own (the file's
+blocks never apply, because they would apply silently), and a cut of long texts before they are
+tokenized that provably gives the same tokens.
+"""
+
+from .checks import OnBadUnicode as OnBadUnicode
+from .checks import as_texts as as_texts
+from .checks import check_max_length as check_max_length
+from .checks import check_text as check_text
+from .tokenizer import Tokenizer as Tokenizer
+from .tokenizer import Tokens as Tokens
+
+__all__ = ["OnBadUnicode", "Tokenizer", "Tokens", "as_texts", "check_max_length", "check_text"]

@@ -1,0 +1,60 @@
+"""What a text and a limit must be, before any tokenizer sees them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from ..errors import ConfigError, InputError
+
+OnBadUnicode = Literal["strict", "replace"]
+
+
+def check_text(text: object, index: int | None, errors: OnBadUnicode = "strict") -> str:
+    """The text itself, if it is one that can be tokenized.
+
+    Args:
+        text: what was given.
+        index: its position in the input, for the error.
+        errors: "replace" puts "?" in the place of half a surrogate pair, which no UTF-8 can hold.
+
+    Raises:
+        InputError: not a string, or a string with half a surrogate pair.
+    """
+    if isinstance(text, str):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            if errors == "replace":
+                return text.encode("utf-8", "replace").decode()
+            half = f"U+{ord(text[error.start]):04X} at character {error.start}"
+            reason = f"lone surrogate {half}; pass errors='replace' to put '?' in its place"
+            raise InputError(reason, index=index, got="a lone surrogate") from None
+        return str(text)
+    if isinstance(text, (list, tuple, np.ndarray)) and len(text) and all(isinstance(item, (int, np.integer)) for item in text):
+        reason = "token ids are not accepted, they belong to one tokenizer; pass the text"
+        raise InputError(reason, index=index, got="a list of token ids")
+    kind = "NaN" if isinstance(text, float) and text != text else type(text).__name__
+    raise InputError(f"expected a string, found {kind}", index=index, got=kind)
+
+
+def as_texts(texts: object) -> list[object]:
+    """A string is one text; any other iterable is many. Raises InputError for what is neither."""
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, (bytes, bytearray, dict)) or not isinstance(texts, Iterable):
+        kind = type(texts).__name__
+        raise InputError(f"expected a string or an iterable of strings, found {kind}", got=kind)
+    return list(texts)
+
+
+def check_max_length(value: object, specials: int, limit: int) -> int:
+    """Raises ConfigError for anything but an integer in [specials + 1, limit].
+
+    Below, the tokenizers library would silently not truncate at all; above, the model has no positions.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not specials + 1 <= value <= limit:
+        raise ConfigError(f"max_length is {repr(value)[:40]}; expected an integer from {specials + 1} to {limit}")
+    return int(value)

@@ -1,0 +1,47 @@
+"""What can be read off a tokenizer.json once, and is then kept in the manifest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..manifest import TokenizerRecord
+
+ROLES = ("<s>", "</s>", "<pad>", "<unk>", "[CLS]", "[SEP]", "[PAD]", "[UNK]")
+
+# Normalizers that look no further than a cluster of characters, so that a text may be normalised in
+# two halves. `Replace` and `Strip` are absent: a pattern may reach anywhere, and ends are not halves.
+LOCAL_NORMALIZERS = {"Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "BertNormalizer"}
+
+
+def read_facts(raw: dict[str, Any]) -> TokenizerRecord:
+    """Facts of a parsed tokenizer.json that the tokenizers library has accepted."""
+    model, added = raw["model"], raw.get("added_tokens") or []
+    steps = _steps(raw.get("pre_tokenizer"), "pretokenizers")
+    local = set(_steps(raw.get("normalizer"), "normalizers")) <= LOCAL_NORMALIZERS
+    # An added token with a space inside could stand across two words.
+    plain = not any(any(map(str.isspace, token["content"])) for token in added)
+    splits = local and plain and bool(steps) and steps[0] in ("WhitespaceSplit", "BertPreTokenizer", "Whitespace")
+    unigram = model.get("type") == "Unigram" and not model.get("byte_fallback")
+    provable = splits and unigram and steps == ["WhitespaceSplit", "Metaspace"] and not any(token["normalized"] for token in added)
+    ids = {token["id"] for token in added if token["content"] in ROLES} | _role_ids(model)
+    return TokenizerRecord(
+        drop_ids=tuple(sorted(ids)),
+        longest_piece=max((len(piece) for piece, _ in model["vocab"]), default=0) if provable else 0,
+        splits_on_whitespace=splits,
+    )
+
+
+def _steps(block: dict[str, Any] | None, inner: str) -> list[str]:
+    """Types of a component in order, sequences taken apart."""
+    if block is None:
+        return []
+    if block["type"] == "Sequence":
+        return [kind for part in block[inner] for kind in _steps(part, inner)]
+    return [block["type"]]
+
+
+def _role_ids(model: dict[str, Any]) -> set[int]:
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        return {vocabulary[role] for role in ROLES if role in vocabulary}
+    return {index for index, (piece, _) in enumerate(vocabulary) if piece in ROLES}

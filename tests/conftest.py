@@ -1,0 +1,34 @@
+"""What all tests share: the golden checkpoint of upstream's outputs, built with graphs that lie beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from golden import Golden, read_golden
+
+from gte_runtime.build import build
+
+VARIANTS = ("cpu-fp32", "portable-fp32", "portable-fp16")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    return read_golden()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests never touch the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GTE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden checkpoint, built in every variant."""
+    bundle = tmp_path_factory.mktemp("tiny") / "bundle"
+    build(golden.checkpoint, bundle, graphs=golden.graphs, variants=VARIANTS)
+    return bundle

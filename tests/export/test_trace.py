@@ -1,0 +1,112 @@
+"""The committed graphs are what the code traces today, and hold no weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto
+
+from gte_export.detach import LARGEST_INSIDE, DetachError, detach
+from gte_export.layout import table_layout, weights_layout
+from gte_export.trace import trace
+from gte_runtime.architecture import read_config
+from gte_runtime.graph import inspect_graph
+from gte_runtime.recipe import read_recipe
+from gte_runtime.session import OUTPUTS
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = {
+    "gte-multilingual-base": (ROOT / "models/gte-multilingual-base", ROOT / "models/gte-multilingual-base"),
+    "gte-mini": (ROOT / "models/gte-mini", ROOT / "models/gte-mini"),
+    "tiny": (ROOT / "tests/data/gte-tiny-random", ROOT / "tests/data/gte-tiny-random/graphs"),
+}
+
+
+def artifacts(directory: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for pattern in ("*.onnx", "*.layout.json", "recipe.toml") for file in directory.glob(pattern)}
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_graphs_are_current(name: str, tmp_path: Path):
+    """Tracing again gives the same bytes: graphs, layouts and recipe. `make export` brings them up to date."""
+    source, committed = COMMITTED[name]
+    traced = tmp_path / committed.resolve().name
+    trace(source, traced)
+    found, expected = artifacts(traced), artifacts(committed)
+    assert sorted(found) == sorted(expected)
+    assert [file for file in found if found[file] != expected[file]] == []
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_graphs_carry_no_weights(name: str):
+    """No tensor above 1 kB stands in a graph; every initializer points into a weight file."""
+    _, directory = COMMITTED[name]
+    for file in directory.glob("*.onnx"):
+        model = onnx.load(file, load_external_data=False)
+        assert all(i.data_location == TensorProto.EXTERNAL for i in model.graph.initializer)
+        assert inspect_graph(file.read_bytes(), "a.onnx").largest_inside <= LARGEST_INSIDE
+        assert file.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_graph_contract(name: str):
+    """Inputs as the recipe declares them, outputs `cls` and `token_weights` in float32, axes that batches need dynamic."""
+    _, directory = COMMITTED[name]
+    recipe = read_recipe(directory)
+    for graph in recipe.graphs:
+        model = onnx.load(directory / graph.file, load_external_data=False)
+        assert tuple(i.name for i in model.graph.input) == graph.inputs
+        assert tuple(o.name for o in model.graph.output) == OUTPUTS
+        assert {o.type.tensor_type.elem_type for o in model.graph.output} == {TensorProto.FLOAT}
+        for value in (*model.graph.input, model.graph.output[1]):
+            assert all(dim.dim_param for dim in value.type.tensor_type.shape.dim), value.name
+        assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim][1:] == [recipe.architecture.hidden_size]
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_operators(name: str):
+    """The CPU graph holds the fused operators, both ways through attention among them; the portable one none."""
+    _, directory = COMMITTED[name]
+    for graph in read_recipe(directory).graphs:
+        facts = inspect_graph((directory / graph.file).read_bytes(), "a.onnx")
+        fused = {operator for operator in facts.operators if "::" in operator}
+        if graph.batch == "ragged":
+            assert fused == {"com.microsoft::RotaryEmbedding", "com.microsoft::MultiHeadAttention"}
+            assert "If" in facts.operators
+        else:
+            assert not fused
+            assert "If" not in facts.operators
+        assert "LayerNormalization" in facts.operators
+        assert "Transpose" not in facts.operators or graph.batch == "padded"
+
+
+def test_a_lost_operator_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A trace that misses a fused operator is refused: count them as if there should be one more."""
+    from gte_export import trace as module
+
+    original = module.plans
+
+    def one_more():
+        for plan in original():
+            plan.operators["com.microsoft::MultiHeadAttention"] = 3
+            yield plan
+
+    monkeypatch.setattr(module, "plans", one_more)
+    with pytest.raises(ValueError, match=r"expected 9 com\.microsoft::MultiHeadAttention, the trace has 6"):
+        trace(COMMITTED["tiny"][0], tmp_path / "tiny")
+
+
+def test_a_weight_without_a_place_is_noticed():
+    """A graph and layouts that do not name the same tensors are refused, both ways."""
+    source, directory = COMMITTED["tiny"]
+    a = read_config(source).architecture
+    layouts = [table_layout(a, "float16"), weights_layout(a, "float32")]
+    model = onnx.load(directory / "cpu-fp32.table-fp16.onnx", load_external_data=False)
+    detach(model, layouts)
+    with pytest.raises(DetachError, match=r"embeddings\.word is in no layout"):
+        detach(model, layouts[1:])
+    del model.graph.initializer[3]
+    with pytest.raises(DetachError, match="the graph does not use"):
+        detach(model, layouts)

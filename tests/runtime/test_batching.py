@@ -1,0 +1,99 @@
+"""Plans cover every text once and keep their budgets; batches say where each token goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gte_runtime.batching import Budget, make_batch, padded_inputs, padding_mask, plan_padded, plan_ragged, ragged_inputs
+from gte_runtime.errors import ConfigError
+
+lengths = st.lists(st.integers(2, 300), max_size=60)
+budgets = st.builds(Budget, max_tokens=st.integers(1, 2000), max_scores=st.integers(1, 100_000))
+FLASH = 64
+
+
+@given(lengths, budgets)
+def test_every_text_runs_once(lengths: list[int], budget: Budget):
+    """Whatever the lengths and budgets, each text stands in exactly one group."""
+    for plan in (plan_ragged(lengths, FLASH, budget), plan_padded(lengths, budget)):
+        assert sorted(np.concatenate([np.zeros(0, np.int64), *plan]).tolist()) == list(range(len(lengths)))
+
+
+@given(lengths, budgets)
+def test_ragged_groups_keep_their_budget(lengths: list[int], budget: Budget):
+    """Several texts share a run only within the token budget, and short ones within the score budget."""
+    for group in plan_ragged(lengths, FLASH, budget):
+        members = [lengths[row] for row in group]
+        if len(members) == 1:
+            continue
+        assert sum(members) <= budget.max_tokens
+        if max(members) < FLASH:
+            assert len(members) * max(members) ** 2 <= budget.max_scores
+
+
+@given(lengths, budgets)
+def test_the_path_follows_the_own_length(lengths: list[int], budget: Budget):
+    """A group never mixes texts of the two attention paths, and long ones share runs only with their equals."""
+    ids = [np.zeros(n, np.int64) for n in lengths]
+    for group in plan_ragged(lengths, FLASH, budget):
+        members = {lengths[row] for row in group}
+        batch = make_batch(group, ids, FLASH)
+        assert all((n >= FLASH) == batch.uniform for n in members)
+        if batch.uniform:
+            assert len(members) == 1
+
+
+@given(lengths, budgets)
+def test_padded_groups_keep_their_budget(lengths: list[int], budget: Budget):
+    """Padding counts: a padded run is as large as its longest text times its texts."""
+    for group in plan_padded(lengths, budget):
+        members = [lengths[row] for row in group]
+        if len(members) > 1:
+            assert len(members) * max(members) <= budget.max_tokens
+            assert len(members) * max(members) ** 2 <= budget.max_scores
+
+
+def test_short_texts_share_a_run():
+    """Sixty-four queries are one run, not sixty-four."""
+    assert len(plan_ragged([6 + n % 15 for n in range(64)], FLASH, Budget())) == 1
+
+
+def test_a_text_beyond_the_budget_runs_alone():
+    """A budget never refuses a text."""
+    assert [g.tolist() for g in plan_ragged([9000], FLASH, Budget(max_tokens=100))] == [[0]]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+def test_index_arrays_lead_there_and_back(lengths: list[int]):
+    """Gathering by padded_index and flattening by flat_index gives every token back in its place."""
+    ids = [np.arange(100 * n, 100 * n + length) for n, length in enumerate(lengths)]
+    inputs = ragged_inputs(make_batch(np.arange(len(ids)), ids, FLASH))
+    tokens = inputs["input_ids"]
+    padded = tokens[inputs["padded_index"]]
+    assert np.array_equal(padded.ravel()[inputs["flat_index"]], tokens)
+    assert [row[:length].tolist() for row, length in zip(padded, lengths, strict=True)] == [i.tolist() for i in ids]
+    assert inputs["position_ids"].tolist() == [p for length in lengths for p in range(length)]
+    assert np.diff(inputs["cu_seqlens"]).tolist() == lengths
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+def test_padded_arrays(lengths: list[int]):
+    """Masked places hold the padding id, the others the tokens in order."""
+    ids = [np.arange(100 * n + 1, 100 * n + 1 + length) for n, length in enumerate(lengths)]
+    batch = make_batch(np.arange(len(ids)), ids, FLASH)
+    inputs = padded_inputs(batch, pad_id=7)
+    mask = inputs["attention_mask"].astype(bool)
+    assert np.array_equal(mask, padding_mask(batch))
+    assert np.array_equal(inputs["input_ids"][mask], batch.input_ids)
+    assert (inputs["input_ids"][~mask] == 7).all()
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_scores"])
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, "8", None])
+def test_budgets_check_themselves(field: str, value: object):
+    """A budget that is no positive integer is refused by name."""
+    with pytest.raises(ConfigError, match=field):
+        Budget(**{field: value})

@@ -1,0 +1,246 @@
+"""The command line as a user calls it: stdout is data, stderr is talk, exit codes are documented."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import scipy.sparse
+
+from gte_runtime import Embedder
+
+ROOT = Path(__file__).parents[2]
+
+
+def gte(*args: str | bytes, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", "from gte_runtime.cli import main; main()", *args]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd)
+
+
+@pytest.fixture
+def model(tiny_bundle: Path) -> str:
+    return str(tiny_bundle)
+
+
+def rows(done: subprocess.CompletedProcess[bytes]) -> list[dict]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_demo():
+    """The demo runs on the default model, and says on stderr what kind of model that is."""
+    done = gte("demo")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert "what is the capital of China?" in text
+    assert "中国的首都在哪儿" in text
+    assert "Dense similarity" in text
+    assert "Strongest sparse tokens" in text
+    assert (b"random" in done.stderr) == ("notice" in json.loads((ROOT / "models/gte-mini/config.json").read_text()))
+
+
+def test_embed_arguments(model: str, tiny_bundle: Path):
+    """Texts as arguments give one JSON object each, float for float those of the library."""
+    done = gte("embed", "--model", model, "--sparse", "--dim", "32", "北京", "capital")
+    assert done.returncode == 0, done.stderr
+    with Embedder.open(tiny_bundle) as engine:
+        expected = engine.encode(["北京", "capital"], dim=32)
+    for row, found in enumerate(rows(done)):
+        assert np.array_equal(np.array(found["dense"], np.float32), expected.dense[row])
+        assert found["sparse"] == expected.sparse[row].as_object() or found["sparse"]["indices"] == expected.sparse[row].indices.tolist()
+        assert found["index"] == row
+        assert found["truncated"] is False
+
+
+def test_embed_jsonl_file(model: str, tmp_path: Path):
+    """A JSONL file keeps its ids; a BOM, CRLF, blank lines and a missing last newline are no rows."""
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(b'\xef\xbb\xbf{"id": "a", "text": "one"}\r\n\n{"id": 7, "text": "two"}')
+    done = gte("embed", "--model", model, "-i", str(source))
+    assert [(row["index"], row["id"]) for row in rows(done)] == [(0, "a"), (1, 7)]
+
+
+def test_line_separators_are_text(model: str):
+    """U+2028 and U+0085 inside a text do not break a row."""
+    done = gte("embed", "--model", model, stdin="one\u2028still one\x85still\ntwo\n".encode())
+    assert len(rows(done)) == 2
+
+
+def test_bad_rows_are_named_and_the_rest_is_done(model: str, tmp_path: Path):
+    """Rows that cannot be embedded are named by line, the others are written, and the exit code is 3."""
+    source = tmp_path / "in.jsonl"
+    lines = [
+        b'{"text": "one"}',
+        b"not json",
+        b'{"other": 1}',
+        b'{"text": null}',
+        b'{"text": "\\ud800"}',
+        b"[1]",
+        b'{"text": "\xff"}',
+        b'{"text": "two"}',
+    ]
+    source.write_bytes(b"\n".join(lines) + b"\n")
+    done = gte("embed", "--model", model, "-i", str(source))
+    assert done.returncode == 3
+    assert [row["index"] for row in rows(done)] == [0, 7]
+    talk = done.stderr.decode()
+    reasons = ("not JSON", "no field 'text'", "NoneType", "surrogate", "expected an object", "not JSON")
+    for line, reason in enumerate(reasons, 2):
+        assert reason in next(said for said in talk.splitlines() if f"line {line}: " in said)
+    assert "6 of 8 rows were rejected" in talk
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "parquet", "jsonl"])
+@pytest.mark.parametrize("to_file", [True, False])
+def test_formats(model: str, tiny_bundle: Path, tmp_path: Path, form: str, to_file: bool):
+    """Every format, to a file and through a pipe, holds the same vectors."""
+    texts = ["one", "北京", ""]
+    target = tmp_path / f"out.{form}"
+    where = ["-o", str(target)] if to_file else ["--format", form]
+    done = gte("embed", "--model", model, *(["--sparse"] if form != "npy" else []), *where, *texts)
+    assert done.returncode == 0, done.stderr
+    data = target.read_bytes() if to_file else done.stdout
+    with Embedder.open(tiny_bundle) as engine:
+        expected = engine.encode(texts)
+    if form == "npy":
+        assert np.array_equal(np.load(io.BytesIO(data), allow_pickle=False), expected.dense)
+    elif form == "npz":
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            assert np.array_equal(stored["dense"], expected.dense)
+            assert stored["tokens"].tolist() == expected.tokens.tolist()
+        assert scipy.sparse.load_npz(io.BytesIO(data)).shape == (3, engine.manifest.architecture.vocab_size)
+    elif form == "parquet":
+        table = pq.read_table(io.BytesIO(data))
+        assert np.array_equal(np.array(table["dense"].to_pylist(), np.float32), expected.dense)
+        assert table["sparse_indices"].to_pylist() == [v.indices.tolist() for v in expected.sparse]
+    else:
+        found = [json.loads(line) for line in data.splitlines()]
+        assert np.array_equal(np.array([row["dense"] for row in found], np.float32), expected.dense)
+    if to_file:
+        assert target.stat().st_mode & 0o777 == 0o644
+
+
+def test_empty_input(model: str, tmp_path: Path):
+    """No rows give a valid empty file."""
+    target = tmp_path / "out.npy"
+    assert gte("embed", "--model", model, "-o", str(target)).returncode == 0
+    assert np.load(target).shape == (0, 64)
+
+
+def test_score(model: str):
+    """Documents come best first, with the score of the library."""
+    done = gte("score", "--model", model, "--format", "jsonl", "北京", "capital of China", "北京")
+    scores = rows(done)
+    assert scores[0]["document"] == "北京"
+    assert scores[0]["score"] >= scores[1]["score"]
+
+
+def test_tokens(model: str):
+    """The table lists tokens in order; JSONL is the authors' form."""
+    table = gte("tokens", "--model", model, "北京").stdout.decode()
+    assert "北" in table
+    assert "<s>" in table
+    (weights,) = rows(gte("tokens", "--model", model, "--format", "jsonl", "北京"))
+    assert list(weights) == ["", "北", "京"]
+
+
+def test_build_verify_info(golden, tmp_path: Path):
+    """A checkpoint becomes a bundle that verifies and describes itself."""
+    target = tmp_path / "bundle"
+    variants = ("--variant", "cpu-fp32", "--variant", "portable-fp32")
+    done = gte("build", str(golden.checkpoint), str(target), "--graphs", str(golden.graphs), *variants)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b""
+    assert b"agrees with the oracle" in done.stderr
+    verified = gte("verify", str(target))
+    assert verified.returncode == 0
+    assert b"cpu-fp32: largest difference" in verified.stdout
+    facts = json.loads(gte("info", str(target), "--json").stdout)
+    assert facts["variants"]["cpu-fp32"]["batch_invariant"] is True
+    assert facts["variants"]["portable-fp32"]["batch_invariant"] is False
+    weights = target / "weights-fp32.bin"
+    weights.write_bytes(b"\xff" * weights.stat().st_size)
+    broken = gte("verify", str(target))
+    assert broken.returncode == 4
+    assert b"weights-fp32.bin" in broken.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["nothing"], 2, "No such command"),
+        (["embed", "--dim", "0", "x"], 2, "dim is 0"),
+        (["embed", "--dim", "abc", "x"], 2, "abc"),
+        (["embed", "--threads", "0", "x"], 2, "threads"),
+        (["embed", "--max-length", "2", "x"], 2, "max_length is 2"),
+        (["embed", "--no-dense", "x"], 2, "nothing to write"),
+        (["embed", "-i", "in.txt", "x"], 2, "not both"),
+        (["embed", "-i", "missing.txt"], 4, "missing.txt"),
+        (["embed", "-i", "."], 4, "directory"),
+        (["embed", "-o", "missing/out.jsonl", "x"], 6, "out.jsonl"),
+        (["embed", "--model", "missing", "x"], 4, "neither a bundle directory nor a shipped model"),
+        (["embed", "--variant", "cpu-int3", "x"], 4, "cpu-int3"),
+        (["build", "missing", "out"], 4, "missing is not a directory"),
+        (["verify", "missing"], 4, "expected a bundle directory, found nothing"),
+        (["embed", b"a\xffb"], 2, "not valid UTF-8"),
+    ],
+)
+def test_refusals(args: list, code: int, says: str, tmp_path: Path):
+    """Every refusal is a line of reason and its exit code; nothing is written, and no traceback shown."""
+    done = gte(*args, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+    assert done.stdout == b""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_provider_exit_code(model: str):
+    """A provider that is not there is exit 5."""
+    done = gte("embed", "--model", model, "--provider", "cuda", "--variant", "portable-fp32", "x")
+    assert done.returncode == 5, done.stderr
+
+
+def test_a_reader_that_leaves(model: str):
+    """`gte embed | head` ends without a traceback."""
+    command = f"{sys.executable} -c 'from gte_runtime.cli import main; main()' embed --model {model} | head -c 10"
+    done = subprocess.run(["bash", "-c", command], input=b"text\n" * 3000, capture_output=True, timeout=120, check=False)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk(model: str):
+    """A write that fails is exit 6 with a line of reason."""
+    done = gte("embed", "--model", model, "-o", "/dev/full", "x")
+    assert done.returncode == 6
+    assert b"No space left" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_failed_run_leaves_the_old_file(model: str, tmp_path: Path):
+    """A file is replaced when its successor is whole, not before."""
+    target = tmp_path / "out.jsonl"
+    target.write_text("old")
+    assert gte("embed", "--model", model, "--max-length", "1", "-o", str(target), "x").returncode == 2
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_shipped_model_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The default model is built into the cache at first use, and opened from there later."""
+    monkeypatch.setenv("GTE_CACHE", str(tmp_path))
+    with Embedder.open("gte-mini"):
+        (bundle,) = (tmp_path / "bundles").iterdir()
+        before = bundle.stat().st_ino
+    with Embedder.open("gte-mini"):
+        assert bundle.stat().st_ino == before
+    shutil.rmtree(tmp_path / "bundles")
+    with Embedder.open("gte-mini") as engine:
+        assert len(engine.encode("text")) == 1

@@ -1,0 +1,359 @@
+"""The engine from outside: any texts in any order, every option, every refusal."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import Golden
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gte_runtime import Embedder
+from gte_runtime.batching import Batch, Budget
+from gte_runtime.errors import (
+    BundleError,
+    ConfigError,
+    ForkedProcessError,
+    InputError,
+    InputTooLongError,
+    NonFiniteOutputError,
+    ProviderError,
+    ProviderUnavailableError,
+)
+from gte_runtime.session import Outputs
+
+TEXT = st.text(max_size=90)
+WORDS = st.lists(st.sampled_from(["北京", "capital", "de", "China?", "мир", "a", "मस्ते", "😀", "</s>"]), max_size=120).map(" ".join)
+
+
+@pytest.fixture(scope="module")
+def gte(tiny_bundle: Path) -> Iterator[Embedder]:
+    with Embedder.open(tiny_bundle) as engine:
+        yield engine
+
+
+class Poisoned:
+    """The real session, with NaN in the output of texts that begin with a chosen token."""
+
+    def __init__(self, session, token: int) -> None:
+        self.session, self.token = session, token
+
+    def run(self, batch: Batch) -> Outputs:
+        out = self.session.run(batch)
+        for row, start in enumerate(batch.cu_seqlens[:-1]):
+            if batch.input_ids[start + 1] == self.token:
+                out.cls[row, 3] = np.nan
+        return out
+
+    def close(self) -> None:
+        self.session.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(TEXT | WORDS, max_size=12), seed=st.integers(0, 9), budget=st.sampled_from([None, 40, 300]))
+def test_any_list_is_as_one_by_one(gte: Embedder, texts: list[str], seed: int, budget: int | None):
+    """Whatever stands beside a text and whatever fits into a run, its vectors have the same bits."""
+    order = np.random.default_rng(seed).permutation(len(texts)).tolist()
+    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, gte._session, budget=Budget(max_tokens=budget) if budget else None)
+    together = engine.encode([texts[i] for i in order])
+    for row, text in enumerate(order):
+        alone = gte.encode(texts[text])
+        assert np.array_equal(together.dense[row], alone.dense[0])
+        assert together.sparse[row].as_dict() == alone.sparse[0].as_dict()
+        assert together.tokens[row] == alone.tokens[0]
+
+
+def test_the_two_attention_paths_differ(gte: Embedder):
+    """The negative control: a text of the length at which the path changes, sent down the wrong one, has other bits.
+
+    If this fails, the paths have become one and `flash_from` is no longer needed.
+    """
+    ids = np.concatenate([[0], np.arange(4, 4 + gte._variant.flash_from - 2), [2]])
+    from gte_runtime.batching import make_batch
+
+    right = make_batch(np.array([0]), [ids], gte._variant.flash_from)
+    wrong = Batch(right.rows, right.input_ids, right.cu_seqlens, uniform=not right.uniform)
+    found, other = gte._session.run(right).cls, gte._session.run(wrong).cls
+    assert not np.array_equal(found, other)
+    assert np.abs(found - other).max() < 1e-4
+
+
+def test_padded_variant_is_near_alone(tiny_bundle: Path, golden: Golden):
+    """A padded graph makes no promise of bits; batches stay within 1e-6 on unit vectors."""
+    with Embedder.open(tiny_bundle, variant="portable-fp32") as engine:
+        together = engine.encode(golden.texts).dense
+        alone = np.concatenate([engine.encode(text).dense for text in golden.texts])
+        assert np.abs(together - alone).max() <= 1e-6
+        assert engine.info["batch_invariant"] is False
+
+
+def test_stream_is_encode(gte: Embedder, golden: Golden):
+    """A stream gives the rows of `encode`, in order, from an iterator that is read bit by bit."""
+    whole = gte.encode(golden.texts)
+    parts = list(gte.stream(iter(golden.texts), texts_per_part=4))
+    assert [len(part) for part in parts] == [4, 4, 4, 1]
+    assert np.array_equal(np.concatenate([part.dense for part in parts]), whole.dense)
+    assert np.concatenate([part.index for part in parts]).tolist() == list(range(len(golden.texts)))
+
+
+def test_stream_reads_no_further_than_a_part(gte: Embedder):
+    """Memory stays bounded: an endless source is fine."""
+    read = []
+
+    def endless() -> Iterator[str]:
+        while True:
+            read.append(1)
+            yield "text"
+
+    next(gte.stream(endless(), texts_per_part=8))
+    assert len(read) == 8
+
+
+def test_stream_names_bad_texts_and_goes_on(gte: Embedder, golden: Golden):
+    """One bad text fails neither its neighbours nor the stream."""
+    bad = [golden.texts[0], None, "half \ud800", golden.texts[1], "long " * 50]
+    (part,) = gte.stream(bad, max_length=20, truncate=False)
+    assert part.index.tolist() == [0, 3]
+    assert [(r.index, type(r.error)) for r in part.rejected] == [(1, InputError), (2, InputError), (4, InputTooLongError)]
+    assert np.array_equal(part.dense, gte.encode(golden.texts[:2]).dense)
+
+
+def test_stream_rejects_rows_that_are_not_finite(gte: Embedder, golden: Golden):
+    """A row of NaN is named, and the rows beside it are whole."""
+    poison = golden.ids(2)[1]
+    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, Poisoned(gte._session, poison))
+    (part,) = engine.stream([golden.texts[0], golden.texts[2], golden.texts[1]])
+    assert part.index.tolist() == [0, 2]
+    assert [(r.index, type(r.error)) for r in part.rejected] == [(1, NonFiniteOutputError)]
+    assert np.isfinite(part.dense).all()
+
+
+def test_encode_names_the_row_that_is_not_finite(gte: Embedder, golden: Golden):
+    """B-21: NaN never leaves the engine."""
+    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, Poisoned(gte._session, golden.ids(2)[1]))
+    with pytest.raises(NonFiniteOutputError, match=r"texts\[2\]") as caught:
+        engine.encode(golden.texts[:3])
+    assert caught.value.index == 2
+    assert np.isfinite(engine.encode(golden.texts[:2]).dense).all()
+
+
+@pytest.mark.parametrize(
+    ("bad", "got"),
+    [(None, "NoneType"), (3, "int"), (float("nan"), "NaN"), (b"x", "bytes"), ({"a": 1}, "dict"), (["a"], "list"), ([0, 5, 2], "token ids")],
+)
+def test_not_a_text(gte: Embedder, bad: object, got: str):
+    """B-1, B-22: what is no string is refused by its place and type, and the next call works."""
+    with pytest.raises(InputError, match=r"texts\[1\]") as caught:
+        gte.encode(["fine", bad, "fine"])
+    assert caught.value.index == 1
+    assert got in str(caught.value)
+    assert len(gte.encode("fine")) == 1
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"bytes", {"a": 1}])
+def test_not_an_iterable_of_texts(gte: Embedder, bad: object):
+    """What is neither a string nor an iterable of strings is refused whole."""
+    with pytest.raises(InputError, match="iterable of strings"):
+        gte.encode(bad)
+    with pytest.raises(InputError, match="iterable"):
+        gte.stream(bad)
+
+
+def test_lone_surrogate_is_named(gte: Embedder):
+    """B-2, B-3: half a surrogate pair in text 17 of 32 names 17 and nothing else, and is replaced only on request."""
+    texts = ["text"] * 32
+    texts[17] = "ab\ud800c"
+    with pytest.raises(InputError, match=r"texts\[17\].*U\+D800 at character 2") as caught:
+        gte.encode(texts)
+    assert caught.value.index == 17
+    assert np.array_equal(gte.encode("ab\ud800c", errors="replace").dense, gte.encode("ab?c").dense)
+
+
+def test_empty_string_has_a_vector(gte: Embedder):
+    """B-4: the empty string is `<s></s>`."""
+    out = gte.encode(["", "  \t"])
+    assert out.tokens.tolist() == [2, 2]
+    assert np.allclose(np.linalg.norm(out.dense, axis=1), 1, atol=1e-6)
+    assert len(out.sparse[0]) == 0
+
+
+def test_empty_list(gte: Embedder):
+    """B-15: an empty list gives shape [0, dim]."""
+    out = gte.encode([], dim=48)
+    assert out.dense.shape == (0, 48)
+    assert out.dense.dtype == np.float32
+    assert len(out.sparse) == 0
+    assert list(gte.stream([])) == []
+
+
+def test_a_string_is_one_text(gte: Embedder):
+    """B-16: a string is one text, not its characters."""
+    assert gte.encode("abc").dense.shape == (1, gte.dim)
+
+
+def test_any_iterable(gte: Embedder):
+    """B-17: generators, numpy arrays of strings, tuples."""
+    expected = gte.encode(["a", "b"]).dense
+    for texts in ((t for t in "ab"), np.array(["a", "b"]), ("a", "b"), {"a": 0, "b": 1}.keys()):
+        assert np.array_equal(gte.encode(texts).dense, expected)
+
+
+@pytest.mark.parametrize("value", [0, 1, 2, -1, 8193, 2**63, "512", True, 3.0, None])
+def test_max_length_is_checked(gte: Embedder, value: object):
+    """B-13: anything but an integer from 3 to 8192 is refused."""
+    with pytest.raises(ConfigError, match=r"max_length is .* expected an integer from 3 to 8192"):
+        gte.encode("text", max_length=value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 65, 1.5, True, "32", 2**70])
+def test_dim_is_checked(gte: Embedder, value: object):
+    """B-14: anything but an integer up to the width is refused, never ignored."""
+    with pytest.raises(ConfigError, match=r"dim is .* expected an integer from 1 to 64"):
+        gte.encode("text", dim=value)
+
+
+def test_untrained_dim_warns(gte: Embedder):
+    """B-14: shorter than trained is given, with a warning that points at the caller."""
+    with pytest.warns(UserWarning, match="below 32") as caught:
+        assert gte.encode("text", dim=8).dense.shape == (1, 8)
+    assert caught[0].filename == __file__
+
+
+def test_truncation_is_reported(gte: Embedder):
+    """B-11: a long text is cut and says so; the cut text is the beginning of the whole."""
+    texts = ["short", "long " * 300]
+    out = gte.encode(texts, max_length=30)
+    assert out.truncated.tolist() == [False, True]
+    assert out.tokens.tolist()[1] == 30
+    whole, cut = gte.tokenize(texts[1]), gte.tokenize(texts[1], max_length=30)
+    assert cut == [*whole[:29], whole[-1]]
+
+
+def test_truncation_refused(gte: Embedder):
+    """B-11: with truncate=False the error counts the tokens."""
+    with pytest.raises(InputTooLongError) as caught:
+        gte.encode(["short", "a b c d e f g h"], max_length=6, truncate=False)
+    assert (caught.value.index, caught.value.limit) == (1, 6)
+    assert caught.value.tokens > 6
+
+
+def test_literal_special_tokens(tiny_bundle: Path, golden: Golden):
+    """B-8: a literal `</s>` becomes an id as in the reference; for untrusted text an option reads it as characters."""
+    text = golden.texts[11]
+    with Embedder.open(tiny_bundle) as reference, Embedder.open(tiny_bundle, encode_special_tokens=True) as careful:
+        assert [t for t, _ in reference.tokenize(text)] == golden.ids(11).tolist()
+        inner = [t for t, _ in careful.tokenize(text)][1:-1]
+        assert not set(inner) & {0, 1, 2}
+
+
+@pytest.mark.parametrize("pairs", [[("q",)], [("q", "d", "x")], ["qd"], [None], [("q", None)], [(1, "d")]])
+def test_bad_pairs(gte: Embedder, pairs: list):
+    """B-18: a pair that is none is named by its place."""
+    with pytest.raises(InputError, match=r"pairs\[1\]") as caught:
+        gte.score([("fine", "fine"), *pairs])
+    assert caught.value.index == 1
+
+
+def test_no_pairs(gte: Embedder):
+    """No pairs, no scores."""
+    assert gte.score([]).shape == (0,)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), "1", None, True])
+def test_score_weights_are_checked(gte: Embedder, weight: object):
+    """A weight that is no finite number is refused by name."""
+    with pytest.raises(ConfigError, match="sparse_weight"):
+        gte.score([("q", "d")], 1.0, weight)
+
+
+def test_repeated_texts_are_run_once(gte: Embedder, golden: Golden):
+    """A query that stands in every pair costs one run."""
+    seen = []
+
+    class Counting:
+        def run(self, batch: Batch) -> Outputs:
+            seen.append(len(batch.rows))
+            return gte._session.run(batch)
+
+        def close(self) -> None: ...
+
+    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, Counting())
+    scores = engine.score([("q", text) for text in golden.texts[:4]])
+    assert sum(seen) == 5
+    assert np.array_equal(scores, gte.score([("q", text) for text in golden.texts[:4]]))
+
+
+def test_parts_on_request(gte: Embedder):
+    """Only what is asked for is given."""
+    assert gte.encode("a", dense=False).dense is None
+    assert gte.encode("a", sparse=False).sparse is None
+
+
+def test_unknown_options(gte: Embedder, tiny_bundle: Path):
+    """Unknown values are refused with what there is."""
+    with pytest.raises(ConfigError, match="'strict' or 'replace'"):
+        gte.encode("a", errors="ignore")
+    with pytest.raises(ConfigError, match="cpu, cuda, tensorrt"):
+        Embedder.open(tiny_bundle, provider="tpu")
+    with pytest.raises(ConfigError, match="'auto' or 'always'"):
+        Embedder.open(tiny_bundle, verify="never")
+    with pytest.raises(BundleError, match="no variant 'cpu-int3'; it has cpu-fp32"):
+        Embedder.open(tiny_bundle, variant="cpu-int3")
+    with pytest.raises(ConfigError, match="threads is 0"):
+        Embedder.open(tiny_bundle, threads=0)
+
+
+def test_no_silent_cpu(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]):
+    """A provider that is not there is an error that names what is, and nothing is printed."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine's onnxruntime has CUDA; the error for its absence cannot be seen here")
+    with pytest.raises(ProviderUnavailableError, match="cpu") as caught:
+        Embedder.open(tiny_bundle, provider="cuda")
+    assert isinstance(caught.value, ProviderError)
+    assert caught.value.asked == "cuda"
+    assert "gte-runtime[gpu]" in str(caught.value)
+    assert capfd.readouterr().out == ""
+
+
+def test_names_that_do_not_exist():
+    """An unknown name says what would be known, and how to make a bundle."""
+    with pytest.raises(BundleError, match=r"gte-mini.*gte build"):
+        Embedder.open("no-such-model")
+
+
+def test_threads_share_one_engine(gte: Embedder, golden: Golden):
+    """Eight threads on one engine get what one thread gets."""
+    expected = gte.encode(golden.texts).dense
+    results: list[np.ndarray] = []
+    threads = [threading.Thread(target=lambda: results.extend(gte.encode(golden.texts).dense for _ in range(5))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 40
+    assert all(np.array_equal(result, expected) for result in results)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_fork_is_refused_at_once(gte: Embedder):
+    """A child of fork() gets an error instead of a hang."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            gte.encode("text")
+            os.write(write, b"none")
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must see it
+            os.write(write, type(error).__name__.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 100).decode() == ForkedProcessError.__name__
+    os.close(read)
+    os.close(write)

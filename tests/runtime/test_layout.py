@@ -1,0 +1,282 @@
+"""Layouts: every transform is what its one line of numpy says, and a layout that contradicts itself is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.errors import BundleError
+from gte_runtime.layout import ALIGNMENT, CHUNK_ROWS, TRANSFORMS, Layout, Tensor, pieces, place
+from gte_runtime.rope import Rope
+
+MODELS = Path(__file__).parents[2] / "models"
+ROPE = Rope.ntk(head_size=8, theta=20000.0, factor=8.0)
+RNG = np.random.default_rng(7)
+
+
+class Arrays(dict[str, NDArray[np.float32]]):
+    """Weights by name, in place of a checkpoint."""
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        return self[name]
+
+    def read_rows(self, name: str, chunk: int) -> Iterator[NDArray[Any]]:
+        for start in range(0, len(self[name]), chunk):
+            yield self[name][start : start + chunk]
+
+
+WEIGHTS = Arrays(
+    table=RNG.standard_normal((2 * CHUNK_ROWS + 3, 4), dtype=np.float32),
+    matrix=RNG.standard_normal((6, 4), dtype=np.float32),
+    bias=RNG.standard_normal(6, dtype=np.float32),
+    row=RNG.standard_normal((1, 4), dtype=np.float32),
+    inner=RNG.standard_normal(4, dtype=np.float32),
+)
+
+
+def tensor(transform: str, shape: tuple[int, ...], sources: tuple[str, ...] = (), dtype: str = "float32", **changes: Any) -> Tensor:
+    return Tensor(**{"name": "t", "dtype": dtype, "shape": shape, "offset": 0, "transform": transform, "sources": sources, **changes})
+
+
+def made(t: Tensor, weights: Arrays = WEIGHTS) -> NDArray[Any]:
+    """What the file would hold, as an array of the promised shape."""
+    data = b"".join(piece.tobytes() for piece in pieces(t, weights, ROPE))
+    assert len(data) == t.size
+    return np.frombuffer(data, np.dtype(t.dtype).newbyteorder("<")).reshape(t.shape)
+
+
+def test_every_transform_is_tried():
+    """The tests below are those of the format."""
+    assert set(TRANSFORMS) == {
+        "copy",
+        "transpose",
+        "first_row_or_zeros",
+        "transpose_or_zeros",
+        "fold_value_bias",
+        "rope_cos",
+        "rope_sin",
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_copy(dtype: str):
+    """A table goes over in pieces, in its order, rounded to the type of the file."""
+    np.testing.assert_array_equal(made(tensor("copy", WEIGHTS["table"].shape, ("table",), dtype)), WEIGHTS["table"].astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_transpose(dtype: str):
+    """[out, in] becomes [in, out]."""
+    np.testing.assert_array_equal(made(tensor("transpose", (4, 6), ("matrix",), dtype)), WEIGHTS["matrix"].T.astype(dtype))
+
+
+def test_first_row():
+    """Only the first row of the token types."""
+    np.testing.assert_array_equal(made(tensor("first_row_or_zeros", (4,), ("matrix",))), WEIGHTS["matrix"][0])
+
+
+def test_the_head_is_transposed():
+    """[1, H] becomes [H, 1]."""
+    np.testing.assert_array_equal(made(tensor("transpose_or_zeros", (4, 1), ("row",))), WEIGHTS["row"].T)
+
+
+@pytest.mark.parametrize(("transform", "shape"), [("first_row_or_zeros", (4,)), ("transpose_or_zeros", (4, 1))])
+def test_zeros_where_there_is_none(transform: str, shape: tuple[int, ...]):
+    """A checkpoint without token types, or without a sparse head, has zeros in their place."""
+    np.testing.assert_array_equal(made(tensor(transform, shape, ("absent",))), np.zeros(shape))
+
+
+def test_the_value_bias_is_folded():
+    """Attention weights sum to one, so bo + Wo bv stands for both biases."""
+    exact = WEIGHTS["bias"].astype(np.float64) + WEIGHTS["matrix"].astype(np.float64) @ WEIGHTS["inner"].astype(np.float64)
+    np.testing.assert_array_equal(made(tensor("fold_value_bias", (6,), ("bias", "matrix", "inner"))), exact.astype(np.float32))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_rope_tables(which: int):
+    """As many rows as the shape has."""
+    np.testing.assert_array_equal(made(tensor(("rope_cos", "rope_sin")[which], (50, 4))), ROPE.tables(50)[which])
+
+
+@pytest.mark.parametrize("name", ["table-fp16", "table-fp32", "weights-fp32", "weights-fp16"])
+def test_shipped_layouts_fit_their_model(mini_checkpoint: Path, name: str):
+    """Every tensor of the default model's layouts can be made, and fills its place."""
+    layout = Layout.from_json((MODELS / "gte-mini" / f"{name}.layout.json").read_text(encoding="utf-8"))
+    assert layout.file == f"{name}.bin"
+    with Checkpoint(mini_checkpoint) as checkpoint:
+        for t in layout.tensors:
+            assert sum(piece.nbytes for piece in pieces(t, checkpoint, checkpoint.config.rope)) == t.size
+
+
+@pytest.mark.parametrize(
+    ("transform", "shape", "sources"),
+    [
+        ("copy", (6, 5), ("matrix",)),
+        ("copy", (5, 4), ("matrix",)),
+        ("transpose", (4, 5), ("matrix",)),
+        ("first_row_or_zeros", (6,), ("matrix",)),
+        ("fold_value_bias", (4,), ("bias", "matrix", "inner")),
+        ("rope_cos", (50, 3), ()),
+    ],
+)
+def test_a_shape_that_a_transform_does_not_give(transform: str, shape: tuple[int, ...], sources: tuple[str, ...]):
+    """A layout of another checkpoint is told by the tensor and both sizes."""
+    with pytest.raises(BundleError, match=f"t: {transform} gave [0-9]+ values for shape"):
+        made(tensor(transform, shape, sources))
+
+
+# Places
+
+
+def test_places_start_on_pages():
+    """Each tensor begins on a page of its own, in the order given, and as near as that allows."""
+    layout = place("w.bin", [_fields("a", (3,)), _fields("b", (ALIGNMENT,)), _fields("c", (1,), "float16")])
+    assert [t.offset for t in layout.tensors] == [0, ALIGNMENT, 5 * ALIGNMENT]
+    assert layout.size == 5 * ALIGNMENT + 2
+
+
+SHAPES = st.lists(st.integers(1, 5000), min_size=1, max_size=2).map(tuple)
+TENSORS = st.lists(st.tuples(SHAPES, st.sampled_from(["float32", "float16"]), st.sampled_from(sorted(TRANSFORMS))), min_size=1, max_size=6)
+
+
+@given(TENSORS)
+def test_json_and_back(parts: list[tuple[tuple[int, ...], str, str]]):
+    """Any layout is read as it was written."""
+    layout = place("w.bin", [_fields(f"t{n}", shape, dtype, kind) for n, (shape, dtype, kind) in enumerate(parts)])
+    assert Layout.from_json(layout.to_json()) == layout
+    ends = [t.offset + t.size for t in layout.tensors]
+    assert all(t.offset % ALIGNMENT == 0 for t in layout.tensors)
+    assert all(0 <= t.offset - end < ALIGNMENT for t, end in zip(layout.tensors[1:], ends, strict=False))
+
+
+@pytest.mark.parametrize("file", sorted(MODELS.glob("*/*.layout.json")), ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_shipped_layouts_are_written_as_we_write_them(file: Path):
+    """Reading and writing a shipped layout gives the same bytes."""
+    text = file.read_text(encoding="utf-8")
+    assert Layout.from_json(text).to_json() == text
+
+
+def _fields(name: str, shape: tuple[int, ...], dtype: str = "float32", transform: str = "copy") -> dict[str, Any]:
+    return {"name": name, "dtype": dtype, "shape": shape, "transform": transform, "sources": (name,)}
+
+
+# Layouts that are none
+
+
+def _raw(**changes: Any) -> dict[str, Any]:
+    """A layout of two tensors as JSON, the second one changed."""
+    raw: dict[str, Any] = json.loads(place("w.bin", [_fields("a", (2, 2)), _fields("b", (4,))]).to_json())
+    raw["tensors"][1].update(changes)
+    return raw
+
+
+def refused(raw: object, *words: str) -> None:
+    text = raw if isinstance(raw, str) else json.dumps(raw)
+    with pytest.raises(BundleError) as caught:
+        Layout.from_json(text)
+    assert type(caught.value) is BundleError
+    for word in words:
+        assert word in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("offset", [0, 8, 15, -4096, -1])
+def test_tensors_that_overlap(offset: int):
+    """A tensor that begins inside its neighbour, or before the file, is named."""
+    refused(_raw(offset=offset), "w.bin", "b")
+
+
+def test_an_unknown_transform():
+    """A layout of a later version names what this one cannot do."""
+    refused(_raw(transform="quantize"), "w.bin", "unknown transform 'quantize' of b")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float64", "bfloat16", "", "x" * 500])
+def test_an_unknown_type(dtype: str):
+    """Only float32 and float16 are written."""
+    refused(_raw(dtype=dtype), "w.bin", "b")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"offset": "4096"},
+        {"offset": 4096.5},
+        {"offset": None},
+        {"shape": [-4]},
+        {"shape": ["4"]},
+        {"shape": 4},
+        {"shape": None},
+        {"shape": [0]},
+        {"dtype": 5},
+        {"dtype": None},
+        {"transform": ["copy"]},
+        {"transform": None},
+        {"sources": None},
+        {"sources": [1]},
+        {"name": 3},
+        {"more": 1},
+    ],
+    ids=repr,
+)
+def test_a_tensor_that_is_none(changes: dict[str, Any]):
+    """A field of another type, or one too many, is refused when the layout is read."""
+    refused(_raw(**changes))
+
+
+@pytest.mark.parametrize("file", ["../w.bin", "/w.bin", "", "a/b", "..", 5, None])
+def test_a_layout_of_a_file_elsewhere(file: object):
+    """A weight file lies in the bundle's own directory."""
+    refused({**_raw(), "file": file})
+
+
+@pytest.mark.parametrize("raw", ["", "{", "[" * 100_000, "null", "[]", "5", '"x"', "{}"], ids=lambda raw: raw[:5])
+def test_text_that_is_no_layout(raw: str):
+    """Whatever else the file holds is no layout."""
+    refused(raw)
+
+
+@pytest.mark.parametrize("key", ["file", "tensors"])
+def test_a_layout_without_one_of_its_parts(key: str):
+    """A missing part is named."""
+    refused({k: v for k, v in _raw().items() if k != key}, "not a layout", key)
+
+
+@pytest.mark.parametrize("tensors", [[], {}, None, 5, ["x"]], ids=repr)
+def test_a_layout_without_tensors(tensors: object):
+    """A weight file holds at least one tensor."""
+    refused({**_raw(), "tensors": tensors})
+
+
+@pytest.mark.parametrize("version", [0, 2, None, "1"])
+def test_a_layout_of_another_format(version: object):
+    """Another format number is told as such."""
+    refused({**_raw(), "format": version}, f"layout format {version}; this version reads 1")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(key=st.sampled_from(["name", "dtype", "shape", "offset", "transform", "sources"]), value=VALUES)
+def test_any_value(key: str, value: object):
+    """Whatever stands in a field, the layout is read or refused."""
+    try:
+        layout = Layout.from_json(json.dumps(_raw(**{key: value})))
+    except BundleError:
+        event("refused")
+    else:
+        event("read")
+        assert layout.size >= layout.tensors[1].offset

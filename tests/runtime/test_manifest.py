@@ -1,0 +1,284 @@
+"""The manifest as a value: what is written is read, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError
+from gte_runtime.manifest import FORMAT, MAX_BYTES, Manifest, parse_manifest
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def data(mini_bundle: Path) -> bytes:
+    return (mini_bundle / "manifest.json").read_bytes()
+
+
+@pytest.fixture
+def raw(data: bytes) -> Json:
+    """The manifest of the default model as JSON, to change."""
+    value: Json = json.loads(data)
+    return value
+
+
+def parse(raw: object) -> Manifest:
+    return parse_manifest(json.dumps(raw).encode())
+
+
+def test_what_is_written_is_read(data: bytes):
+    """Reading and writing are inverse, to the byte."""
+    manifest = parse_manifest(data)
+    assert manifest.to_json().encode() == data
+    assert parse_manifest(manifest.to_json().encode()) == manifest
+
+
+def test_what_a_manifest_says(data: bytes, raw: Json):
+    """Values come out as they stand in the file."""
+    manifest = parse_manifest(data)
+    assert manifest.model == "gte-mini"
+    assert manifest.architecture.layers == 3
+    assert manifest.sparse
+    assert set(manifest.variants) == {"cpu-fp32", "portable-fp32", "portable-fp16"}
+    assert manifest.files_of("cpu-fp32") == ("tokenizer.json", "cpu-fp32.onnx", "table-fp16.bin", "weights-fp32.bin")
+    assert manifest.self_checks[0].ids == tuple(raw["self_checks"][0]["ids"])
+    assert manifest.self_checks[0].vector().tolist() == pytest.approx(raw["self_checks"][0]["dense"])
+
+
+def test_a_manifest_is_text_for_people(data: bytes):
+    """Texts of the self-check stand there as they are, not as escapes."""
+    assert "北京".encode() in data
+
+
+@pytest.mark.parametrize("size", [MAX_BYTES + 1, 2 * MAX_BYTES])
+def test_a_manifest_too_large(size: int):
+    """B-44: anything above the cap is refused unread."""
+    with pytest.raises(BundleCorruptError, match=f"manifest.json: expected at most {MAX_BYTES} bytes, found {size}"):
+        parse_manifest(b" " * size)
+
+
+@pytest.mark.parametrize("text", ['{"format": 1, "format": 1}', '{"format": 1, "files": {"a": 1, "a": 2}}'])
+def test_a_key_that_stands_twice(text: str):
+    """B-44: two readers could take two different values, so none is taken, at any depth."""
+    with pytest.raises(BundleCorruptError, match=r"manifest.json: .*a key stands twice"):
+        parse_manifest(text.encode())
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 5000])
+def test_a_number_that_is_none(data: bytes, number: str):
+    """A tolerance without bound would let every vector pass the self-check."""
+    text, count = re.subn(r'"tolerance": [^,]+', f'"tolerance": {number}', data.decode(), count=1)
+    assert count == 1
+    with pytest.raises(BundleCorruptError, match=r"^manifest.json: "):
+        parse_manifest(text.encode())
+
+
+@pytest.mark.parametrize("version", [None, 0, FORMAT + 1, str(FORMAT), True, 1.5])
+def test_another_format(raw: Json, version: object):
+    """Another format number is told before anything else of the file is judged."""
+    with pytest.raises(BundleVersionError, match=f"manifest.json has format {version!r}, this version of gte-runtime reads {FORMAT}"):
+        parse({**raw, "format": version, "unknown": 1})
+
+
+FIELDS = (
+    *("model", "made_by", "source", "notice", "architecture", "sparse", "smallest_dim", "tokenizer", "files", "variants", "self_checks"),
+    *(("architecture", field) for field in ("layers", "hidden_size", "heads", "intermediate_size", "vocab_size", "max_positions")),
+    ("architecture", "layer_norm_eps"),
+    *(("tokenizer", field) for field in ("drop_ids", "longest_piece", "splits_on_whitespace")),
+    *(("files", "tokenizer.json", field) for field in ("size", "sha256")),
+    *(
+        ("variants", "cpu-fp32", field)
+        for field in ("graph", "weights", "batch", "inputs", "min_onnxruntime", "tolerance", "flash_from")
+    ),
+    *(("self_checks", 0, field) for field in ("text", "ids", "dense", "token_weights")),
+)  # fmt: skip
+PATHS = [(field,) if isinstance(field, str) else field for field in FIELDS]
+
+
+def name_of(path: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+def parent(raw: Json, path: tuple[str | int, ...]) -> Any:
+    found: Any = raw
+    for step in path[:-1]:
+        found = found[step]
+    return found
+
+
+def test_every_field_is_tried(raw: Json):
+    """The list above is that of the format."""
+
+    one = {"files": "tokenizer.json", "variants": "cpu-fp32", "self_checks": 0}
+    expected = {(field,) for field in raw} - {("format",)}
+    expected |= {(name, field) for name in ("architecture", "tokenizer") for field in raw[name]}
+    expected |= {(name, key, field) for name, key in one.items() for field in raw[name][key]}
+    assert set(PATHS) == expected
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_a_field_that_is_missing(raw: Json, path: tuple[str | int, ...]):
+    """A manifest without one of its fields is refused, and the field is named."""
+    del parent(raw, path)[path[-1]]
+    with pytest.raises(BundleCorruptError, match=rf"^manifest.json: .*{path[-1]}"):
+        parse(raw)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+@pytest.mark.parametrize("value", [None, True, 7, -1, 1.5, "odd", "", ["odd"], [1.5], [None], {"odd": 1}, [], {}], ids=repr)
+def test_a_field_of_another_type(raw: Json, path: tuple[str | int, ...], value: object):
+    """A field of another type is refused when the manifest is read, and never fails later as something else."""
+    parent(raw, path)[path[-1]] = value
+    if _same_kind(value, path):
+        assert parse(raw).to_json()
+    else:
+        with pytest.raises(BundleError, match=r"^manifest.json: "):
+            parse(raw)
+
+
+def _same_kind(value: object, path: tuple[str | int, ...]) -> bool:
+    """What each field may hold, of the values above."""
+    texts = {"model", "made_by", "source", "notice", "text"}
+    numbers = {"smallest_dim", "longest_piece", "flash_from", "layers", "intermediate_size", "vocab_size", "max_positions"}
+    name = path[-1]
+    if name in texts:
+        return isinstance(value, str)
+    if name in {"sparse", "splits_on_whitespace"}:
+        return isinstance(value, bool)
+    if name == "drop_ids":
+        return value == []
+    if name == "inputs":
+        return value == ["odd"]  # the graph then has others
+    if name == "tolerance":
+        return value in (7, 1.5) and not isinstance(value, bool)
+    if name == "size":
+        return value == 7  # the file is then of another size
+    return name in numbers and value == 7
+
+
+@pytest.mark.parametrize(
+    "path", [(), ("architecture",), ("tokenizer",), ("files", "tokenizer.json"), ("variants", "cpu-fp32"), ("self_checks", 0)], ids=name_of
+)
+def test_a_field_that_we_do_not_know(raw: Json, path: tuple[str | int, ...]):
+    """A reader refuses what it does not understand, by name."""
+    parent(raw, (*path, "new_field"))["new_field"] = 1
+    with pytest.raises(BundleCorruptError, match=r"^manifest.json: .*new_field"):
+        parse(raw)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw["self_checks"][0]["dense"].pop(),
+        lambda raw: raw["self_checks"][0]["dense"].append(0.0),
+        lambda raw: raw["self_checks"][0]["token_weights"].pop(),
+        lambda raw: raw["self_checks"][0]["ids"].append(2),
+        lambda raw: raw["self_checks"].clear(),
+        lambda raw: raw["architecture"].update(hidden_size=48),
+    ],
+    ids=["dense shorter", "dense longer", "weights shorter", "ids longer", "no self-check", "other width"],
+)
+def test_a_self_check_that_does_not_fit(raw: Json, change: Callable[[Json], object]):
+    """B-54: a self-check has one value per dimension and one weight per token, and there is at least one."""
+    change(raw)
+    with pytest.raises(BundleCorruptError, match=r"^manifest.json: .*self"):
+        parse(raw)
+
+
+def test_no_variants(raw: Json):
+    """A bundle that runs nothing is none."""
+    with pytest.raises(BundleCorruptError, match="at least one variant"):
+        parse({**raw, "variants": {}})
+
+
+@pytest.mark.parametrize("name", ["", "cpu fp32", "../cpu-fp32", "n" * 101, "\u202ecpu"])
+def test_a_name_of_a_variant_is_plain(raw: Json, name: str):
+    """Names of variants stand in messages and on command lines."""
+    raw["variants"][name] = raw["variants"]["cpu-fp32"]
+    with pytest.raises(BundleCorruptError, match="plain names of variants") as caught:
+        parse(raw)
+    assert "n" * 81 not in str(caught.value)
+
+
+def test_a_way_to_batch_that_we_do_not_know(raw: Json):
+    """A bundle of a later kind is told apart from a damaged one."""
+    raw["variants"]["cpu-fp32"]["batch"] = "paged"
+    with pytest.raises(BundleError, match=r"manifest.json: variant cpu-fp32 has batches of kind 'paged'") as caught:
+        parse(raw)
+    assert type(caught.value) is BundleError
+
+
+@pytest.mark.parametrize("version", ["", "one", "1", "1.x", "1.24.0.dev", "-1.2", "1." + "9" * 5000])
+def test_a_version_that_is_none(raw: Json, version: str):
+    """The needed ONNX Runtime is a version that can be compared."""
+    raw["variants"]["cpu-fp32"]["min_onnxruntime"] = version
+    with pytest.raises(BundleCorruptError, match=r"^manifest.json: .*min_onnxruntime"):
+        parse(raw)
+
+
+def test_a_file_that_is_not_listed(raw: Json):
+    """B-47: every file that a variant needs has its size and hash."""
+    del raw["files"]["weights-fp32.bin"]
+    with pytest.raises(BundleCorruptError, match=r"manifest.json: expected weights-fp32.bin in the list of files"):
+        parse(raw)
+
+
+def test_a_bundle_without_tokenizer(raw: Json):
+    """B-47: the tokenizer, too."""
+    del raw["files"]["tokenizer.json"]
+    with pytest.raises(BundleCorruptError, match=r"tokenizer.json in the list of files"):
+        parse(raw)
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 63, "0" * 65, "g" * 64, "A" * 64])
+def test_a_hash_that_is_none(raw: Json, digest: str):
+    """A hash is 64 small hexadecimal digits, so that no file can have another spelling of it."""
+    raw["files"]["tokenizer.json"]["sha256"] = digest
+    with pytest.raises(BundleCorruptError, match=r"^manifest.json: .*sha256"):
+        parse(raw)
+
+
+@pytest.mark.parametrize("path", [("model",), ("notice",), ("self_checks", 0, "text"), ("variants", "cpu-fp32", "graph")], ids=name_of)
+def test_half_a_character(raw: Json, path: tuple[str | int, ...]):
+    """A lone surrogate, which JSON can spell and no file or tokenizer takes, is refused here and not where it is used."""
+    parent(raw, path)[path[-1]] = "a\ud800b"
+    with pytest.raises(BundleCorruptError, match=r"^manifest.json: .*surrogates not allowed"):
+        parse(raw)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
+def test_random_bytes(data: bytes):
+    """Whatever the bytes, reading them ends in a BundleError."""
+    with pytest.raises(BundleError):
+        parse_manifest(data)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(path=st.sampled_from(PATHS), value=VALUES)
+def test_random_values(data: bytes, path: tuple[str | int, ...], value: object):
+    """Whatever stands in a field, the manifest is read or refused as a BundleError."""
+    raw = json.loads(data)
+    parent(raw, path)[path[-1]] = value
+    try:
+        parse(raw).to_json()
+    except BundleError as error:
+        message = str(error)
+        event("refused")
+    else:
+        message = ""
+        event("read")
+    assert len(message) < 400

@@ -1,0 +1,135 @@
+"""The one module that touches ONNX Runtime: cancellation, closing, errors in our words."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gte_runtime.batching import make_batch
+from gte_runtime.bundle import Bundle
+from gte_runtime.errors import BundleError, BundleVersionError, Cancelled, EngineError
+from gte_runtime.session import OrtSession
+
+WIDTH = 64
+LONG = 4000
+"""Tokens of a text that takes long enough to be interrupted."""
+
+
+@pytest.fixture
+def session(tiny_bundle: Path):
+    bundle = Bundle.open(tiny_bundle)
+    variant = bundle.variant("cpu-fp32")
+    opened = OrtSession(bundle.read(variant.graph), tiny_bundle, variant, WIDTH)
+    yield opened
+    opened.close()
+
+
+def batch(length: int = 5, texts: int = 1):
+    ids = [np.full(length, 4, np.int64)] * texts
+    return make_batch(np.arange(texts), ids, 64)
+
+
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Python's own SIGINT handler, which it does not install where a parent ignores the signal (a shell's `&` does)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_ctrl_c_stops_a_run_and_the_session_lives(session: OrtSession):
+    """SIGINT arrives while a run is in flight, as KeyboardInterrupt; the next run is fine."""
+    expected = session.run(batch()).cls
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it may arrive in any of the runs
+        for _ in range(100):
+            session.run(batch(LONG, texts=2))
+    assert np.array_equal(session.run(batch()).cls, expected)
+
+
+def test_close_stops_runs_of_other_threads(session: OrtSession):
+    """close() ends what runs elsewhere; those runs and all later ones say so."""
+    outcome: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            while True:
+                session.run(batch(LONG))
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            outcome.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    while not session._running:
+        time.sleep(0.001)
+    session.close()
+    worker.join(timeout=60)
+    assert isinstance(outcome[0], Cancelled)
+    with pytest.raises(Cancelled):
+        session.run(batch())
+
+
+def test_leaving_while_a_thread_runs(tiny_bundle: Path):
+    """The interpreter exits cleanly although a daemon thread is inside a run."""
+    code = f"""
+import sys, threading
+import numpy as np
+from gte_runtime import Embedder
+gte = Embedder.open({str(tiny_bundle)!r})
+def work():
+    while True:
+        gte.encode("a " * 3000)
+threading.Thread(target=work, daemon=True).start()
+while not gte._session._running:
+    pass
+sys.exit(0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "terminate called" not in done.stderr
+
+
+def test_failures_are_ours(session: OrtSession, tiny_bundle: Path):
+    """An error inside a run is an EngineError without paths, and the session works afterwards."""
+    wrong = batch()
+    object.__setattr__(wrong, "input_ids", np.full(5, 10**6, np.int64))
+    with pytest.raises(EngineError) as caught:
+        session.run(wrong)
+    assert str(tiny_bundle) not in str(caught.value)
+    assert np.isfinite(session.run(batch()).cls).all()
+
+
+def test_old_onnxruntime_is_named(tiny_bundle: Path):
+    """A graph that needs a newer ONNX Runtime says which one, and is not tried."""
+    bundle = Bundle.open(tiny_bundle)
+    variant = replace(bundle.variant("cpu-fp32"), min_onnxruntime="99.0")
+    with pytest.raises(BundleVersionError, match=r"needs ONNX Runtime 99\.0"):
+        OrtSession(b"", tiny_bundle, variant, WIDTH)
+
+
+def test_other_inputs_than_promised(tiny_bundle: Path):
+    """A graph whose inputs are not the manifest's is refused before its first run."""
+    bundle = Bundle.open(tiny_bundle)
+    padded, ragged = bundle.variant("portable-fp32"), bundle.variant("cpu-fp32")
+    with pytest.raises(BundleError, match=r"expected inputs .*attention_mask.* found .*cu_seqlens"):
+        OrtSession(bundle.read(ragged.graph), tiny_bundle, replace(padded, graph=ragged.graph), WIDTH)
+
+
+def test_nothing_on_stdout(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]):
+    """A graph that does not load leaves stdout empty and names no directory."""
+    bundle = Bundle.open(tiny_bundle)
+    with pytest.raises(BundleError) as caught:
+        OrtSession(b"not a graph", tiny_bundle, bundle.variant("cpu-fp32"), WIDTH)
+    assert str(tiny_bundle) not in str(caught.value)
+    assert capfd.readouterr().out == ""

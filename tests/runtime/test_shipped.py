@@ -1,0 +1,46 @@
+"""Names and paths lead to bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gte_runtime import Embedder
+from gte_runtime.errors import BundleError
+from gte_runtime.shipped import locate, models_directory, shipped_models
+
+
+def test_default_model_ships():
+    """gte-mini is there by name; gte-multilingual-base ships its graphs only."""
+    assert shipped_models() == ("gte-mini",)
+    assert (models_directory() / "gte-multilingual-base" / "recipe.toml").exists()
+
+
+def test_a_name_wins_over_a_checkpoint_of_that_name(monkeypatch: pytest.MonkeyPatch):
+    """Beside a checkout's models, "gte-mini" is still the model and not the folder."""
+    monkeypatch.chdir(models_directory())
+    with Embedder.open("gte-mini") as gte:
+        assert gte.manifest.model == "gte-mini"
+
+
+def test_a_bundle_wins_over_a_name(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A bundle directory here is what a user means by its name."""
+    (tmp_path / "gte-mini").symlink_to(tiny_bundle)
+    monkeypatch.chdir(tmp_path)
+    assert locate("gte-mini") == Path("gte-mini")
+    with Embedder.open("gte-mini") as gte:
+        assert gte.manifest.model == "gte-tiny-random"
+
+
+def test_a_checkpoint_is_no_bundle():
+    """A checkpoint's directory is told apart, with the command that helps."""
+    with pytest.raises(BundleError, match=r"this is a checkpoint: `gte build"):
+        Embedder.open(models_directory() / "gte-mini")
+
+
+def test_a_file_is_no_bundle(tmp_path: Path):
+    """A file is named as one."""
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"model\.onnx is a file"):
+        Embedder.open(str(tmp_path / "model.onnx"))

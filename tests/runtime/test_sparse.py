@@ -1,0 +1,75 @@
+"""Sparse vectors against the obvious dictionary, and the shapes that stores take."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gte_runtime.sparse import SparseVector, SparseVectors, by_string, sparse_vector
+
+DROP = (0, 1, 2, 3)
+tokens = st.lists(st.tuples(st.integers(0, 12), st.floats(0, 8, width=32)), max_size=40)
+
+
+def obvious(pairs: list[tuple[int, float]]) -> dict[int, float]:
+    result: dict[int, float] = {}
+    for token, weight in pairs:
+        if token not in DROP and weight > 0:
+            result[token] = max(weight, result.get(token, 0.0))
+    return dict(sorted(result.items()))
+
+
+def vector_of(pairs: list[tuple[int, float]]) -> SparseVector:
+    ids, weights = np.array([p[0] for p in pairs], np.int64), np.array([p[1] for p in pairs], np.float32)
+    return sparse_vector(ids, weights, DROP)
+
+
+@given(tokens)
+def test_largest_weight_per_token(pairs: list[tuple[int, float]]):
+    """Repeated tokens keep their largest weight, special ones and zeros are dropped, indices ascend."""
+    vector = vector_of(pairs)
+    assert vector.as_dict() == obvious(pairs)
+    assert vector.indices.dtype == np.int32
+    assert vector.values.dtype == np.float32
+
+
+@given(tokens, tokens)
+def test_dot(left: list[tuple[int, float]], right: list[tuple[int, float]]):
+    """The product of two vectors is the sum over shared tokens."""
+    a, b = obvious(left), obvious(right)
+    expected = sum(a[token] * b[token] for token in a.keys() & b.keys())
+    assert np.isclose(vector_of(left).dot(vector_of(right)), expected)
+
+
+@given(st.lists(tokens, max_size=5))
+def test_csr_is_scipys(texts: list[list[tuple[int, float]]]):
+    """`to_csr` goes into scipy unchanged and holds every row."""
+    vectors = SparseVectors([vector_of(pairs) for pairs in texts], width=13)
+    data, indices, indptr, shape = vectors.to_csr()
+    if not texts:
+        assert shape == (0, 13)
+        return
+    dense = scipy.sparse.csr_matrix((data, indices, indptr), shape=shape).toarray()
+    for row, pairs in enumerate(texts):
+        assert {int(i): float(dense[row, i]) for i in np.flatnonzero(dense[row])} == obvious(pairs)
+
+
+def test_object_form():
+    """The form of Qdrant and JSON: two plain lists."""
+    assert vector_of([(9, 1.5), (5, 2.0)]).as_object() == {"indices": [5, 9], "values": [2.0, 1.5]}
+
+
+def test_slices_are_vectors_too():
+    """A slice keeps the width, so it can be written as rows of the same matrix."""
+    vectors = SparseVectors([vector_of([(5, 1.0)]), vector_of([(6, 1.0)])], width=13)
+    assert vectors[1:].to_csr().shape == (1, 13)
+    assert vectors[-1].as_dict() == {6: 1.0}
+
+
+def test_strings_merge_pieces():
+    """A piece with and without its leading space shares a key; order is that of first occurrence."""
+    names = {5: "is", 6: "is", 7: ""}
+    found = by_string(np.array([6, 7, 5, 0]), np.array([1.0, 0.5, 2.0, 9.0], np.float32), DROP, names.__getitem__)
+    assert list(found.items()) == [("is", 2.0), ("", 0.5)]
