@@ -86,7 +86,8 @@ def check_operators(facts: GraphFacts, graph: str) -> None:
     """Raises BundleError naming an operator that no graph of ours needs."""
     if odd := sorted(set(facts.operators) - OPERATORS):
         raise BundleError(
-            f"{graph} holds the operator {odd[0][:80]}, which this version of gte-runtime does not run; upgrade it, or do not trust the bundle"
+            f"{graph} holds the operator {odd[0][:80]}, which this version of gte-runtime does not run; "
+            "upgrade it, or do not trust the bundle"
         )
 
 
