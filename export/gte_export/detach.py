@@ -12,7 +12,7 @@ from gte_runtime.layout import Layout
 LARGEST_INSIDE = 1024
 """Bytes of a constant that may stay in a graph."""
 
-DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.INT8: "int8"}
 
 
 class DetachError(ValueError):

@@ -94,21 +94,24 @@ class Rope(nn.Module):
         self.sin = _random(a.max_positions, a.head_size // 2)
 
 
-class Encoder(nn.Module):
+class TracedEncoder(nn.Module):
     """ids -> `cls` [B, H], not normalised, and `token_weights`, one per token, after ReLU; both float32.
 
     Which inputs there are beside `input_ids`, and whether batches are padded or ragged, is the
-    attention's affair.
+    attention's affair; in which numbers the layers compute, the subclass's.
     """
+
+    rope: Rope
+    token_head: Linear
 
     def __init__(self, a: Architecture, attention: Attention) -> None:
         super().__init__()
         self.architecture = a
         self.attention = attention
-        self.embeddings = Embeddings(a)
-        self.rope = Rope(a)
-        self.layers = nn.ModuleList(Layer(a) for _ in range(a.layers))
-        self.token_head = Linear(a.hidden_size, 1)
+
+    def states(self, ids: Tensor, context: Any) -> Tensor:
+        """States of all tokens after the last layer, [.., T, H]; ids are [.., T]."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -133,11 +136,26 @@ class Encoder(nn.Module):
         inputs = {name: value for name, value in given.items() if value is not None}
         context = self.attention.context(self.rope.cos, self.rope.sin, inputs)
         # A ragged batch travels as [1, T, H]: three axes keep MatMul from becoming Gemm.
-        h = self.embeddings(input_ids if input_ids.dim() == 2 else input_ids.unsqueeze(0))
-        for layer in self.layers:
-            h = layer(h, self.attention, context)
+        h = self.states(input_ids if input_ids.dim() == 2 else input_ids.unsqueeze(0), context)
         weights = self.attention.token_axes(f.relu(self.token_head(h)))
         return {"cls": self.attention.first_tokens(h, inputs).float(), "token_weights": weights.float()}
+
+
+class Encoder(TracedEncoder):
+    """In float32 or float16."""
+
+    def __init__(self, a: Architecture, attention: Attention) -> None:
+        super().__init__(a, attention)
+        self.embeddings = Embeddings(a)
+        self.rope = Rope(a)
+        self.layers = nn.ModuleList(Layer(a) for _ in range(a.layers))
+        self.token_head = Linear(a.hidden_size, 1)
+
+    def states(self, ids: Tensor, context: Any) -> Tensor:
+        h: Tensor = self.embeddings(ids)
+        for layer in self.layers:
+            h = layer(h, self.attention, context)
+        return h
 
     def load(self, checkpoint: Checkpoint) -> Encoder:
         """Take a checkpoint's weights; zeros stand for a token-type row or sparse head it does not have."""

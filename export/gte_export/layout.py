@@ -23,13 +23,17 @@ def weights_file(dtype: str) -> str:
 
 
 def table_layout(a: Architecture, dtype: str) -> Layout:
-    """The embedding table, as it is."""
+    """The embedding table: as it is, or in int8 with a scale per row."""
+    if dtype == "int8":
+        values = _tensor(TABLE, dtype, (a.vocab_size, a.hidden_size), "quantize_rows", TABLE)
+        scales = _tensor("embeddings.scale", "float32", (a.vocab_size, 1), "quantize_rows_scale", TABLE)
+        return place(table_file(dtype), [values, scales])
     return place(table_file(dtype), [_tensor(TABLE, dtype, (a.vocab_size, a.hidden_size), "copy", TABLE)])
 
 
 def weights_layout(a: Architecture, dtype: str) -> Layout:
     """Everything but the table, in the order in which a run touches it."""
-    return place(weights_file(dtype), _weights(a, dtype))
+    return place(weights_file(dtype), _int8_weights(a) if dtype == "int8" else _weights(a, dtype))
 
 
 def _weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
@@ -57,6 +61,46 @@ def _weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
     yield _tensor("token_head.bias", dtype, (1,), "transpose_or_zeros", "token_head.bias")
 
 
+def _int8_weights(a: Architecture) -> Iterator[dict[str, Any]]:
+    """As `int8.Int8Encoder` names them: norms come before the layer that reads them, some of them twice."""
+    h, i = a.hidden_size, a.intermediate_size
+    yield _tensor("embeddings.token_type", "float32", (h,), "first_row_or_zeros", "embeddings.token_type")
+    for table in ("cos", "sin"):
+        yield _tensor(f"rope.{table}", "float32", (a.max_positions, a.head_size // 2), f"rope_{table}")
+    before = "embeddings.norm"
+    for n in range(a.layers):
+        at = f"layers.{n}"
+        folded = (f"{at}.output.bias", f"{at}.output.weight", f"{at}.value.bias")
+        yield from _norm_twice(f"{at}.attention", before, "add_folded", folded, h)
+        for part in ("query", "key"):
+            yield from _product(f"{at}.{part}", h, h, f"{at}.attention")
+            yield _tensor(f"{at}.{part}.bias", "float32", (h,), "copy", f"{at}.{part}.bias")
+        yield from _product(f"{at}.value", h, h, f"{at}.attention", f"{at}.mix")
+        yield from _product(f"{at}.output", h, h, f"{at}.mix")
+        yield from _norm_twice(f"{at}.mlp", f"{at}.attention_norm", "add", (f"{at}.down.bias",), h)
+        yield from _product(f"{at}.gate", h, i, f"{at}.mlp")
+        yield from _product(f"{at}.up", h, i, f"{at}.mlp", f"{at}.product")
+        yield from _product(f"{at}.down", i, h, f"{at}.product")
+        before = f"{at}.mlp_norm"
+    for kind in ("weight", "bias"):
+        yield _tensor(f"last_norm.{kind}", "float32", (h,), "copy", f"{before}.{kind}")
+    yield _tensor("token_head.weight", "float32", (h, 1), "transpose_or_zeros", "token_head.weight")
+    yield _tensor("token_head.bias", "float32", (1,), "transpose_or_zeros", "token_head.bias")
+
+
+def _norm_twice(name: str, norm: str, add: str, biases: tuple[str, ...], width: int) -> Iterator[dict[str, Any]]:
+    """Over the factors of the activation it gives, and with the bias of the product that will be added."""
+    for kind in ("weight", "bias"):
+        yield _tensor(f"{name}_input.{kind}", "float32", (width,), "divide", f"{norm}.{kind}", name)
+    yield _tensor(f"{name}_residual.weight", "float32", (width,), "copy", f"{norm}.weight")
+    yield _tensor(f"{name}_residual.bias", "float32", (width,), add, f"{norm}.bias", *biases)
+
+
+def _product(name: str, wide: int, out: int, reads: str, *gives: str) -> Iterator[dict[str, Any]]:
+    yield _tensor(f"{name}.weight", "int8", (wide, out), "quantize", f"{name}.weight", reads)
+    yield _tensor(f"{name}.scale", "float32", (out,), "quantize_scale", f"{name}.weight", reads, *gives)
+
+
 def _pair(name: str, dtype: str, width: int) -> Iterator[dict[str, Any]]:
     for kind in ("weight", "bias"):
         yield _tensor(f"{name}.{kind}", dtype, (width,), "copy", f"{name}.{kind}")
@@ -67,4 +111,4 @@ def _tensor(name: str, dtype: str, shape: tuple[int, ...], transform: str, *sour
 
 
 def _short(dtype: str) -> str:
-    return {"float16": "fp16", "float32": "fp32"}[dtype]
+    return {"float16": "fp16", "float32": "fp32", "int8": "int8"}[dtype]

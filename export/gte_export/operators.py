@@ -19,8 +19,13 @@ from torch.onnx.utils import register_custom_op_symbolic
 MASKED = -3.4028e38
 """The score of a masked key. The operator's own default is -10000, which large scores can reach."""
 
+LEVELS, ZERO = 127, 128
+"""uint8 activations around a fixed zero: the only pair with int8 weights for which every x86 has a fast kernel."""
+
 _library = torch.library.Library("gte", "DEF")
 _library.define("rotary_embedding(Tensor x, Tensor positions, Tensor cos, Tensor sin, int heads) -> Tensor")
+_library.define("quantize(Tensor x) -> Tensor")
+_library.define("matmul_int8(Tensor x, Tensor weight, Tensor scale) -> Tensor")
 _library.define("multi_head_attention(Tensor q, Tensor k, Tensor v, Tensor? lengths, int heads) -> Tensor")
 
 
@@ -42,6 +47,18 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
 
 
+def quantize(x: Tensor) -> Tensor:
+    """-1..1 to uint8 around ZERO in LEVELS steps to either side, half to even."""
+    return (torch.round(x / (1 / torch.tensor(float(LEVELS)))) + ZERO).clamp(0, 255).to(torch.uint8)
+
+
+def matmul_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """(x - ZERO) @ weight x scale: uint8 [.., K] and int8 [K, N], float32 [N]. Sums are exact: float64 holds them."""
+    return ((x.double() - ZERO) @ weight.double()).float() * scale
+
+
+_library.impl("quantize", quantize, "CompositeExplicitAutograd")
+_library.impl("matmul_int8", matmul_int8, "CompositeExplicitAutograd")
 _library.impl("rotary_embedding", rotary_embedding, "CompositeExplicitAutograd")
 _library.impl("multi_head_attention", multi_head_attention, "CompositeExplicitAutograd")
 
@@ -66,8 +83,29 @@ def _attention_symbol(g: Any, q: Any, k: Any, v: Any, lengths: Any, heads: int) 
     return out
 
 
+@symbolic_helper.parse_args("v")
+def _quantize_symbol(g: Any, x: Any) -> Any:
+    out = g.op("QuantizeLinear", x, _constant(g, torch.tensor(1.0) / LEVELS), _constant(g, torch.tensor(ZERO, dtype=torch.uint8)))
+    out.setType(x.type().with_dtype(torch.uint8))
+    return out
+
+
+@symbolic_helper.parse_args("v", "v", "v")
+def _matmul_int8_symbol(g: Any, x: Any, weight: Any, scale: Any) -> Any:
+    one, zero = _constant(g, torch.tensor(1.0)), _constant(g, torch.tensor(ZERO, dtype=torch.uint8))
+    out = g.op("com.microsoft::MatMulIntegerToFloat", x, weight, one, scale, zero)
+    out.setType(x.type().with_dtype(torch.float32).with_sizes([None, None, symbolic_helper._get_tensor_sizes(weight)[1]]))
+    return out
+
+
+def _constant(g: Any, value: Tensor) -> Any:
+    return g.op("Constant", value_t=value)
+
+
 OPSET = 20
 """The first in which Gelu is one operator, and the last of the tracer that optimum drives."""
 
 register_custom_op_symbolic("gte::rotary_embedding", _rotary_symbol, 1)
+register_custom_op_symbolic("gte::quantize", _quantize_symbol, 1)
+register_custom_op_symbolic("gte::matmul_int8", _matmul_int8_symbol, 1)
 register_custom_op_symbolic("gte::multi_head_attention", _attention_symbol, 1)

@@ -22,15 +22,16 @@ from transformers import PretrainedConfig
 
 from gte_runtime.architecture import Architecture, read_config
 from gte_runtime.graph import inspect_graph
-from gte_runtime.layout import Layout
+from gte_runtime.layout import DTYPES, Layout
 from gte_runtime.recipe import GraphRecipe, Recipe
 
 from .attention import TracedAttention
 from .attention.padded import PaddedAttention
 from .attention.ragged import RaggedAttention
 from .detach import detach
-from .encoder import Encoder
-from .layout import table_file, table_layout, weights_file, weights_layout
+from .encoder import Encoder, TracedEncoder
+from .int8 import Int8Encoder
+from .layout import TABLE, table_file, table_layout, weights_file, weights_layout
 from .onnx_config import EncoderOnnxConfig
 from .operators import OPSET
 
@@ -46,10 +47,11 @@ class Plan:
     table: str
     """Type of the embedding table in the weight file."""
     weights: str
-    """Type of all other weights, and of the activations."""
+    """Type of all other weights."""
     batch: str
     """`ragged` or `padded`."""
     attention: Callable[[Architecture], TracedAttention]
+    encoder: Callable[[Architecture, TracedAttention], TracedEncoder] = Encoder
     min_onnxruntime: str
     tolerance: float
     """Largest difference to the oracle that a build accepts, on normalised vectors."""
@@ -77,6 +79,11 @@ def plans() -> Iterator[Plan]:
             min_onnxruntime="1.20", tolerance=2e-5, atol=2e-5, operators=plain,
         )  # fmt: skip
     yield Plan(
+        variant="cpu-int8", table="int8", weights="int8", batch="ragged", attention=RaggedAttention, encoder=Int8Encoder,
+        min_onnxruntime="1.24", tolerance=2e-2, atol=2e-2,
+        operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
+    )  # fmt: skip
+    yield Plan(
         variant="portable-fp16", table="float16", weights="float16", batch="padded", attention=PaddedAttention,
         min_onnxruntime="1.20", tolerance=1e-2, atol=2e-2, operators=plain,
     )  # fmt: skip
@@ -97,8 +104,8 @@ def trace(source: Path, output: Path) -> Recipe:
     output.mkdir(parents=True, exist_ok=True)
     layouts = {}
     for layout in (
-        *(table_layout(a, dtype) for dtype in ("float16", "float32")),
-        *(weights_layout(a, dtype) for dtype in ("float16", "float32")),
+        *(table_layout(a, dtype) for dtype in DTYPES),
+        *(weights_layout(a, dtype) for dtype in DTYPES),
     ):
         layouts[layout.file] = layout
         (output / layout_name(layout)).write_text(layout.to_json(), encoding="utf-8")
@@ -139,11 +146,12 @@ def _traced(plan: Plan, a: Architecture) -> onnx.ModelProto:
     torch.manual_seed(0)
     small = replace(a, vocab_size=TRACED_ROWS, max_positions=TRACED_ROWS)
     attention = plan.attention(small)
-    encoder = Encoder(small, attention).eval()
+    encoder = plan.encoder(small, attention).eval()
     encoder.config = PretrainedConfig()  # type: ignore[assignment]  # optimum looks for it there
-    weights = getattr(torch, plan.weights)
-    encoder.to(weights)
-    encoder.embeddings.word.data = encoder.embeddings.word.data.to(getattr(torch, plan.table))
+    for name, parameter in encoder.named_parameters():
+        wanted = getattr(torch, plan.table if name == TABLE else plan.weights)
+        if wanted.is_floating_point:  # int8 parameters are so by themselves, the others beside them stay float32
+            parameter.data = parameter.data.to(wanted)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation of the tracer optimum drives, shape inference of our operators
         path = Path(folder) / "traced.onnx"

@@ -13,20 +13,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import manifest as manifests
+from .balance import factors
 from .bundle import LFS_POINTER
 from .checkpoint import Checkpoint
 from .errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, GteError, OutputError
 from .files import read_regular
 from .graph import inspect_graph
-from .layout import Layout, pieces
+from .layout import Layout, Material, pieces
 from .manifest import FileRecord, Manifest, SelfCheck, Variant
-from .oracle import forward
+from .oracle import Reference, forward
 from .recipe import GraphRecipe, Recipe, find_graphs
 from .scoring import cut_and_normalise
 from .selfcheck import self_check
@@ -88,8 +91,9 @@ def build(
                 staged.mkdir()
                 files = {"tokenizer.json": _write(staged / "tokenizer.json", [tokenizer_json])}
                 files |= _write_graphs(staged, source, chosen)
-                files |= _write_weights(staged, source, chosen, opened)
-                manifest = _manifest(opened, tokenizer, chosen, files)
+                answers = _ask_oracle(opened, tokenizer)
+                files |= _write_weights(staged, source, chosen, _material(opened, answers))
+                manifest = _manifest(opened, tokenizer, chosen, files, answers)
                 for name in manifest.variants:
                     _prove(staged, manifest, name, tokenizer)
                 _write(staged / manifests.FILE, [manifest.to_json().encode()])
@@ -165,14 +169,19 @@ def _write_graphs(staged: Path, source: Path, chosen: Iterable[GraphRecipe]) -> 
     return files
 
 
-def _write_weights(staged: Path, source: Path, chosen: Iterable[GraphRecipe], checkpoint: Checkpoint) -> dict[str, FileRecord]:
+def _material(checkpoint: Checkpoint, answers: Iterable[Answer]) -> Material:
+    largest = {name: np.max([a.reference.largest[name] for a in answers], axis=0) for name in next(iter(answers)).reference.largest}
+    return Material(checkpoint, checkpoint.config.rope, cache(lambda place: factors(place, largest, checkpoint.read)))
+
+
+def _write_weights(staged: Path, source: Path, chosen: Iterable[GraphRecipe], material: Material) -> dict[str, FileRecord]:
     """Each weight file once, however many graphs point into it; every pointer is checked against the layout."""
     layouts: dict[str, Layout] = {}
     for graph in chosen:
         for file in graph.weights:
             layouts.setdefault(file, _read_layout(source, file))
         _check_pointers(graph, (source / graph.file).read_bytes(), layouts)
-    return {file: _write_weight_file(staged / file, layout, checkpoint) for file, layout in layouts.items()}
+    return {file: _write_weight_file(staged / file, layout, material) for file, layout in layouts.items()}
 
 
 def _read_layout(source: Path, file: str) -> Layout:
@@ -196,19 +205,21 @@ def _check_pointers(graph: GraphRecipe, data: bytes, layouts: dict[str, Layout])
         )
 
 
-def _write_weight_file(path: Path, layout: Layout, checkpoint: Checkpoint) -> FileRecord:
+def _write_weight_file(path: Path, layout: Layout, material: Material) -> FileRecord:
     def parts() -> Iterable[bytes]:
         at = 0
         for tensor in layout.tensors:
             yield bytes(tensor.offset - at)
-            for piece in pieces(tensor, checkpoint, checkpoint.config.rope):
+            for piece in pieces(tensor, material):
                 yield piece.tobytes()
             at = tensor.offset + tensor.size
 
     return _write(path, parts())
 
 
-def _manifest(checkpoint: Checkpoint, tokenizer: Tokenizer, chosen: Iterable[GraphRecipe], files: dict[str, FileRecord]) -> Manifest:
+def _manifest(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, chosen: Iterable[GraphRecipe], files: dict[str, FileRecord], answers: Iterable[Answer]
+) -> Manifest:
     from . import __version__
 
     config = checkpoint.config
@@ -223,7 +234,7 @@ def _manifest(checkpoint: Checkpoint, tokenizer: Tokenizer, chosen: Iterable[Gra
         tokenizer=tokenizer.record,
         files=files,
         variants={graph.variant: _variant(graph) for graph in chosen},
-        self_checks=_ask_oracle(checkpoint, tokenizer, config.architecture.max_positions),
+        self_checks=tuple(answer.self_check() for answer in answers),
     )
 
 
@@ -239,21 +250,25 @@ def _variant(graph: GraphRecipe) -> Variant:
     )
 
 
-def _ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer, max_length: int) -> tuple[SelfCheck, ...]:
-    """What the oracle says of every self-check text."""
-    checks = []
-    for text, tokens in zip((*SHORT_TEXTS, LONG_TEXT), tokenizer.encode((*SHORT_TEXTS, LONG_TEXT), max_length=max_length), strict=True):
-        reference = forward(checkpoint, tokens.ids)
-        dense = cut_and_normalise(reference.cls[None].astype(np.float32))[0]
-        checks.append(
-            SelfCheck(
-                text=text,
-                ids=tuple(tokens.ids.tolist()),
-                dense=_rounded(dense),
-                token_weights=_rounded(reference.token_weights),
-            )
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the oracle says of a self-check text."""
+
+    text: str
+    ids: NDArray[np.int64]
+    reference: Reference
+
+    def self_check(self) -> SelfCheck:
+        dense = cut_and_normalise(self.reference.cls[None].astype(np.float32))[0]
+        return SelfCheck(
+            text=self.text, ids=tuple(self.ids.tolist()), dense=_rounded(dense), token_weights=_rounded(self.reference.token_weights)
         )
-    return tuple(checks)
+
+
+def _ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
+    texts = (*SHORT_TEXTS, LONG_TEXT)
+    ids = [tokens.ids for tokens in tokenizer.encode(texts, max_length=checkpoint.config.architecture.max_positions)]
+    return tuple(Answer(text, one, forward(checkpoint, one)) for text, one in zip(texts, ids, strict=True))
 
 
 def _rounded(values: NDArray[np.floating]) -> tuple[float, ...]:

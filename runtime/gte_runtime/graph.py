@@ -25,9 +25,9 @@ PAIR_KEY, PAIR_VALUE = 1, 2
 VALUE_NAME = 1
 
 OPERATORS = {
-    *("Add", "Cast", "Concat", "Constant", "Div", "Gather", "Gelu", "If", "LayerNormalization", "MatMul", "Mod", "Mul", "Relu"),
-    *("Reshape", "Shape", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
-    *("com.microsoft::MultiHeadAttention", "com.microsoft::RotaryEmbedding"),
+    *("Abs", "Add", "Cast", "Clip", "Concat", "Constant", "Div", "Gather", "Gelu", "If", "LayerNormalization", "MatMul", "Mod", "Mul"),
+    *("QuantizeLinear", "ReduceMax", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+    *("com.microsoft::MatMulIntegerToFloat", "com.microsoft::MultiHeadAttention", "com.microsoft::RotaryEmbedding"),
 }
 """What graphs of this family consist of. A bundle is data from elsewhere: an operator that loads a device's
 code (EPContext), loops without end, or quantises per tensor and so ties a text to its neighbours, is not in it."""

@@ -32,6 +32,12 @@ CHUNK_ROWS = 8192
 Array = NDArray[Any]
 
 
+LEVELS = 127
+"""Steps of int8 on either side of zero. -128 is not used, so that values and their negatives round alike."""
+
+DTYPES = ("float32", "float16", "int8")
+
+
 class Weights(Protocol):
     """What a transform may ask of a checkpoint."""
 
@@ -47,13 +53,13 @@ class Tensor:
     name: str
     """The initializer's name in the graphs."""
     dtype: str
-    """`float32` or `float16`, little-endian, C order."""
+    """One of DTYPES, little-endian, C order."""
     shape: tuple[int, ...]
     offset: int
     transform: str
     """A key of TRANSFORMS."""
     sources: tuple[str, ...]
-    """Names of the checkpoint view that the transform reads."""
+    """Names that the transform reads: of the checkpoint view or, where it says so, of activations of `balance`."""
 
     @property
     def size(self) -> int:
@@ -104,8 +110,8 @@ class Layout:
                 raise BundleError(f"{at}: {name} has a field of another type")
             if tensor.transform not in TRANSFORMS:
                 raise BundleError(f"{at}: unknown transform {tensor.transform[:80]!r} of {name}")
-            if tensor.dtype not in ("float32", "float16"):
-                raise BundleError(f"{at}: {name} has type {tensor.dtype[:80]!r}; known: float32, float16")
+            if tensor.dtype not in DTYPES:
+                raise BundleError(f"{at}: {name} has type {tensor.dtype[:80]!r}; known: {', '.join(DTYPES)}")
             if tensor.offset < end or min(tensor.shape, default=1) < 1:
                 raise BundleError(f"{at}: {name} overlaps its neighbour or is empty")
             end = tensor.offset + tensor.size
@@ -122,7 +128,17 @@ def place(file: str, tensors: Iterable[Mapping[str, Any]]) -> Layout:
     return Layout(file, tuple(placed))
 
 
-def pieces(tensor: Tensor, weights: Weights, rope: Rope) -> Iterator[Array]:
+@dataclass(frozen=True, slots=True)
+class Material:
+    """All that transforms read."""
+
+    weights: Weights
+    rope: Rope
+    factors: Callable[[str], NDArray[np.float64]]
+    """What the channels of an activation are divided by; see `balance`."""
+
+
+def pieces(tensor: Tensor, material: Material) -> Iterator[Array]:
     """The tensor's values in order, in pieces, in the dtype of the file.
 
     Raises:
@@ -130,53 +146,118 @@ def pieces(tensor: Tensor, weights: Weights, rope: Rope) -> Iterator[Array]:
     """
     dtype = np.dtype(tensor.dtype)
     done = 0
-    for piece in TRANSFORMS[tensor.transform](tensor, weights, rope):
+    for piece in TRANSFORMS[tensor.transform](tensor, material):
         done += piece.size
         yield np.ascontiguousarray(piece, dtype=dtype.newbyteorder("<"))
     if done != prod(tensor.shape):
         raise BundleError(f"{tensor.name}: {tensor.transform} gave {done} values for shape {list(tensor.shape)}")
 
 
-def _copy(tensor: Tensor, weights: Weights, rope: Rope) -> Iterator[Array]:
+def _copy(tensor: Tensor, material: Material) -> Iterator[Array]:
     """The tensor as it is; a table in pieces."""
-    yield from weights.read_rows(tensor.sources[0], CHUNK_ROWS)
+    yield from material.weights.read_rows(tensor.sources[0], CHUNK_ROWS)
 
 
-def _transpose(tensor: Tensor, weights: Weights, rope: Rope) -> Iterator[Array]:
+def _transpose(tensor: Tensor, material: Material) -> Iterator[Array]:
     """[out, in] of PyTorch to [in, out] of MatMul."""
-    yield weights.read(tensor.sources[0]).T
+    yield material.weights.read(tensor.sources[0]).T
 
 
-def _first_row_or_zeros(tensor: Tensor, weights: Weights, rope: Rope) -> Iterator[Array]:
+def _first_row_or_zeros(tensor: Tensor, material: Material) -> Iterator[Array]:
     """The token-type row. Adding zeros is exact, so a checkpoint without the table needs no other graph."""
+    weights = material.weights
     yield weights.read(tensor.sources[0])[0] if tensor.sources[0] in weights else np.zeros(tensor.shape, np.float32)
 
 
-def _transpose_or_zeros(tensor: Tensor, weights: Weights, rope: Rope) -> Iterator[Array]:
+def _transpose_or_zeros(tensor: Tensor, material: Material) -> Iterator[Array]:
     """The sparse head, [1, H] to [H, 1]; zeros where there is none, and the manifest says so."""
+    weights = material.weights
     yield weights.read(tensor.sources[0]).T if tensor.sources[0] in weights else np.zeros(tensor.shape, np.float32)
 
 
-def _fold_value_bias(tensor: Tensor, weights: Weights, rope: Rope) -> Iterator[Array]:
+def _fold_value_bias(tensor: Tensor, material: Material) -> Iterator[Array]:
     """bo + Wo bv. Attention weights sum to one, so the value bias passes through attention unchanged."""
-    output_bias, output_weight, value_bias = (weights.read(name).astype(np.float64) for name in tensor.sources)
+    output_bias, output_weight, value_bias = (material.weights.read(name).astype(np.float64) for name in tensor.sources)
     yield output_bias + output_weight @ value_bias
 
 
-def _rope_cos(tensor: Tensor, weights: Weights, rope: Rope) -> Iterator[Array]:
-    yield rope.tables(tensor.shape[0])[0]
+def _add(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """A norm's bias and the bias of the product that is added to what the norm gives."""
+    yield sum(material.weights.read(name).astype(np.float64) for name in tensor.sources)
 
 
-def _rope_sin(tensor: Tensor, weights: Weights, rope: Rope) -> Iterator[Array]:
-    yield rope.tables(tensor.shape[0])[1]
+def _add_folded(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """The same before attention, whose output bias takes in the value bias."""
+    norm_bias, output_bias, output_weight, value_bias = (material.weights.read(name).astype(np.float64) for name in tensor.sources)
+    yield norm_bias + output_bias + output_weight @ value_bias
 
 
-TRANSFORMS: dict[str, Callable[[Tensor, Weights, Rope], Iterator[Array]]] = {
+def _divide(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """A norm's weight or bias over the factors of the activation that it gives."""
+    name, place = tensor.sources
+    yield material.weights.read(name) / material.factors(place)
+
+
+def _quantize(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """A product's weight in int8, [in, out], times the factors of the activation that it reads."""
+    name, place = tensor.sources
+    weight = _multiplied(name, place, material)
+    yield np.rint(weight / _steps(weight, 0))
+
+
+def _quantize_scale(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """What a column of the int8 product is multiplied by, over the factors of the activation that it gives, if any.
+
+    Activations come as LEVELS steps of the token's scale, which the graph multiplies in.
+    """
+    name, place, *given = tensor.sources
+    scale = _steps(_multiplied(name, place, material), 0)[0] / LEVELS
+    yield scale / material.factors(given[0]) if given else scale
+
+
+def _quantize_rows(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """A table in int8, each row in steps of its own."""
+    for rows in material.weights.read_rows(tensor.sources[0], CHUNK_ROWS):
+        wide = rows.astype(np.float32)
+        yield np.rint(wide / _steps(wide, 1))
+
+
+def _quantize_rows_scale(tensor: Tensor, material: Material) -> Iterator[Array]:
+    for rows in material.weights.read_rows(tensor.sources[0], CHUNK_ROWS):
+        yield _steps(rows.astype(np.float32), 1)
+
+
+def _multiplied(name: str, place: str, material: Material) -> NDArray[np.float64]:
+    return material.weights.read(name).T * material.factors(place)[:, None]
+
+
+def _steps(values: Array, axis: int) -> Array:
+    """The step with which the largest of each row or column is LEVELS; 1 where all are zero."""
+    largest = np.abs(values).max(axis, keepdims=True)
+    return np.where(largest > 0, largest, LEVELS) / LEVELS
+
+
+def _rope_cos(tensor: Tensor, material: Material) -> Iterator[Array]:
+    yield material.rope.tables(tensor.shape[0])[0]
+
+
+def _rope_sin(tensor: Tensor, material: Material) -> Iterator[Array]:
+    yield material.rope.tables(tensor.shape[0])[1]
+
+
+TRANSFORMS: dict[str, Callable[[Tensor, Material], Iterator[Array]]] = {
     "copy": _copy,
     "transpose": _transpose,
     "first_row_or_zeros": _first_row_or_zeros,
     "transpose_or_zeros": _transpose_or_zeros,
     "fold_value_bias": _fold_value_bias,
+    "add": _add,
+    "add_folded": _add_folded,
+    "divide": _divide,
+    "quantize": _quantize,
+    "quantize_scale": _quantize_scale,
+    "quantize_rows": _quantize_rows,
+    "quantize_rows_scale": _quantize_rows_scale,
     "rope_cos": _rope_cos,
     "rope_sin": _rope_sin,
 }

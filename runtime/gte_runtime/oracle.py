@@ -26,6 +26,8 @@ class Reference(NamedTuple):
     """ReLU of the sparse head for every token, [n]; zeros without a head."""
     hidden: Float
     """States of all tokens, [n, H]."""
+    largest: dict[str, Float]
+    """{linear layer: largest magnitude of each of its input channels, [K]}."""
 
 
 def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type = np.float64) -> Reference:
@@ -38,7 +40,10 @@ def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type =
     def w(name: str) -> Float:
         return checkpoint.read(name).astype(dtype)
 
+    largest: dict[str, Float] = {}
+
     def linear(x: Float, name: str) -> Float:
+        largest[name] = np.abs(x).max(0)
         y: Float = x @ w(f"{name}.weight").T
         return y + w(f"{name}.bias") if f"{name}.bias" in checkpoint else y
 
@@ -68,7 +73,7 @@ def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type =
         h = layer_norm(h + y, f"{at}.mlp_norm")
 
     weights = np.maximum(linear(h, "token_head")[:, 0], 0) if checkpoint.has_sparse_head else np.zeros(len(ids), dtype)
-    return Reference(h[0], weights, h)
+    return Reference(h[0], weights, h, largest)
 
 
 def _heads(x: Float, heads: int) -> Float:

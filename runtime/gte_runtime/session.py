@@ -197,6 +197,8 @@ def _load(graph: bytes, folder: Path, variant: Variant, provider: str, threads: 
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its messages hold absolute paths; failures reach us as exceptions
     options.enable_mem_pattern = False  # it keeps a plan for every shape ever seen
+    # x86 without VNNI adds pairs of int8 products in 16 bits, which overflows silently. This takes the kernels that do not.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     # A model may carry its own session options. Ours are not for a model to change.
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)

@@ -1,0 +1,112 @@
+"""The encoder with int8 products: weights rounded per output channel, activations per token.
+
+A token's scale is its own largest value, so a row's result does not depend on its neighbours. Every
+pass over memory that is not a product costs about as much as a tenth of one, so there are few:
+
+- The row scale of `up` is left out: its product with the gate is rounded next, and a factor of a
+  whole row passes through rounding into that row's scale.
+- Each norm is computed twice from the same sum, cheaper than what it saves: once over the factors of
+  `gte_runtime.balance` as the input of products, once with the bias of the product that is added to
+  it, so that neither needs a pass of its own.
+- There is no value bias (folded into the output's), and column scales come with the product.
+
+The embedding table is int8, each row with its own scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+from gte_runtime.architecture import Architecture
+
+from . import operators as operators  # registers torch.ops.gte
+from .attention import Attention
+from .encoder import Linear, Norm, Rope, TracedEncoder
+
+SMALLEST = 1e-10
+"""Floor of a row's scale: a row of zeros must not be divided by zero."""
+
+
+class Rows:
+    """An activation rounded per token: values [.., T, K] uint8 around 128, and scale [.., T, 1]."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.scale = x.abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
+        self.values = torch.ops.gte.quantize(x / self.scale)
+
+
+class Int8Linear(nn.Module):
+    """rows @ weight x scale, weight int8 [in, out], scale per column; the row scale is left to the caller."""
+
+    def __init__(self, wide: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randint(-127, 128, (wide, out), dtype=torch.int8), requires_grad=False)
+        self.scale = nn.Parameter(torch.empty(out).uniform_(0.5, 1) * 0.03 / 127)
+
+    def forward(self, rows: Rows) -> Tensor:
+        y: Tensor = torch.ops.gte.matmul_int8(rows.values, self.weight, self.scale)
+        return y
+
+
+class BiasedInt8Linear(Int8Linear):
+    def __init__(self, wide: int, out: int) -> None:
+        super().__init__(wide, out)
+        self.bias = nn.Parameter(torch.empty(out).normal_(std=0.02))
+
+    def forward(self, rows: Rows) -> Tensor:
+        return super().forward(rows) * rows.scale + self.bias
+
+
+class Int8Embeddings(nn.Module):
+    """Sum of the rows of a token; its norm belongs to the layer that reads it."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.word = nn.Parameter(torch.randint(-127, 128, (a.vocab_size, a.hidden_size), dtype=torch.int8), requires_grad=False)
+        self.scale = nn.Parameter(torch.empty(a.vocab_size, 1).uniform_(0.5, 1) / 127)
+        self.token_type = nn.Parameter(torch.empty(a.hidden_size).normal_(std=0.02))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return f.embedding(ids, self.word).float() * f.embedding(ids, self.scale) + self.token_type
+
+
+class Int8Layer(nn.Module):
+    """From the sum before one norm to the sum before the next."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        h, i = a.hidden_size, a.intermediate_size
+        self.attention_input, self.attention_residual = Norm(h, a.layer_norm_eps), Norm(h, a.layer_norm_eps)
+        self.query, self.key, self.value = BiasedInt8Linear(h, h), BiasedInt8Linear(h, h), Int8Linear(h, h)
+        self.output = Int8Linear(h, h)
+        self.mlp_input, self.mlp_residual = Norm(h, a.layer_norm_eps), Norm(h, a.layer_norm_eps)
+        self.gate, self.up, self.down = Int8Linear(h, i), Int8Linear(h, i), Int8Linear(i, h)
+
+    def forward(self, z: Tensor, attention: Attention, context: Any) -> Tensor:
+        x = Rows(self.attention_input(z))
+        mixed = Rows(attention(self.query(x), self.key(x), self.value(x) * x.scale, context))
+        z = self.output(mixed) * mixed.scale + self.attention_residual(z)
+        x = Rows(self.mlp_input(z))
+        product = Rows(f.gelu(self.gate(x) * x.scale) * self.up(x))
+        return self.down(product) * (product.scale * x.scale) + self.mlp_residual(z)
+
+
+class Int8Encoder(TracedEncoder):
+    def __init__(self, a: Architecture, attention: Attention) -> None:
+        super().__init__(a, attention)
+        self.embeddings = Int8Embeddings(a)
+        self.rope = Rope(a)
+        self.layers = nn.ModuleList(Int8Layer(a) for _ in range(a.layers))
+        self.last_norm = Norm(a.hidden_size, a.layer_norm_eps)
+        self.token_head = Linear(a.hidden_size, 1)
+
+    def states(self, ids: Tensor, context: Any) -> Tensor:
+        z = self.embeddings(ids)
+        for layer in self.layers:
+            z = layer(z, self.attention, context)
+        h: Tensor = self.last_norm(z)
+        return h

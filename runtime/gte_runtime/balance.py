@@ -1,0 +1,49 @@
+"""How an int8 product shares the load between activations and weights. Pure.
+
+A product x W is the same when channel c of x is divided by some f_c and row c of W multiplied by it.
+Rounded to int8, it is not: one channel with thirty times the values of the others leaves them a
+thirtieth of the steps, since a token's channels share one scale. With
+
+    f_c = sqrt(largest |x_c| / largest |W_c|)
+
+both sides are as uneven as the other (SmoothQuant, Xiao et al. 2023, https://arxiv.org/abs/2211.10438,
+eq. 4 with alpha 0.5). What is large is seen by the oracle on the self-check texts; the division costs
+nothing at run time, because it is folded into whatever produces x: a norm's weight and bias, or the
+column scales of the product before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.floating[Any]]
+
+READERS = {"attention": ("query", "key", "value"), "mix": ("output",), "mlp": ("gate", "up"), "product": ("down",)}
+"""The activations that are rounded in every layer, and the products that read them."""
+
+STEPS = 4
+"""Factors are rounded to this many steps per doubling. BLAS libraries differ in the last bit, and a build
+should give the same bytes with all of them."""
+
+
+def factors(place: str, largest: Mapping[str, Float], read: Callable[[str], NDArray[np.float32]]) -> NDArray[np.float64]:
+    """What the channels of an activation are divided by, [K].
+
+    Args:
+        place: such as `layers.0.mlp`; the last word is a key of READERS.
+        largest: {linear layer: largest magnitude of each input channel, [K]}.
+        read: weights by name, [N, K].
+    """
+    layer, _, activation = place.rpartition(".")
+    readers = [f"{layer}.{name}" for name in READERS[activation]]
+    seen = largest[readers[0]].astype(np.float64)
+    weights = np.max([np.abs(read(f"{name}.weight")).max(0) for name in readers], axis=0).astype(np.float64)
+    usable = (seen > 0) & (weights > 0)  # a channel that is always zero, or that nothing reads, needs no factor
+    ratio = np.divide(seen, weights, out=np.ones_like(seen), where=usable)
+    steps = np.log2(ratio) / 2
+    steps -= np.median(steps[usable]) if usable.any() else 0
+    return np.where(usable, np.exp2(np.round(steps * STEPS) / STEPS), 1.0)
