@@ -10,7 +10,7 @@ pass over memory that is not a product costs about as much as a tenth of one, so
   it, so that neither needs a pass of its own.
 - There is no value bias (folded into the output's), and column scales come with the product.
 
-The embedding table is int8, each row with its own scale.
+The embedding table is int8 with a factor for each row and each column.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ from gte_runtime.architecture import Architecture
 from . import operators as operators  # registers torch.ops.gte
 from .attention import Attention
 from .encoder import Linear, Norm, Rope, TracedEncoder
+
+TRACED = 63
+"""Largest random weight while tracing: optimum's check of the graph knows nothing of processors whose pair sums overflow."""
 
 SMALLEST = 1e-10
 """Floor of a row's scale: a row of zeros must not be divided by zero."""
@@ -44,8 +47,8 @@ class Int8Linear(nn.Module):
 
     def __init__(self, wide: int, out: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randint(-127, 128, (wide, out), dtype=torch.int8), requires_grad=False)
-        self.scale = nn.Parameter(torch.empty(out).uniform_(0.5, 1) * 0.03 / 127)
+        self.weight = nn.Parameter(torch.randint(-TRACED, TRACED + 1, (wide, out), dtype=torch.int8), requires_grad=False)
+        self.scale = nn.Parameter(torch.empty(out).uniform_(0.5, 1) * 0.03 / 127 / TRACED)
 
     def forward(self, rows: Rows) -> Tensor:
         y: Tensor = torch.ops.gte.matmul_int8(rows.values, self.weight, self.scale)
@@ -67,11 +70,12 @@ class Int8Embeddings(nn.Module):
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         self.word = nn.Parameter(torch.randint(-127, 128, (a.vocab_size, a.hidden_size), dtype=torch.int8), requires_grad=False)
-        self.scale = nn.Parameter(torch.empty(a.vocab_size, 1).uniform_(0.5, 1) / 127)
+        self.rows = nn.Parameter(torch.empty(a.vocab_size, 1).uniform_(0.5, 1) / 127)
+        self.columns = nn.Parameter(torch.empty(a.hidden_size).uniform_(0.5, 1))
         self.token_type = nn.Parameter(torch.empty(a.hidden_size).normal_(std=0.02))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return f.embedding(ids, self.word).float() * f.embedding(ids, self.scale) + self.token_type
+        return f.embedding(ids, self.word).float() * f.embedding(ids, self.rows) * self.columns + self.token_type
 
 
 class Int8Layer(nn.Module):

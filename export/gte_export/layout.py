@@ -23,11 +23,12 @@ def weights_file(dtype: str) -> str:
 
 
 def table_layout(a: Architecture, dtype: str) -> Layout:
-    """The embedding table: as it is, or in int8 with a scale per row."""
+    """The embedding table: as it is, or in int8 with a factor for each row and column."""
     if dtype == "int8":
-        values = _tensor(TABLE, dtype, (a.vocab_size, a.hidden_size), "quantize_rows", TABLE)
-        scales = _tensor("embeddings.scale", "float32", (a.vocab_size, 1), "quantize_rows_scale", TABLE)
-        return place(table_file(dtype), [values, scales])
+        values = _tensor(TABLE, dtype, (a.vocab_size, a.hidden_size), "quantize_table", TABLE)
+        rows = _tensor("embeddings.rows", "float32", (a.vocab_size, 1), "quantize_table_rows", TABLE)
+        columns = _tensor("embeddings.columns", "float32", (a.hidden_size,), "quantize_table_columns", TABLE)
+        return place(table_file(dtype), [values, rows, columns])
     return place(table_file(dtype), [_tensor(TABLE, dtype, (a.vocab_size, a.hidden_size), "copy", TABLE)])
 
 

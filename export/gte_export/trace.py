@@ -39,6 +39,10 @@ TRACED_ROWS = 32
 """Rows of the embedding and RoPE tables while tracing; at least the longest dummy text."""
 
 
+INT8_DISTANCE = 6e-2
+"""A cosine of 0.998, where a build still succeeds. Ordinary checkpoints are above 0.9995."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One graph to make. The same variant has one graph per type of embedding table."""
@@ -54,7 +58,7 @@ class Plan:
     encoder: Callable[[Architecture, TracedAttention], TracedEncoder] = Encoder
     min_onnxruntime: str
     tolerance: float
-    """Largest difference to the oracle that a build accepts, on normalised vectors."""
+    """Largest Euclidean distance to the oracle that a build accepts, of normalised vectors."""
     atol: float
     """Largest difference to PyTorch that validation accepts, on raw outputs with random weights."""
     operators: dict[str, int]
@@ -80,7 +84,7 @@ def plans() -> Iterator[Plan]:
         )  # fmt: skip
     yield Plan(
         variant="cpu-int8", table="int8", weights="int8", batch="ragged", attention=RaggedAttention, encoder=Int8Encoder,
-        min_onnxruntime="1.24", tolerance=2e-2, atol=2e-2,
+        min_onnxruntime="1.24", tolerance=INT8_DISTANCE, atol=2e-2,
         operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
     )  # fmt: skip
     yield Plan(

@@ -14,7 +14,7 @@ column scales of the product before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,19 @@ def factors(place: str, largest: Mapping[str, Float], read: Callable[[str], NDAr
     seen = largest[readers[0]].astype(np.float64)
     weights = np.max([np.abs(read(f"{name}.weight")).max(0) for name in readers], axis=0).astype(np.float64)
     usable = (seen > 0) & (weights > 0)  # a channel that is always zero, or that nothing reads, needs no factor
-    ratio = np.divide(seen, weights, out=np.ones_like(seen), where=usable)
-    steps = np.log2(ratio) / 2
-    steps -= np.median(steps[usable]) if usable.any() else 0
+    return _on_the_grid(np.sqrt(np.divide(seen, weights, out=np.ones_like(seen), where=usable)), usable)
+
+
+def column_factors(pieces: Iterable[Float]) -> NDArray[np.float64]:
+    """What the columns of a table are divided by before its rows are rounded, [H]: their largest values, made even."""
+    largest = np.max([np.abs(piece).max(0) for piece in pieces], axis=0).astype(np.float64)
+    return _on_the_grid(largest, largest > 0)
+
+
+def _on_the_grid(values: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Relative to their median, in steps; 1 where a value is not usable."""
+    if not usable.any():
+        return np.ones_like(values)
+    steps = np.log2(values, out=np.zeros_like(values), where=usable)
+    steps -= np.median(steps[usable])
     return np.where(usable, np.exp2(np.round(steps * STEPS) / STEPS), 1.0)

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import manifest as manifests
-from .balance import factors
+from .balance import column_factors, factors
 from .bundle import LFS_POINTER
 from .checkpoint import Checkpoint
 from .errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, GteError, OutputError
 from .files import read_regular
 from .graph import inspect_graph
-from .layout import Layout, Material, pieces
+from .layout import CHUNK_ROWS, Layout, Material, pieces
 from .manifest import FileRecord, Manifest, SelfCheck, Variant
 from .oracle import Reference, forward
 from .recipe import GraphRecipe, Recipe, find_graphs
@@ -171,7 +171,12 @@ def _write_graphs(staged: Path, source: Path, chosen: Iterable[GraphRecipe]) -> 
 
 def _material(checkpoint: Checkpoint, answers: Iterable[Answer]) -> Material:
     largest = {name: np.max([a.reference.largest[name] for a in answers], axis=0) for name in next(iter(answers)).reference.largest}
-    return Material(checkpoint, checkpoint.config.rope, cache(lambda place: factors(place, largest, checkpoint.read)))
+    return Material(
+        weights=checkpoint,
+        rope=checkpoint.config.rope,
+        factors=cache(lambda place: factors(place, largest, checkpoint.read)),
+        column_factors=cache(lambda name: column_factors(checkpoint.read_rows(name, CHUNK_ROWS))),
+    )
 
 
 def _write_weights(staged: Path, source: Path, chosen: Iterable[GraphRecipe], material: Material) -> dict[str, FileRecord]:

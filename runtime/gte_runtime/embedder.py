@@ -154,7 +154,7 @@ class Embedder:
 
     @property
     def tolerance(self) -> float:
-        """Largest difference to the oracle, per value of a normalised vector."""
+        """Largest Euclidean distance of a normalised vector to the oracle's."""
         return self._variant.tolerance
 
     @property

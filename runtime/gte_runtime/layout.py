@@ -136,6 +136,8 @@ class Material:
     rope: Rope
     factors: Callable[[str], NDArray[np.float64]]
     """What the channels of an activation are divided by; see `balance`."""
+    column_factors: Callable[[str], NDArray[np.float64]]
+    """What the columns of a table are divided by."""
 
 
 def pieces(tensor: Tensor, material: Material) -> Iterator[Array]:
@@ -183,7 +185,7 @@ def _fold_value_bias(tensor: Tensor, material: Material) -> Iterator[Array]:
 
 def _add(tensor: Tensor, material: Material) -> Iterator[Array]:
     """A norm's bias and the bias of the product that is added to what the norm gives."""
-    yield sum(material.weights.read(name).astype(np.float64) for name in tensor.sources)
+    yield np.sum([material.weights.read(name).astype(np.float64) for name in tensor.sources], axis=0)
 
 
 def _add_folded(tensor: Tensor, material: Material) -> Iterator[Array]:
@@ -215,16 +217,27 @@ def _quantize_scale(tensor: Tensor, material: Material) -> Iterator[Array]:
     yield scale / material.factors(given[0]) if given else scale
 
 
-def _quantize_rows(tensor: Tensor, material: Material) -> Iterator[Array]:
-    """A table in int8, each row in steps of its own."""
-    for rows in material.weights.read_rows(tensor.sources[0], CHUNK_ROWS):
-        wide = rows.astype(np.float32)
-        yield np.rint(wide / _steps(wide, 1))
+def _quantize_table(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """A table in int8: columns over their factors, then each row in steps of its own."""
+    for rows in _even_rows(tensor.sources[0], material):
+        yield np.rint(rows / _steps(rows, 1))
 
 
-def _quantize_rows_scale(tensor: Tensor, material: Material) -> Iterator[Array]:
-    for rows in material.weights.read_rows(tensor.sources[0], CHUNK_ROWS):
-        yield _steps(rows.astype(np.float32), 1)
+def _quantize_table_rows(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """The step of each row."""
+    for rows in _even_rows(tensor.sources[0], material):
+        yield _steps(rows, 1)
+
+
+def _quantize_table_columns(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """The factor of each column."""
+    yield material.column_factors(tensor.sources[0])
+
+
+def _even_rows(name: str, material: Material) -> Iterator[NDArray[np.float32]]:
+    divisors = material.column_factors(name).astype(np.float32)
+    for rows in material.weights.read_rows(name, CHUNK_ROWS):
+        yield rows / divisors
 
 
 def _multiplied(name: str, place: str, material: Material) -> NDArray[np.float64]:
@@ -256,8 +269,9 @@ TRANSFORMS: dict[str, Callable[[Tensor, Material], Iterator[Array]]] = {
     "divide": _divide,
     "quantize": _quantize,
     "quantize_scale": _quantize_scale,
-    "quantize_rows": _quantize_rows,
-    "quantize_rows_scale": _quantize_rows_scale,
+    "quantize_table": _quantize_table,
+    "quantize_table_rows": _quantize_table_rows,
+    "quantize_table_columns": _quantize_table_columns,
     "rope_cos": _rope_cos,
     "rope_sin": _rope_sin,
 }

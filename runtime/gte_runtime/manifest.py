@@ -48,7 +48,7 @@ class Variant:
     inputs: tuple[str, ...]
     min_onnxruntime: str
     tolerance: float
-    """Largest difference to the self-check, per value of a normalised vector."""
+    """Largest Euclidean distance of a normalised vector to the self-check's."""
     flash_from: int
     """Ragged graphs only: texts of this many tokens and more take the path without mask. Two paths
     differ in the last bit, so the number belongs to the bundle, not to the program that runs it."""

@@ -31,7 +31,7 @@ class GraphRecipe:
     inputs: tuple[str, ...]
     min_onnxruntime: str
     tolerance: float
-    """Largest difference to the oracle, per value of a normalised vector."""
+    """Largest Euclidean distance of a normalised vector to the oracle's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

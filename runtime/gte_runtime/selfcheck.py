@@ -14,12 +14,12 @@ from .scoring import cut_and_normalise
 from .session import Session
 from .tokenization import Tokenizer
 
-WEIGHT_SLACK = 10
+WEIGHT_SLACK = 5
 """Token weights are not normalised; relative to their largest they may differ by this many tolerances."""
 
 
 def self_check(manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, *, thorough: bool) -> float:
-    """Compare a session with the manifest; the largest difference of a normalised vector.
+    """Compare a session with the manifest; the largest distance of a normalised vector.
 
     Args:
         thorough: the long text too.
@@ -59,7 +59,7 @@ def _compare(
     variant: str, check: SelfCheck, cls: NDArray[np.float32], weights: NDArray[np.float32], tolerance: float, sparse: bool
 ) -> float:
     found, expected = cut_and_normalise(cls[None])[0], check.vector()
-    difference = float(np.abs(found - expected).max()) if np.isfinite(found).all() else float("inf")
+    difference = float(np.linalg.norm(found - expected)) if np.isfinite(found).all() else float("inf")
     cosine = float(found @ expected)
     if not difference <= tolerance:
         raise SelfCheckFailed(
@@ -71,10 +71,10 @@ def _compare(
         recorded = np.array(check.token_weights, np.float32)
         scale = max(1.0, float(np.abs(recorded).max()))
         apart = float(np.abs(weights - recorded).max()) / scale
-        if not apart <= WEIGHT_SLACK * tolerance:
+        allowed = WEIGHT_SLACK * tolerance
+        if not apart <= allowed:
             raise SelfCheckFailed(
-                f"variant {variant}: token weights of the self-check differ by {apart:.1e} of their largest "
-                f"(allowed {WEIGHT_SLACK * tolerance:.0e})",
+                f"variant {variant}: token weights of the self-check differ by {apart:.1e} of their largest (allowed {allowed:.0e})",
                 cos=cosine,
             )
     return difference

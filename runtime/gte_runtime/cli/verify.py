@@ -37,7 +37,7 @@ def command(bundle: Path) -> None:
             worst = self_check(manifest, name, tokenizer, session, thorough=True)
         finally:
             session.close()
-        click.echo(f"self-check {name}: largest difference {worst:.1e}, allowed {variant.tolerance:.0e}")
+        click.echo(f"self-check {name}: largest distance {worst:.1e}, allowed {variant.tolerance:.0e}")
     published = known(manifest.source)
     if published is None:
         click.echo("published  none for this checkpoint")
