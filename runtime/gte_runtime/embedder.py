@@ -321,10 +321,9 @@ class Embedder:
         cls = np.zeros((len(tokens), self.dim), np.float32)
         weights: list[Float32] = [np.zeros(0, np.float32)] * len(tokens)
         flash_from = self._variant.flash_from
-        groups = plan_padded(lengths, self._budget) if self._variant.batch == "padded" else plan_ragged(lengths, flash_from, self._budget)
         with _Progress(len(tokens), show_progress) as advance:
             # Longest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
-            for rows in reversed(groups):
+            for rows in reversed(self._plan(lengths)):
                 batch = make_batch(rows, ids, flash_from)
                 outputs = self._session.run(batch)
                 cls[rows] = outputs.cls
@@ -335,6 +334,12 @@ class Embedder:
         if check and not (finite := self._finite(states)[1]).all():
             raise NonFiniteOutputError(int(np.flatnonzero(~finite)[0]))
         return states
+
+    def _plan(self, lengths: Sequence[int]) -> list[Int64]:
+        """Positions of the texts that run together, group by group, shortest first."""
+        if self._variant.batch == "padded":
+            return plan_padded(lengths, self._budget)
+        return plan_ragged(lengths, self._variant.flash_from, self._budget)
 
     def _finite(self, states: _States) -> tuple[_States, NDArray[np.bool_]]:
         """The texts whose outputs are finite, and which they are. A zero vector has no direction either."""

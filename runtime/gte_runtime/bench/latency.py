@@ -1,0 +1,220 @@
+"""How long a call takes: a closed loop of one caller, who waits for each answer before asking again.
+
+What is timed is `Embedder.encode` step by step: tokenize, plan, run, collect. Each moment of a call
+belongs to exactly one stage, so the stages of a call add up to its total. Percentiles do not add up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..batching import make_batch
+from ..embedder import Embedder, Embeddings, Float32, _States
+from ..errors import ConfigError, NonFiniteOutputError
+from ..tokenization import check_text
+from .statistics import summary
+from .texts import Composer
+
+STAGES = ("tokenize", "plan", "run", "collect")
+TOKENS = (16, 128, 512)
+BATCHES = (1, 8)
+LARGEST_BATCH = 10_000
+FEWEST_CALLS = 5
+"""Calls of a cell, however long they take."""
+DISTINCT = 4
+"""Batches of a cell that differ in their words. They are used in turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to measure, and how long."""
+
+    tokens: tuple[int, ...] | None = None
+    """Lengths, special tokens included. Default: those of TOKENS that the model has positions for."""
+    batches: tuple[int, ...] = BATCHES
+    """Texts of one call."""
+    seconds: float = 5.0
+    """Of each cell; at least FEWEST_CALLS calls are made."""
+    repeats: int | None = None
+    """Calls of each cell, in the place of seconds."""
+    warmup: int = 3
+    """Calls of each cell before any counts."""
+
+    def __post_init__(self) -> None:
+        for batch in self.batches:
+            _check_integer("batch", batch, 1, LARGEST_BATCH)
+        if self.repeats is not None:
+            _check_integer("repeats", self.repeats, 1)
+        _check_integer("warmup", self.warmup, 0)
+        if isinstance(self.seconds, bool) or not isinstance(self.seconds, (int, float)) or not 0 < self.seconds < math.inf:
+            raise ConfigError(f"seconds is {str(self.seconds)[:40]}; expected a positive number")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The texts of one cell, in batches."""
+
+    tokens: int | None
+    """Of every text; None where they are what a user brought."""
+    batch: int
+    texts: Sequence[str]
+
+    def batches(self) -> Iterator[list[str]]:
+        """Batches without end, going round the texts."""
+        endless = itertools.cycle(self.texts)
+        while True:
+            yield list(itertools.islice(endless, self.batch))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One timed call."""
+
+    stages: dict[str, int]
+    """Nanoseconds of each stage."""
+    tokens: int
+    truncated: int
+    """Texts that were cut at the model's longest."""
+    runs: int
+    """Batches that the plan made of it."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.stages.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """All timed calls of one work."""
+
+    work: Work
+    calls: Sequence[Call]
+
+
+@dataclass(slots=True)
+class _Laps:
+    """A clock whose laps follow each other without a gap."""
+
+    stages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
+    last: int = field(default_factory=lambda: time.perf_counter_ns())
+
+    def end(self, stage: str) -> None:
+        """What passed since the last lap ended belongs to this stage."""
+        now = time.perf_counter_ns()
+        self.stages[stage] += now - self.last
+        self.last = now
+
+
+def works(engine: Embedder, options: Options, texts: Sequence[str] | None = None) -> Iterator[Work]:
+    """The cells to measure: each length with each batch; of a user's own texts, each batch.
+
+    Lengths are checked at once, texts are made when a cell's turn comes.
+
+    Raises:
+        ConfigError: a length that the model does not have; lengths for a user's own texts; no texts.
+    """
+    batches = tuple(dict.fromkeys(options.batches))
+    if texts is not None:
+        if options.tokens is not None:
+            raise ConfigError("lengths are those of the texts given; leave tokens away")
+        if not texts:
+            raise ConfigError("there are no texts to measure")
+        return (Work(None, batch, texts) for batch in batches)
+    fewest = engine._tokenizer.specials
+    lengths = tuple(n for n in TOKENS if n <= engine.max_length) if options.tokens is None else tuple(dict.fromkeys(options.tokens))
+    for tokens in lengths:
+        _check_integer("tokens", tokens, fewest, engine.max_length)
+    composer = Composer(engine._tokenizer)
+    return (
+        Work(tokens, batch, [composer.text(tokens, number) for number in range(batch * DISTINCT)])
+        for tokens in lengths
+        for batch in batches
+    )
+
+
+def measure(engine: Embedder, work: Work, options: Options) -> Cell:
+    """Warm up, then call again and again."""
+    batches = work.batches()
+    for _ in range(options.warmup):
+        timed_encode(engine, next(batches))
+    calls: list[Call] = []
+    end = time.perf_counter_ns() + int(options.seconds * 1e9)
+    while not _enough(len(calls), end, options):
+        calls.append(timed_encode(engine, next(batches))[0])
+    return Cell(work, calls)
+
+
+def _enough(calls: int, end: int, options: Options) -> bool:
+    if options.repeats is not None:
+        return calls >= options.repeats
+    return calls >= FEWEST_CALLS and time.perf_counter_ns() >= end
+
+
+def timed_encode(engine: Embedder, texts: Sequence[str]) -> tuple[Call, Embeddings]:
+    """`engine.encode(texts, max_length=engine.max_length)` with a clock between its steps."""
+    flash_from, want_sparse = engine._variant.flash_from, engine.manifest.sparse
+    runs = 0
+    laps = _Laps()
+
+    checked = [check_text(text, index) for index, text in enumerate(texts)]
+    tokens = engine._tokenizer.encode(checked, max_length=engine.max_length)
+    laps.end("tokenize")
+
+    ids = [t.ids for t in tokens]
+    groups = engine._plan([len(row) for row in ids])
+    laps.end("plan")
+
+    cls = np.zeros((len(tokens), engine.dim), np.float32)
+    weights: list[Float32] = [np.zeros(0, np.float32)] * len(tokens)
+    laps.end("collect")
+    for rows in reversed(groups):
+        batch = make_batch(rows, ids, flash_from)
+        laps.end("plan")
+        outputs = engine._session.run(batch)
+        laps.end("run")
+        cls[rows] = outputs.cls
+        for row, part in zip(rows.tolist(), np.split(outputs.token_weights, batch.cu_seqlens[1:-1]), strict=True):
+            weights[row] = part
+        runs += 1
+        laps.end("collect")
+
+    states, finite = engine._finite(_States(cls, weights, tokens))
+    if not finite.all():
+        raise NonFiniteOutputError(int(np.flatnonzero(~finite)[0]))
+    result = engine._embeddings(states, np.arange(len(tokens)), True, want_sparse, engine.dim)
+    laps.end("collect")
+    return Call(laps.stages, int(result.tokens.sum()), int(result.truncated.sum()), runs), result
+
+
+def record(cell: Cell) -> dict[str, Any]:
+    """A cell as plain numbers, times in milliseconds."""
+    calls = cell.calls
+    tokens, nanoseconds = sum(call.tokens for call in calls), sum(call.total for call in calls)
+    times = {"total": [call.total for call in calls]} | {stage: [call.stages[stage] for call in calls] for stage in STAGES}
+    return {
+        "tokens": cell.work.tokens,
+        "batch": cell.work.batch,
+        "n": len(calls),
+        "tokens_per_call": round(tokens / len(calls), 1),
+        "tokens_per_second": round(tokens / nanoseconds * 1e9, 1),
+        "runs_per_call": round(sum(call.runs for call in calls) / len(calls), 2),
+        "truncated": sum(call.truncated for call in calls),
+        "ms": {stage: _milliseconds(values) for stage, values in times.items()},
+    }
+
+
+def _milliseconds(nanoseconds: Sequence[int]) -> dict[str, float | None]:
+    return {name: None if value is None else round(value / 1e6, 6) for name, value in summary(nanoseconds).items()}
+
+
+def _check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        expected = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ConfigError(f"{name} is {repr(value)[:40]}; expected an integer {expected}")
