@@ -10,7 +10,7 @@ from golden import Golden, read_golden
 
 from gte_runtime.build import build
 
-VARIANTS = ("cpu-fp32", "portable-fp32", "portable-fp16")
+VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
 
 
 @pytest.fixture(scope="session")

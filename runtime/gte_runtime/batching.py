@@ -8,6 +8,7 @@ and in any company.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -55,38 +56,132 @@ class Batch:
         return np.diff(self.cu_seqlens)
 
 
-def plan_ragged(lengths: Sequence[int], flash_from: int, budget: Budget) -> list[Int64]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a ragged run costs. The unit is what one more token costs in the linear layers. Decides speed, never results.
+
+    Measured on 2 cores; see benchmarks/NOTES-cpu.md.
+    """
+
+    run: float = 8.0
+    """The run itself: every weight is read once, however few tokens there are."""
+    scores: int = 6000
+    """Attention scores, per head, that cost as much as a token."""
+
+    def of(self, count: int, tokens: int, longest: int) -> float:
+        """Of one run of `count` texts."""
+        return self.run + tokens + count * longest**2 / self.scores
+
+
+COSTS = {"cpu-int8": Cost(scores=3000)}
+"""Attention is float32 in every variant, so beside int8 products it weighs twice as much."""
+
+SMALLEST_SHARE, LARGEST_SHARE = 256, 1024
+"""Tokens of one run where work is spread over workers: below, a run costs more than it brings; above,
+activations leave the cache and the last run keeps the others waiting."""
+
+TOGETHER = 0.87
+"""Speed of one run on all processors, against as many runs on one each."""
+
+
+def shared(budget: Budget, tokens: int, workers: int) -> Budget:
+    """The budget of each run when this many tokens are spread over workers that run at the same time."""
+    share = min(max(-(-tokens // workers), SMALLEST_SHARE), LARGEST_SHARE)
+    return Budget(max_tokens=min(budget.max_tokens, share), max_scores=max(1, budget.max_scores // workers))
+
+
+def plan_ragged(lengths: Sequence[int], flash_from: int, budget: Budget, cost: Cost = Cost()) -> list[Int64]:
     """Group texts for ragged runs; each group is an array of positions in the input.
 
-    Texts below `flash_from` tokens share runs, sorted by length so that little is masked; longer
-    ones run with others of exactly their length, or alone.
+    Texts below `flash_from` tokens share runs with texts of close lengths: which, is what costs
+    least. Longer ones run with others of exactly their length, or alone.
     """
-    return _plan(lengths, budget, padded=False, flash_from=flash_from)
+    sizes = np.asarray(lengths, np.int64)
+    order = np.argsort(sizes, kind="stable")
+    short = order[sizes[order] < flash_from]
+    long = order[len(short) :]
+    groups = [piece for group in _cheapest(short, sizes, budget, cost) for piece in _pieces(group, sizes, budget)]
+    for equal in np.split(long, np.flatnonzero(np.diff(sizes[long])) + 1):
+        each = max(1, budget.max_tokens // int(sizes[equal[0]])) if len(equal) else 1
+        groups += [equal[start : start + each] for start in range(0, len(equal), each)]
+    return groups
+
+
+def _cheapest(order: Int64, sizes: Int64, budget: Budget, cost: Cost) -> list[Int64]:
+    """Split texts, sorted by length, where it costs least. Dynamic programming over the lengths that occur."""
+    distinct, starts = np.unique(sizes[order], return_index=True)
+    bounds = [*starts.tolist(), len(order)]
+    total = np.concatenate(([0], np.cumsum(sizes[order]))).tolist()
+    best, back = [0.0], [0]
+    for end in range(1, len(bounds)):
+        longest = int(distinct[end - 1])
+        options = []
+        for start in range(end):
+            count, tokens = bounds[end] - bounds[start], total[bounds[end]] - total[bounds[start]]
+            runs = max(1, -(-tokens // budget.max_tokens), -(-count * longest**2 // budget.max_scores))
+            options.append(best[start] + cost.of(count, tokens, longest) + (runs - 1) * cost.run)
+        back.append(int(np.argmin(options)))
+        best.append(options[back[-1]])
+    groups = []
+    end = len(bounds) - 1
+    while end:
+        groups.append(order[bounds[back[end]] : bounds[end]])
+        end = back[end]
+    return groups[::-1]
+
+
+def _pieces(group: Int64, sizes: Int64, budget: Budget) -> list[Int64]:
+    """A group in runs within the budget, as even as can be."""
+    tokens, scores = int(sizes[group].sum()), len(group) * int(sizes[group[-1]]) ** 2
+    fewest = max(-(-tokens // budget.max_tokens), -(-scores // budget.max_scores))
+    for runs in range(fewest, len(group)):
+        cuts = np.searchsorted(np.cumsum(sizes[group]), np.arange(1, runs) * tokens / runs, side="left") + 1
+        pieces = np.split(group, cuts)
+        if all(_fits(piece, sizes, budget) for piece in pieces):
+            return pieces
+    return list(np.split(group, len(group)))
+
+
+def _fits(piece: Int64, sizes: Int64, budget: Budget) -> bool:
+    if not len(piece):
+        return False
+    return int(sizes[piece].sum()) <= budget.max_tokens and len(piece) * int(sizes[piece[-1]]) ** 2 <= budget.max_scores
+
+
+def runs_together(costs: Sequence[float], workers: int) -> int:
+    """How many runs, of costs in falling order, to give all processors, one after the other, before the rest runs side by side.
+
+    Side by side is faster until the last run keeps the other processors waiting; one long text alone
+    wants all of them.
+    """
+    if workers == 1:
+        return 0
+    best, chosen = float("inf"), 0
+    for wide in {*range(min(len(costs), 16) + 1), len(costs)}:
+        time = sum(costs[:wide]) / workers / TOGETHER + _makespan(costs[wide:], workers)
+        if time < best:
+            best, chosen = time, wide
+    return chosen
+
+
+def _makespan(costs: Sequence[float], workers: int) -> float:
+    """When the last of runs is done that workers take one after the other."""
+    busy = [0.0] * workers
+    for cost in costs:
+        heapq.heapreplace(busy, busy[0] + cost)
+    return max(busy)
 
 
 def plan_padded(lengths: Sequence[int], budget: Budget) -> list[Int64]:
     """Group texts for padded runs, sorted by length so that little is padded."""
-    return _plan(lengths, budget, padded=True, flash_from=0)
-
-
-def _plan(lengths: Sequence[int], budget: Budget, *, padded: bool, flash_from: int) -> list[Int64]:
-    order = np.argsort(np.asarray(lengths, np.int64), kind="stable")
     groups: list[list[int]] = []
-    tokens = first = 0
-    for row in order.tolist():
-        length = lengths[row]
-        flash = not padded and length >= flash_from
-        count = len(groups[-1]) + 1 if groups else 0
-        total = count * length if padded else tokens + length
-        fits = groups and total <= budget.max_tokens
-        # Sorted, so `length` is the longest of its group and the scores are count x length^2.
-        fits = fits and (length == first if flash else count * length**2 <= budget.max_scores)
-        if fits:
+    for row in np.argsort(np.asarray(lengths, np.int64), kind="stable").tolist():
+        # Sorted, so this length is the longest of its group.
+        length, count = lengths[row], len(groups[-1]) + 1 if groups else 0
+        if groups and count * length <= budget.max_tokens and count * length**2 <= budget.max_scores:
             groups[-1].append(row)
-            tokens += length
         else:
             groups.append([row])
-            tokens = first = length
     return [np.array(group, np.int64) for group in groups]
 
 

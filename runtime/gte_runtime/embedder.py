@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import scoring, sparse
-from .batching import Budget, make_batch, plan_padded, plan_ragged
+from .batching import COSTS, Budget, Cost, make_batch, plan_padded, plan_ragged, runs_together, shared
 from .errors import ConfigError, GteError, InputError, NonFiniteOutputError
+from .fanout import run_all
 from .session import PROVIDERS, Session
 from .sparse import SparseVectors
 from .threads import thread_count
@@ -27,12 +31,13 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
+Lap = Callable[[str], None]
 
 STREAM_TEXTS = 256
 """Texts of one part of a stream: enough to sort by length, little enough to hold."""
 
 VARIANTS = {
-    "cpu": ("cpu-fp32", "portable-fp32"),
+    "cpu": ("cpu-fp32", "cpu-int8", "portable-fp32"),
     "cuda": ("portable-fp16", "portable-fp32"),
     "tensorrt": ("portable-fp16", "portable-fp32"),
 }
@@ -77,11 +82,28 @@ class _States:
     tokens: Sequence[Tokens]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """Texts of a stream on their way."""
+
+    tokens: list[Tokens]
+    kept: list[int]
+    """Positions in the stream of the texts that have tokens."""
+    rejected: list[Rejected]
+
+
 class Embedder:
     """Dense and sparse vectors of one model. Safe to use from several threads; close it, or use it in a `with`."""
 
     def __init__(
-        self, manifest: Manifest, variant: Variant, tokenizer: Tokenizer, session: Session, *, budget: Budget | None = None
+        self,
+        manifest: Manifest,
+        variant: Variant,
+        tokenizer: Tokenizer,
+        session: Session,
+        *,
+        budget: Budget | None = None,
+        cost: Cost = Cost(),
     ) -> None:
         """Put an engine together from its parts. `Embedder.open` does this for a bundle on disk."""
         self.manifest = manifest
@@ -89,6 +111,7 @@ class Embedder:
         self._tokenizer = tokenizer
         self._session = session
         self._budget = budget or Budget()
+        self._cost = cost
         self.info: dict[str, Any] = {}
         """How this engine runs: bundle, variant, provider, threads."""
 
@@ -136,7 +159,7 @@ class Embedder:
         session, tokenizer = load(
             bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify
         )
-        engine = cls(bundle.manifest, chosen, tokenizer, session, budget=budget)
+        engine = cls(bundle.manifest, chosen, tokenizer, session, budget=budget, cost=COSTS.get(name, Cost()))
         engine.info = {
             "model": bundle.manifest.model,
             "bundle": bundle.digest[:12],
@@ -226,23 +249,50 @@ class Embedder:
     def _parts(
         self, texts: Iterator[object], dense: bool, sparse: bool, dim: int, max_length: int, truncate: bool, errors: OnBadUnicode, size: int
     ) -> Iterator[Embeddings]:
+        """While one part runs, the next one is tokenized. The caller's iterator is asked in the caller's thread."""
+        failure: Exception | None = None
+        ahead: deque[Future[_Part]] = deque()
         start = 0
-        while part := list(itertools.islice(texts, size)):
-            tokens: list[Tokens] = []
-            kept: list[int] = []
-            rejected: list[Rejected] = []
-            for index, text in enumerate(part, start):
+        with ThreadPoolExecutor(1, thread_name_prefix="gte-tokenize") as tokenizing:
+            while failure is None or ahead:
+                part: list[object] = []
                 try:
-                    checked = check_text(text, index, errors)
-                    tokens += self._tokenizer.encode([checked], max_length=max_length, truncate=truncate, first_index=index)
-                    kept.append(index)
-                except InputError as error:
-                    rejected.append(Rejected(index, error))
-            states, finite = self._finite(self._run(tokens, check=False))
-            rejected += [Rejected(kept[row], NonFiniteOutputError(kept[row])) for row in np.flatnonzero(~finite)]
-            out = self._embeddings(states, np.array(kept, np.int64)[finite], dense, sparse, dim)
-            yield replace(out, rejected=tuple(sorted(rejected, key=lambda r: r.index)))
-            start += len(part)
+                    part = list(itertools.islice(texts, size)) if failure is None else []
+                except Exception as error:  # noqa: BLE001 - what came before is given first
+                    failure = error
+                if part:
+                    ahead.append(tokenizing.submit(self._tokenize_part, part, start, max_length, truncate, errors))
+                    start += len(part)
+                if not ahead:
+                    break
+                if len(ahead) > 1 or not part:
+                    yield self._run_part(ahead.popleft().result(), dense, sparse, dim)
+        if failure is not None:
+            raise failure
+
+    def _tokenize_part(self, texts: Sequence[object], start: int, max_length: int, truncate: bool, errors: OnBadUnicode) -> _Part:
+        """All texts of a part at once, and one by one only if one of them is refused."""
+        try:
+            checked = [check_text(text, index, errors) for index, text in enumerate(texts, start)]
+            tokens = self._tokenizer.encode(checked, max_length=max_length, truncate=truncate, first_index=start)
+            return _Part(tokens, list(range(start, start + len(texts))), [])
+        except InputError:
+            pass
+        part = _Part([], [], [])
+        for index, text in enumerate(texts, start):
+            try:
+                one = [check_text(text, index, errors)]
+                part.tokens.extend(self._tokenizer.encode(one, max_length=max_length, truncate=truncate, first_index=index))
+                part.kept.append(index)
+            except InputError as error:
+                part.rejected.append(Rejected(index, error))
+        return part
+
+    def _run_part(self, part: _Part, dense: bool, sparse: bool, dim: int) -> Embeddings:
+        states, finite = self._finite(self._run(part.tokens, check=False))
+        failed = [Rejected(part.kept[row], NonFiniteOutputError(part.kept[row])) for row in np.flatnonzero(~finite)]
+        out = self._embeddings(states, np.array(part.kept, np.int64)[finite], dense, sparse, dim)
+        return replace(out, rejected=tuple(sorted(part.rejected + failed, key=lambda r: r.index)))
 
     def token_weights(self, texts: str | Iterable[str], max_length: int = 8192) -> list[dict[str, float]]:
         """{decoded token: weight} for each text, as the model's authors publish it.
@@ -315,31 +365,44 @@ class Embedder:
         checked = [check_text(text, index) for index, text in enumerate(as_texts(texts))]
         return self._run(self._tokenizer.encode(checked, max_length=max_length))
 
-    def _run(self, tokens: Sequence[Tokens], show_progress: bool = False, check: bool = True) -> _States:
-        lengths = [len(t.ids) for t in tokens]
+    def _run(self, tokens: Sequence[Tokens], show_progress: bool = False, check: bool = True, lap: Lap = lambda stage: None) -> _States:
+        """Run tokenized texts. `lap` is told when a stage ends."""
         ids = [t.ids for t in tokens]
         cls = np.zeros((len(tokens), self.dim), np.float32)
         weights: list[Float32] = [np.zeros(0, np.float32)] * len(tokens)
-        flash_from = self._variant.flash_from
+        groups, wide = self._plan([len(row) for row in ids])
+        batches = [partial(make_batch, rows, ids, self._variant.flash_from) for rows in groups]
+        lap("plan")
         with _Progress(len(tokens), show_progress) as advance:
-            # Longest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
-            for rows in reversed(self._plan(lengths)):
-                batch = make_batch(rows, ids, flash_from)
-                outputs = self._session.run(batch)
+            for index, batch, outputs in run_all(self._session, batches, wide):
+                lap("run")
+                rows = groups[index]
                 cls[rows] = outputs.cls
                 for row, part in zip(rows.tolist(), np.split(outputs.token_weights, batch.cu_seqlens[1:-1]), strict=True):
                     weights[row] = part
                 advance(len(rows))
+                lap("collect")
         states = _States(cls, weights, tokens)
         if check and not (finite := self._finite(states)[1]).all():
             raise NonFiniteOutputError(int(np.flatnonzero(~finite)[0]))
         return states
 
-    def _plan(self, lengths: Sequence[int]) -> list[Int64]:
-        """Positions of the texts that run together, group by group, shortest first."""
+    def _plan(self, lengths: Sequence[int]) -> tuple[list[Int64], int]:
+        """Positions of the texts that run together, costliest group first, and how many groups get all processors.
+
+        Costliest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
+        """
         if self._variant.batch == "padded":
-            return plan_padded(lengths, self._budget)
-        return plan_ragged(lengths, self._variant.flash_from, self._budget)
+            groups = plan_padded(lengths, self._budget)[::-1]
+            return groups, len(groups)
+        workers = self._session.workers
+        groups = plan_ragged(lengths, self._variant.flash_from, shared(self._budget, sum(lengths), workers), self._cost)
+        tokens = [sum(lengths[row] for row in group) for group in groups]
+        costs = [self._cost.of(len(g), t, max(lengths[row] for row in g)) for g, t in zip(groups, tokens, strict=True)]
+        order = sorted(range(len(groups)), key=lambda i: -costs[i])
+        # Runs side by side share the budget of one.
+        large = sum(t > self._budget.max_tokens // workers for t in tokens)
+        return [groups[i] for i in order], max(large, runs_together([costs[i] for i in order], workers))
 
     def _finite(self, states: _States) -> tuple[_States, NDArray[np.bool_]]:
         """The texts whose outputs are finite, and which they are. A zero vector has no direction either."""

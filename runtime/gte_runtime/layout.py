@@ -237,7 +237,7 @@ def _quantize_table_columns(tensor: Tensor, material: Material) -> Iterator[Arra
 def _even_rows(name: str, material: Material) -> Iterator[NDArray[np.float32]]:
     divisors = material.column_factors(name).astype(np.float32)
     for rows in material.weights.read_rows(name, CHUNK_ROWS):
-        yield rows / divisors
+        yield rows.astype(np.float32) / divisors
 
 
 def _multiplied(name: str, place: str, material: Material) -> NDArray[np.float64]:

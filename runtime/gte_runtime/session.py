@@ -10,10 +10,11 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,15 @@ from .errors import (
     ProviderError,
     ProviderUnavailableError,
 )
+from .permits import Permits
 
 if TYPE_CHECKING:
     from .manifest import Variant
 
 Float32 = NDArray[np.float32]
+
+Share = Literal["one", "any", "all"]
+"""Of the processors, for one run: one; all if they are free and else one; all, after waiting for them."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 OUTPUTS = ("cls", "token_weights")
@@ -64,19 +69,27 @@ class Outputs:
 
 
 class Session(Protocol):
-    """Runs one batch. The engine knows nothing else about the device."""
+    """Runs one batch at a time for each caller. The engine knows nothing else about the device."""
 
-    def run(self, batch: Batch) -> Outputs:
-        """Raises EngineError and its kinds."""
+    workers: int
+    """Runs that may go on at the same time, each on one processor."""
+
+    def run(self, batch: Batch, share: Share = "any", party: object = None) -> Outputs:
+        """Raises EngineError and its kinds. `party` names runs that are to be stopped together."""
+
+    def stop(self, party: object) -> None:
+        """Stop the runs of a party; they raise Cancelled."""
 
     def close(self) -> None:
         """Stop what runs and give memory back. Further runs raise Cancelled."""
 
 
 class OrtSession:
-    """An ONNX Runtime session on one graph whose weights are mapped from files beside it.
+    """One graph in ONNX Runtime, whose weights are mapped from files beside it.
 
-    Safe to use from several threads. Ctrl-C and `close` stop a run between two operators.
+    Safe to use from several threads: together they never compute on more than `threads` processors.
+    On CPU there are two sessions, one with all threads and, once runs go on side by side, one with a
+    single thread. Ctrl-C and `close` stop a run between two operators.
     """
 
     def __init__(self, graph: bytes, folder: Path, variant: Variant, width: int, *, provider: str = "cpu", threads: int = 1) -> None:
@@ -88,7 +101,7 @@ class OrtSession:
             variant: what the manifest promises about the graph.
             width: values of a state, the second axis of `cls`.
             provider: a key of PROVIDERS. There is no fallback to another one.
-            threads: of one run.
+            threads: processors to use.
 
         Raises:
             ProviderUnavailableError: the provider is not in this installation, or did not load.
@@ -98,32 +111,38 @@ class OrtSession:
         self._variant = variant
         self._pid = os.getpid()
         self._closed = False
-        self._running: set[Any] = set()
+        self._running: dict[Any, object] = {}
         self._idle = threading.Condition()
+        self.workers = threads if provider == "cpu" else 1
+        self._permits = Permits(self.workers)
+        self._load_narrow: Callable[[], Any] = partial(_load, graph, folder, variant, provider, 1)
+        self._narrow: Any = None
+        self._narrow_lock = threading.Lock()
         self._session = _load(graph, folder, variant, provider, threads)
         _check_signature(self._session, variant, width)
         _live.add(self)
 
-    def run(self, batch: Batch) -> Outputs:
-        padded = self._variant.batch == "padded"
-        feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
-        cls, weights = self._run(feeds)
-        return Outputs(cls, weights[padding_mask(batch)] if padded else weights)
-
-    def _run(self, feeds: Mapping[str, Any]) -> list[Float32]:
+    def run(self, batch: Batch, share: Share = "any", party: object = None) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
+        padded = self._variant.batch == "padded"
+        feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
+        least, most = {"one": (1, 1), "any": (1, self.workers), "all": (self.workers, self.workers)}[share]
+        cls, weights = self._run(feeds, least, most, party or object())
+        return Outputs(cls, weights[padding_mask(batch)] if padded else weights)
+
+    def _run(self, feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
         if threading.current_thread() is not threading.main_thread():
-            return self._run_here(feeds)
+            return self._run_here(feeds, least, most, party)
         # Python delivers Ctrl-C to the main thread only, and only between bytecodes: so the main
         # thread waits, and another one runs.
         result: list[Any] = []
-        worker = threading.Thread(target=lambda: result.append(self._attempt(feeds)), name="gte-run", daemon=True)
+        worker = threading.Thread(target=lambda: result.append(self._attempt(feeds, least, most, party)), name="gte-run", daemon=True)
         worker.start()
         try:
             worker.join()
         except BaseException:
-            self._terminate()
+            self.stop(party)
             worker.join()
             raise
         outcome = result[0]
@@ -131,43 +150,59 @@ class OrtSession:
             raise outcome
         return list(outcome)
 
-    def _attempt(self, feeds: Mapping[str, Any]) -> list[Float32] | BaseException:
+    def _attempt(self, *arguments: Any) -> list[Float32] | BaseException:
         try:
-            return self._run_here(feeds)
+            return self._run_here(*arguments)
         except BaseException as error:  # noqa: BLE001 - carried to the waiting thread and raised there
             return error
 
-    def _run_here(self, feeds: Mapping[str, Any]) -> list[Float32]:
+    def _run_here(self, feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
+        taken = self._permits.take(least, most)
+        try:
+            return self._run_on(self._one_thread() if taken < self.workers else self._session, feeds, party)
+        finally:
+            self._permits.give(taken)
+
+    def _one_thread(self) -> Any:
+        """Loaded when it is first needed: many programs only ever embed one text at a time."""
+        with self._narrow_lock:
+            if self._narrow is None and not self._closed:
+                self._narrow = self._load_narrow()
+            return self._narrow
+
+    def _run_on(self, session: Any, feeds: Mapping[str, Any], party: object) -> list[Float32]:
         import onnxruntime
 
         options = onnxruntime.RunOptions()  # one per run: a terminated one fails every later run
         with self._idle:
             if self._closed:
                 raise Cancelled("this engine is closed")
-            self._running.add(options)
+            self._running[options] = party
         try:
-            return list(self._session.run(OUTPUTS, dict(feeds), options))
+            return list(session.run(OUTPUTS, dict(feeds), options))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
             raise _translated(error, bool(options.terminate)) from None
         finally:
             with self._idle:
-                self._running.discard(options)
+                self._running.pop(options, None)
                 self._idle.notify_all()
 
-    def _terminate(self) -> None:
+    def stop(self, party: object) -> None:
         with self._idle:
-            for options in self._running:
-                options.terminate = True
+            for options, whose in self._running.items():
+                if whose is party:
+                    options.terminate = True
 
     def close(self) -> None:
         with self._idle:
             self._closed = True
         if os.getpid() != self._pid:
             return
-        self._terminate()
         with self._idle:
+            for options in self._running:
+                options.terminate = True
             self._idle.wait_for(lambda: not self._running)
-            self._session = None
+            self._session = self._narrow = None
 
 
 _live: weakref.WeakSet[OrtSession] = weakref.WeakSet()

@@ -17,7 +17,7 @@ from gte_runtime import Embedder
 from gte_runtime.build import build
 
 MINI = Path(__file__).parents[2] / "models" / "gte-mini"
-VARIANTS = ("cpu-fp32", "portable-fp32", "portable-fp16")
+VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
 
 
 @pytest.fixture

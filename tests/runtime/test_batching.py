@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte_runtime.batching import Budget, make_batch, padded_inputs, padding_mask, plan_padded, plan_ragged, ragged_inputs
+from gte_runtime.batching import (
+    Budget,
+    Cost,
+    make_batch,
+    padded_inputs,
+    padding_mask,
+    plan_padded,
+    plan_ragged,
+    ragged_inputs,
+    runs_together,
+    shared,
+)
 from gte_runtime.errors import ConfigError
 
 lengths = st.lists(st.integers(2, 300), max_size=60)
@@ -59,6 +72,59 @@ def test_padded_groups_keep_their_budget(lengths: list[int], budget: Budget):
 def test_short_texts_share_a_run():
     """Sixty-four queries are one run, not sixty-four."""
     assert len(plan_ragged([6 + n % 15 for n in range(64)], FLASH, Budget())) == 1
+
+
+def price(lengths: list[int], groups: list[list[int]], cost: Cost) -> float:
+    return sum(cost.of(len(group), sum(lengths[row] for row in group), max(lengths[row] for row in group)) for group in groups)
+
+
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=7), st.floats(0, 200), st.integers(1, 3000))
+def test_short_texts_are_grouped_where_it_costs_least(lengths: list[int], run: float, scores: int):
+    """No way to cut the sorted texts costs less. Tried: all of them."""
+    cost = Cost(run=run, scores=scores)
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    found = price(lengths, [group.tolist() for group in plan_ragged(lengths, FLASH, Budget(), cost)], cost)
+    for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
+        groups = [[order[0]]]
+        for row, cut in zip(order[1:], cuts, strict=True):
+            groups = [*groups, [row]] if cut else [*groups[:-1], [*groups[-1], row]]
+        assert found <= price(lengths, groups, cost) + 1e-6
+
+
+def test_few_long_texts_do_not_make_many_short_ones_pay():
+    """Two hundred queries beside a few passages: in one masked run every query would be padded to a passage."""
+    groups = plan_ragged([8] * 200 + [60] * 4, FLASH, Budget(), Cost(scores=500))
+    assert sorted(len(group) for group in groups) == [4, 200]
+
+
+@given(st.lists(st.floats(1, 1000), max_size=9), st.integers(1, 5))
+def test_runs_together_are_never_slower_than_all_or_none(costs: list[float], workers: int):
+    """Against the slow way to compute when the last run ends."""
+    costs = sorted(costs, reverse=True)
+
+    def ends(wide: int) -> float:
+        free = [0.0] * workers
+        for cost in costs[wide:]:
+            free[free.index(min(free))] += cost
+        return sum(costs[:wide]) / workers / 0.87 + max(free)
+
+    chosen = runs_together(costs, workers)
+    assert workers == 1 or ends(chosen) <= min(ends(n) for n in range(len(costs) + 1)) + 1e-6
+
+
+def test_runs_together_by_example():
+    """A long text beside short ones gets all processors, equals run side by side."""
+    assert runs_together([100.0], 4) == 1
+    assert runs_together([100.0] * 8, 4) == 0
+    assert runs_together([1000.0, 10.0, 10.0], 2) == 1
+
+
+@given(st.integers(0, 100_000), st.integers(1, 64), budgets)
+def test_shares_keep_the_budget(tokens: int, workers: int, budget: Budget):
+    """Runs side by side hold no more scores than one run may, and no run more tokens."""
+    each = shared(budget, tokens, workers)
+    assert each.max_tokens <= budget.max_tokens
+    assert each.max_scores * workers <= max(budget.max_scores, workers)
 
 
 def test_a_text_beyond_the_budget_runs_alone():

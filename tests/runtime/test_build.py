@@ -34,7 +34,7 @@ from gte_runtime.manifest import Manifest
 from gte_runtime.oracle import forward
 from gte_runtime.scoring import cut_and_normalise
 
-VARIANTS = ("cpu-fp32", "portable-fp32", "portable-fp16")
+VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
 
 
 class Tiny:
@@ -84,7 +84,8 @@ def test_a_bundle_is_what_its_manifest_says(mini_checkpoint: Path, mini_bundle: 
     manifest = files.pop("manifest.json")
     assert raw["files"] == {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     assert set(files) == {
-        "tokenizer.json", "table-fp16.bin", "weights-fp32.bin", "weights-fp16.bin", *(f"{name}.onnx" for name in VARIANTS)
+        "tokenizer.json", "table-fp16.bin", "table-int8.bin", "weights-fp32.bin", "weights-fp16.bin", "weights-int8.bin",
+        *(f"{name}.onnx" for name in VARIANTS),
     }  # fmt: skip
     assert len(manifest) < 100_000
     assert files["tokenizer.json"] == (mini_checkpoint / "tokenizer.json").read_bytes()
@@ -402,11 +403,11 @@ def test_keep_existing_does_not_keep_what_is_no_bundle(tiny: Tiny):
 
 
 @pytest.mark.parametrize(
-    ("variants", "word"), [(("cpu-int8",), "'cpu-int8'"), (("cpu-fp32", "x" * 5000), "no graph for variant"), ((), "no variant")]
+    ("variants", "word"), [(("cuda-int8",), "'cuda-int8'"), (("cpu-fp32", "x" * 5000), "no graph for variant"), ((), "no variant")]
 )
 def test_a_variant_without_graph(tiny: Tiny, variants: tuple[str, ...], word: str):
     """Variants that cannot be built are told with those that can."""
-    tiny.refused(ConfigError, word, "cpu-fp32, portable-fp32, portable-fp16", variants=variants)
+    tiny.refused(ConfigError, word, "cpu-fp32, portable-fp32, cpu-int8, portable-fp16", variants=variants)
 
 
 def test_graphs_of_another_architecture(tiny: Tiny, mini_checkpoint: Path):

@@ -132,7 +132,7 @@ def test_a_manifest_of_another_format(refuses: Refusal, bundle_copy: Path, versi
 
 def test_a_variant_that_the_bundle_lacks(refuses: Refusal, mini_bundle: Path):
     """B-44: asking for a variant that is not there lists those that are."""
-    refuses(mini_bundle, BundleError, "'cpu-int8'", "cpu-fp32, portable-fp32, portable-fp16", variant="cpu-int8")
+    refuses(mini_bundle, BundleError, "'cuda-int8'", "cpu-fp32, portable-fp32, cpu-int8, portable-fp16", variant="cuda-int8")
 
 
 # B-45, B-46: files of another size or content

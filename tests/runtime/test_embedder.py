@@ -41,14 +41,17 @@ class Poisoned:
     """The real session, with NaN in the output of texts that begin with a chosen token."""
 
     def __init__(self, session, token: int) -> None:
-        self.session, self.token = session, token
+        self.session, self.token, self.workers = session, token, session.workers
 
-    def run(self, batch: Batch) -> Outputs:
-        out = self.session.run(batch)
+    def run(self, batch: Batch, *options: object) -> Outputs:
+        out = self.session.run(batch, *options)
         for row, start in enumerate(batch.cu_seqlens[:-1]):
             if batch.input_ids[start + 1] == self.token:
                 out.cls[row, 3] = np.nan
         return out
+
+    def stop(self, party: object) -> None:
+        self.session.stop(party)
 
     def close(self) -> None:
         self.session.close()
@@ -101,7 +104,7 @@ def test_stream_is_encode(gte: Embedder, golden: Golden):
     assert np.concatenate([part.index for part in parts]).tolist() == list(range(len(golden.texts)))
 
 
-def test_stream_reads_no_further_than_a_part(gte: Embedder):
+def test_stream_reads_one_part_ahead_and_no_further(gte: Embedder):
     """Memory stays bounded: an endless source is fine."""
     read = []
 
@@ -111,7 +114,7 @@ def test_stream_reads_no_further_than_a_part(gte: Embedder):
             yield "text"
 
     next(gte.stream(endless(), texts_per_part=8))
-    assert len(read) == 8
+    assert len(read) == 16
 
 
 def test_stream_names_bad_texts_and_goes_on(gte: Embedder, golden: Golden):
@@ -276,7 +279,11 @@ def test_repeated_texts_are_run_once(gte: Embedder, golden: Golden):
     seen = []
 
     class Counting:
-        def run(self, batch: Batch) -> Outputs:
+        workers = 1
+
+        def stop(self, party: object) -> None: ...
+
+        def run(self, batch: Batch, *_: object) -> Outputs:
             seen.append(len(batch.rows))
             return gte._session.run(batch)
 

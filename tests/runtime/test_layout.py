@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gte_runtime.checkpoint import Checkpoint
 from gte_runtime.errors import BundleError
-from gte_runtime.layout import ALIGNMENT, CHUNK_ROWS, TRANSFORMS, Layout, Tensor, pieces, place
+from gte_runtime.layout import ALIGNMENT, CHUNK_ROWS, LEVELS, TRANSFORMS, Layout, Material, Tensor, pieces, place
 from gte_runtime.rope import Rope
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -47,9 +47,18 @@ def tensor(transform: str, shape: tuple[int, ...], sources: tuple[str, ...] = ()
     return Tensor(**{"name": "t", "dtype": dtype, "shape": shape, "offset": 0, "transform": transform, "sources": sources, **changes})
 
 
+FACTORS = {"read": np.array([1.0, 2.0, 0.5, 4.0]), "given": np.exp2(np.arange(6) / 4)}
+COLUMNS = np.array([1.0, 0.5, 2.0, 1.0])
+
+
+def material(weights: Any, rope: Rope = ROPE) -> Material:
+    """With factors that are given, not seen by an oracle."""
+    return Material(weights, rope, lambda place: FACTORS.get(place, np.ones(1)), lambda name: COLUMNS)
+
+
 def made(t: Tensor, weights: Arrays = WEIGHTS) -> NDArray[Any]:
     """What the file would hold, as an array of the promised shape."""
-    data = b"".join(piece.tobytes() for piece in pieces(t, weights, ROPE))
+    data = b"".join(piece.tobytes() for piece in pieces(t, material(weights)))
     assert len(data) == t.size
     return np.frombuffer(data, np.dtype(t.dtype).newbyteorder("<")).reshape(t.shape)
 
@@ -62,6 +71,14 @@ def test_every_transform_is_tried():
         "first_row_or_zeros",
         "transpose_or_zeros",
         "fold_value_bias",
+        "add",
+        "add_folded",
+        "divide",
+        "quantize",
+        "quantize_scale",
+        "quantize_table",
+        "quantize_table_rows",
+        "quantize_table_columns",
         "rope_cos",
         "rope_sin",
     }
@@ -101,20 +118,66 @@ def test_the_value_bias_is_folded():
     np.testing.assert_array_equal(made(tensor("fold_value_bias", (6,), ("bias", "matrix", "inner"))), exact.astype(np.float32))
 
 
+def test_biases_are_added():
+    """A norm's bias takes in that of the product which is added to it, and before attention the value bias too."""
+    both = WEIGHTS["bias"].astype(np.float64) * 2
+    np.testing.assert_array_equal(made(tensor("add", (6,), ("bias", "bias"))), both.astype(np.float32))
+    exact = both + WEIGHTS["matrix"].astype(np.float64) @ WEIGHTS["inner"].astype(np.float64)
+    np.testing.assert_array_equal(made(tensor("add_folded", (6,), ("bias", "bias", "matrix", "inner"))), exact.astype(np.float32))
+
+
+def test_a_norm_is_divided():
+    """Its output is then over the factors."""
+    np.testing.assert_array_equal(made(tensor("divide", (4,), ("inner", "read"))), (WEIGHTS["inner"] / FACTORS["read"]).astype(np.float32))
+
+
+def test_a_product_survives_rounding():
+    """x W = (x / f) (f W): what int8 and both scales give is x W, each value within half a step of its column."""
+    values = made(tensor("quantize", (4, 6), ("matrix", "read"), "int8"))
+    scale = made(tensor("quantize_scale", (6,), ("matrix", "read")))
+    divided = made(tensor("quantize_scale", (6,), ("matrix", "read", "given")))
+    exact = WEIGHTS["matrix"].T * FACTORS["read"][:, None]
+    assert np.abs(values).max() == LEVELS
+    assert (np.abs(values).max(axis=0) == LEVELS).all()
+    assert (np.abs(values * (scale * LEVELS) - exact) <= scale * LEVELS * 0.5001).all()
+    np.testing.assert_allclose(divided, scale / FACTORS["given"], rtol=1e-6)
+
+
+def test_a_table_survives_rounding():
+    """Row step x int8 x column factor is the table, within half a step; a row of zeros stays zero."""
+    weights = Arrays(table=WEIGHTS["table"].copy())
+    weights["table"][5] = 0
+    shape = weights["table"].shape
+    values = made(tensor("quantize_table", shape, ("table",), "int8"), weights)
+    rows = made(tensor("quantize_table_rows", (shape[0], 1), ("table",)), weights)
+    columns = made(tensor("quantize_table_columns", (4,), ("table",)), weights)
+    assert (np.abs(values * rows * columns - weights["table"]) <= rows * columns * 0.5001).all()
+    assert not values[5].any()
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_rope_tables(which: int):
     """As many rows as the shape has."""
     np.testing.assert_array_equal(made(tensor(("rope_cos", "rope_sin")[which], (50, 4))), ROPE.tables(50)[which])
 
 
-@pytest.mark.parametrize("name", ["table-fp16", "table-fp32", "weights-fp32", "weights-fp16"])
+def every_factor(checkpoint: Checkpoint) -> Material:
+    a = checkpoint.config.architecture
+
+    def factors(place: str) -> NDArray[np.float64]:
+        return np.ones(a.intermediate_size if place.endswith("product") else a.hidden_size)
+
+    return Material(checkpoint, checkpoint.config.rope, factors, lambda name: np.ones(a.hidden_size))
+
+
+@pytest.mark.parametrize("name", ["table-fp16", "table-fp32", "table-int8", "weights-fp32", "weights-fp16", "weights-int8"])
 def test_shipped_layouts_fit_their_model(mini_checkpoint: Path, name: str):
     """Every tensor of the default model's layouts can be made, and fills its place."""
     layout = Layout.from_json((MODELS / "gte-mini" / f"{name}.layout.json").read_text(encoding="utf-8"))
     assert layout.file == f"{name}.bin"
     with Checkpoint(mini_checkpoint) as checkpoint:
         for t in layout.tensors:
-            assert sum(piece.nbytes for piece in pieces(t, checkpoint, checkpoint.config.rope)) == t.size
+            assert sum(piece.nbytes for piece in pieces(t, every_factor(checkpoint))) == t.size
 
 
 @pytest.mark.parametrize(
@@ -197,12 +260,12 @@ def test_tensors_that_overlap(offset: int):
 
 def test_an_unknown_transform():
     """A layout of a later version names what this one cannot do."""
-    refused(_raw(transform="quantize"), "w.bin", "unknown transform 'quantize' of b")
+    refused(_raw(transform="sparsify"), "w.bin", "unknown transform 'sparsify' of b")
 
 
-@pytest.mark.parametrize("dtype", ["int8", "float64", "bfloat16", "", "x" * 500])
+@pytest.mark.parametrize("dtype", ["int4", "float64", "bfloat16", "", "x" * 500])
 def test_an_unknown_type(dtype: str):
-    """Only float32 and float16 are written."""
+    """Only float32, float16 and int8 are written."""
     refused(_raw(dtype=dtype), "w.bin", "b")
 
 

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..batching import make_batch
-from ..embedder import Embedder, Embeddings, Float32, _States
-from ..errors import ConfigError, NonFiniteOutputError
+from ..embedder import Embedder, Embeddings
+from ..errors import ConfigError
 from ..tokenization import check_text
 from .statistics import summary
 from .texts import Composer
@@ -159,37 +158,14 @@ def _enough(calls: int, end: int, options: Options) -> bool:
 
 def timed_encode(engine: Embedder, texts: Sequence[str]) -> tuple[Call, Embeddings]:
     """`engine.encode(texts, max_length=engine.max_length)` with a clock between its steps."""
-    flash_from, want_sparse = engine._variant.flash_from, engine.manifest.sparse
-    runs = 0
     laps = _Laps()
-
     checked = [check_text(text, index) for index, text in enumerate(texts)]
     tokens = engine._tokenizer.encode(checked, max_length=engine.max_length)
     laps.end("tokenize")
-
-    ids = [t.ids for t in tokens]
-    groups = engine._plan([len(row) for row in ids])
-    laps.end("plan")
-
-    cls = np.zeros((len(tokens), engine.dim), np.float32)
-    weights: list[Float32] = [np.zeros(0, np.float32)] * len(tokens)
+    states = engine._run(tokens, lap=laps.end)
+    result = engine._embeddings(states, np.arange(len(tokens)), True, engine.manifest.sparse, engine.dim)
     laps.end("collect")
-    for rows in reversed(groups):
-        batch = make_batch(rows, ids, flash_from)
-        laps.end("plan")
-        outputs = engine._session.run(batch)
-        laps.end("run")
-        cls[rows] = outputs.cls
-        for row, part in zip(rows.tolist(), np.split(outputs.token_weights, batch.cu_seqlens[1:-1]), strict=True):
-            weights[row] = part
-        runs += 1
-        laps.end("collect")
-
-    states, finite = engine._finite(_States(cls, weights, tokens))
-    if not finite.all():
-        raise NonFiniteOutputError(int(np.flatnonzero(~finite)[0]))
-    result = engine._embeddings(states, np.arange(len(tokens)), True, want_sparse, engine.dim)
-    laps.end("collect")
+    runs = len(engine._plan([len(t.ids) for t in tokens])[0])
     return Call(laps.stages, int(result.tokens.sum()), int(result.truncated.sum()), runs), result
 
 

@@ -1,0 +1,103 @@
+"""int8 keeps the model's answers, also where a few channels are far larger than the others, and every text its bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import Golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorfile import Derive, Tensors
+
+from gte_runtime import Embedder
+from gte_runtime.build import build
+
+TEXTS = ["what is the capital of China?", "北京", "how to implement quick sort in python?", "Привет, мир!", "a " * 200, "word"]
+
+
+@pytest.fixture(scope="module")
+def int8(mini_bundle: Path) -> Iterator[Embedder]:
+    with Embedder.open(mini_bundle, variant="cpu-int8") as engine:
+        yield engine
+
+
+def cosines(bundle: Path) -> np.ndarray:
+    """Of int8 vectors to float32 ones."""
+    with Embedder.open(bundle, variant="cpu-fp32") as exact, Embedder.open(bundle, variant="cpu-int8") as rounded:
+        return np.sum(exact.encode(TEXTS).dense * rounded.encode(TEXTS).dense, axis=1)
+
+
+def test_ordinary_weights(mini_bundle: Path):
+    """Close, but not the float32 numbers in disguise."""
+    found = cosines(mini_bundle)
+    assert 0.999 < found.min() < found.max() < 0.9999999
+
+
+def test_token_weights(mini_bundle: Path, int8: Embedder):
+    """The strongest tokens stay the strongest."""
+    with Embedder.open(mini_bundle, variant="cpu-fp32") as exact:
+        for want, got in zip(exact.token_weights(TEXTS), int8.token_weights(TEXTS), strict=True):
+            top = max(want, key=want.get)
+            assert got[top] == pytest.approx(want[top], rel=0.1)
+
+
+CHANNELS = [5, 40, 77]
+
+
+def norms(tensors: Tensors, factor: float) -> None:
+    """A norm gives thirty times the values, and those who read it expect that."""
+    for name, tensor in tensors.items():
+        values = tensor.values().astype(np.float32)
+        if name.endswith(("attn_ln.weight", "attn_ln.bias", "LayerNorm.weight", "LayerNorm.bias")):
+            values[CHANNELS] *= factor
+        elif name.endswith(("up_gate_proj.weight", "qkv_proj.weight")):
+            values[:, CHANNELS] /= factor
+        else:
+            continue
+        tensors[name] = type(tensor).of(values)
+
+
+def inner(tensors: Tensors, factor: float) -> None:
+    """Values before the output projection, and products before the down projection."""
+    for name, tensor in tensors.items():
+        if name.endswith(("qkv_proj.weight", "up_gate_proj.weight")):
+            values = tensor.values().astype(np.float32)
+            start = 2 * values.shape[1] if "qkv" in name else 0
+            values[[start + channel for channel in CHANNELS]] *= factor
+            tensors[name] = type(tensor).of(values)
+
+
+@pytest.mark.parametrize("where", [norms, inner], ids=lambda f: f.__name__)
+def test_outlier_channels(derived: Derive, mini_checkpoint: Path, tmp_path: Path, where):
+    """Thirty times the values in a few channels cost nothing."""
+    build(derived(lambda tensors: where(tensors, 30.0)), tmp_path / "b", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
+    assert cosines(tmp_path / "b").min() >= 0.999
+
+
+@settings(max_examples=40, deadline=None)
+@given(texts=st.lists(st.text(max_size=60) | st.integers(1, 150).map("ab ".__mul__), min_size=1, max_size=12), threads=st.integers(1, 3))
+def test_any_list_is_as_one_by_one(int8: Embedder, texts: list[str], threads: int):
+    """Whatever stands beside a text, its vector has the same bits."""
+    together = int8.encode(texts)
+    for row, text in enumerate(texts):
+        alone = int8.encode(text)
+        assert np.array_equal(together.dense[row], alone.dense[0])
+        assert together.sparse[row].as_dict() == alone.sparse[0].as_dict()
+
+
+@pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-int8"])
+def test_threads_do_not_change_bits(mini_bundle: Path, variant: str):
+    """One processor or many, side by side or all on one text."""
+    with Embedder.open(mini_bundle, variant=variant, threads=1) as one, Embedder.open(mini_bundle, variant=variant) as many:
+        expected, found = one.encode(TEXTS * 9), many.encode(TEXTS * 9)
+    assert np.array_equal(expected.dense, found.dense)
+
+
+def test_goldens(tiny_bundle: Path, golden: Golden):
+    """The published vectors of the smallest model, 64 wide: rounding averages out over fewer values there."""
+    with Embedder.open(tiny_bundle, variant="cpu-int8") as engine:
+        found = engine.encode(golden.texts).dense
+    assert np.sum(found * golden.arrays["dense"], axis=1).min() > 0.995
