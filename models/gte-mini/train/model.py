@@ -1,7 +1,7 @@
 """The student: gte-multilingual-base's encoder with its checkpoint's own tensor names, padded, fast to train on a CPU.
 
 `gte_export.encoder` holds the same maths for tracing; `gte build` proves the two agree through
-the oracle. Only the first row's output of the last layer is needed for the dense vector.
+the oracle.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from torch.nn import functional as f
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 192, 3, 6, 512, 30000
 DIMS = (32, 64, 128, 192)
 SIZE = WIDTH // HEADS
+GROUPS = 6
+"""Parts of a batch that are padded to their own longest text."""
 EPS = 1e-12
 CONFIG = {
     "architectures": ["NewModel", "NewForTokenClassification"],
@@ -70,9 +72,13 @@ class Attention(nn.Module):
         self.qkv_proj = nn.Linear(WIDTH, 3 * WIDTH)
         self.o_proj = nn.Linear(WIDTH, WIDTH)
 
-    def forward(self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-        q, k, v = (x.unflatten(-1, (HEADS, SIZE)).transpose(1, 2) for x in self.qkv_proj(h).chunk(3, -1))
-        weights = torch.softmax(_turn(q, table) @ _turn(k, table).transpose(-1, -2) * SIZE**-0.5 + hidden, -1)
+    def forward(self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor], rows: int | None) -> Tensor:
+        """Mixes for the first `rows` tokens only, or for all."""
+        weight, bias = self.qkv_proj.weight, self.qkv_proj.bias
+        parts = (f.linear(h[:, :rows], weight[:WIDTH], bias[:WIDTH]), *f.linear(h, weight[WIDTH:], bias[WIDTH:]).chunk(2, -1))
+        q, k, v = (x.unflatten(-1, (HEADS, SIZE)).transpose(1, 2) for x in parts)
+        turned = _turn(q, (table[0][:rows], table[1][:rows]))
+        weights = torch.softmax(turned @ _turn(k, table).transpose(-1, -2) * SIZE**-0.5 + hidden, -1)
         return self.o_proj((weights @ v).transpose(1, 2).flatten(2))
 
 
@@ -97,13 +103,13 @@ class Layer(nn.Module):
             nn.init.normal_(last.weight, std=0.002)
             nn.init.zeros_(last.bias)
 
-    def forward(self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-        h = self.attn_ln(h + self.attention(h, hidden, table))
+    def forward(self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor], rows: int | None = None) -> Tensor:
+        h = self.attn_ln(h[:, :rows] + self.attention(h, hidden, table, rows))
         return self.mlp_ln(h + self.mlp(h))
 
 
 class Student(nn.Module):
-    """[B, S] ids, padded on the right with 1 -> CLS states [B, H] and token weights [B, S]."""
+    """Ids [B, S], padded on the right with 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,8 +118,21 @@ class Student(nn.Module):
         self.classifier = nn.Linear(WIDTH, 1)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """CLS states [B, H] and token weights [B, S]."""
+        h = self._states(ids, None)
+        return h[:, 0], f.relu(self.classifier(h)[..., 0])
+
+    def cls(self, ids: Tensor) -> Tensor:
+        """CLS states [B, H] alone, in groups of like length and without the last layer's other rows."""
+        lengths = (ids != 1).sum(1)
+        order = lengths.argsort()
+        parts = [self._states(ids[part, : int(lengths[part].max())], 1)[:, 0] for part in order.chunk(GROUPS)]
+        return torch.cat(parts)[order.argsort()]
+
+    def _states(self, ids: Tensor, rows: int | None) -> Tensor:
         hidden = torch.where(ids == 1, -1e9, 0.0)[:, None, None, :]
         table, h = rope(ids.shape[1]), self.embeddings(ids)
-        for layer in self.encoder["layer"]:
+        *layers, last = self.encoder["layer"]
+        for layer in layers:
             h = layer(h, hidden, table)
-        return h[:, 0], f.relu(self.classifier(h)[..., 0])
+        return last(h, hidden, table, rows)

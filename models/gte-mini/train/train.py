@@ -43,8 +43,8 @@ class Stage:
 
 
 PROJECTION = Stage("projection", 80, 512, (1e-3, 2e-2))
-TOKENS = Stage("tokens", 1500, 512, (1e-3, 2e-2, 1e-2))
-ENCODER = Stage("encoder", 700, 96, (5e-4, 5e-4))
+TOKENS = Stage("tokens", 1050, 512, (1e-3, 2e-2, 1e-2))
+ENCODER = Stage("encoder", 160, 96, (5e-4, 1e-3, 5e-3))
 
 
 def _run(stage: Stage, module: nn.Module, groups: list[list[nn.Parameter]], loss: Callable[[int], Tensor], out: Path) -> None:
@@ -97,7 +97,7 @@ def train_encoder(batches: Batches, static: Static, out: Path) -> Student:
 
     def loss(step: int) -> Tensor:
         a, b, same = batches.pairs(10**6 + step, ENCODER.pairs)
-        value = losses.dense(student(a)[0], student(b)[0], same)
+        value = losses.dense(student.cls(a), student.cls(b), same)
         if step % 2:
             return value
         titles, texts, same = batches.titles(step, ENCODER.pairs // 3)
@@ -105,8 +105,8 @@ def train_encoder(batches: Batches, static: Static, out: Path) -> Student:
         lexical = losses.lexical((titles, texts), (left_weights, right_weights), VOCABULARY)
         return value + LEXICAL_SHARE * (lexical + losses.dense(left, right, same))
 
-    words = student.embeddings.word_embeddings.weight
-    _run(ENCODER, student, [[p for p in student.parameters() if p is not words], [words]], loss, out)
+    words, head = student.embeddings.word_embeddings.weight, list(student.classifier.parameters())
+    _run(ENCODER, student, [list(student.encoder.parameters()), [words], head], loss, out)
     return student
 
 
