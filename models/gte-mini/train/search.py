@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from gte_runtime import Embedder
 
 Scores = NDArray[np.float64]
-LANGUAGES = ("en", "zh", "de", "fr", "es", "pt", "it", "ru", "ja", "ko", "hi", "tr", "vi", "pl", "nl", "id", "cs")
+LANGUAGES = ("en", "zh", "de", "fr", "es", "ru", "ja", "ko", "hi", "tr")
+LENGTH = 512
+"""Tokens of a page that any way of searching sees."""
 K1, B = 1.2, 0.75
 SPARSE_WEIGHT = 0.3
 """Share of sparse in a hybrid score, as in `gte demo`; chosen on the dev part."""
@@ -42,7 +44,7 @@ def bm25(queries: Sequence[Sequence[int]], documents: Sequence[Sequence[int]]) -
 
 def language_scores(gte: Embedder, pages: list[list[str]]) -> dict[str, float]:
     """nDCG@10 of each way to search one language's held-out pages."""
-    queries, documents = gte.encode([title for _, title, _ in pages]), gte.encode([text for _, _, text in pages])
+    queries, documents = (gte.encode([page[side] for page in pages], max_length=LENGTH) for side in (1, 2))
     assert queries.dense is not None
     assert documents.dense is not None
     assert queries.sparse is not None
@@ -51,7 +53,7 @@ def language_scores(gte: Embedder, pages: list[list[str]]) -> dict[str, float]:
     sparse = np.array([[query.dot(document) for document in documents.sparse] for query in queries.sparse])
 
     def tokens(text: str) -> list[int]:
-        return [piece for piece, _ in gte.tokenize(text) if piece > 3]
+        return [piece for piece, _ in gte.tokenize(text, LENGTH) if piece > 3]
 
     lexical = bm25([tokens(title) for _, title, _ in pages], [tokens(text) for _, _, text in pages])
     return {

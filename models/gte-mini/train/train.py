@@ -22,8 +22,8 @@ from model import VOCABULARY, Student
 from static import Static, copy_into
 from torch import Tensor, nn
 
-SAVE_EVERY = 50
-LOG_EVERY = 25
+SAVE_EVERY = 25
+LOG_EVERY = 10
 LEXICAL_SHARE = 0.3
 
 
@@ -44,7 +44,7 @@ class Stage:
 
 PROJECTION = Stage("projection", 80, 512, (1e-3, 2e-2))
 TOKENS = Stage("tokens", 1050, 512, (1e-3, 2e-2, 1e-2))
-ENCODER = Stage("encoder", 160, 96, (5e-4, 1e-3, 5e-3))
+ENCODER = Stage("encoder", 100, 96, (5e-4, 1e-3, 5e-3))
 
 
 def _run(stage: Stage, module: nn.Module, groups: list[list[nn.Parameter]], loss: Callable[[int], Tensor], out: Path) -> None:
