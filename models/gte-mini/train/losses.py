@@ -1,0 +1,42 @@
+"""Contrastive losses over a batch of pairs."""
+
+from __future__ import annotations
+
+import torch
+from model import DIMS
+from torch import Tensor
+from torch.nn import functional as f
+
+TEMPERATURE = 0.05
+LEXICAL_TEMPERATURE = 0.5
+
+
+def dense(a: Tensor, b: Tensor, same: Tensor) -> Tensor:
+    """Every text finds its partner among all texts of both sides and all languages, at every trained length.
+
+    Negatives of the text's own language and of others alike: what a language has in common cannot
+    help. `same` [N, N] marks pairs that share a text and are no negatives.
+    """
+    both = torch.cat([a, b])
+    n = len(a)
+    ignore = same.repeat(2, 2)
+    ignore[torch.arange(2 * n), torch.arange(2 * n)] = True
+    partner = torch.cat([torch.arange(n) + n, torch.arange(n)])
+    ignore[torch.arange(2 * n), partner] = False
+    total = both.new_zeros(())
+    for dim in DIMS:
+        rows = f.normalize(both[:, :dim])
+        scores = (rows @ rows.T / TEMPERATURE).masked_fill(ignore, -1e9)
+        total = total + f.cross_entropy(scores, partner)
+    return total / len(DIMS)
+
+
+def lexical(ids: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], vocabulary: int) -> Tensor:
+    """The token weights' own loss: the sum over shared tokens of products of weights finds the text of a title."""
+    rows = []
+    for tokens, values in zip(ids, weights, strict=True):
+        kept = values * (tokens > 3)
+        rows.append(torch.zeros(len(tokens), vocabulary).scatter_reduce(1, tokens, kept, "amax"))
+    scores = rows[0] @ rows[1].T / LEXICAL_TEMPERATURE
+    target = torch.arange(len(scores))
+    return (f.cross_entropy(scores, target) + f.cross_entropy(scores.T, target)) / 2

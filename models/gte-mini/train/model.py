@@ -1,0 +1,138 @@
+"""The student: gte-multilingual-base's encoder with its checkpoint's own tensor names, padded, fast to train on a CPU.
+
+`gte_export.encoder` holds the same maths for tracing; `gte build` proves the two agree through
+the oracle.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 192, 3, 6, 512, 30000
+DIMS = (32, 64, 128, 192)
+SIZE = WIDTH // HEADS
+GROUPS = 6
+"""Parts of a batch that are padded to their own longest text."""
+EPS = 1e-12
+CONFIG = {
+    "architectures": ["NewModel", "NewForTokenClassification"],
+    "model_type": "new",
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": INNER,
+    "hidden_act": "gelu",
+    "vocab_size": VOCABULARY,
+    "pad_token_id": 1,
+    "type_vocab_size": 1,
+    "max_position_embeddings": 8192,
+    "position_embedding_type": "rope",
+    "rope_theta": 20000,
+    "rope_scaling": {"type": "ntk", "factor": 8.0},
+    "layer_norm_type": "layer_norm",
+    "layer_norm_eps": EPS,
+    "pack_qkv": True,
+    "torch_dtype": "float16",
+    "matryoshka_dimensions": list(DIMS),
+    "notice": "gte-mini is a small model for trying out and for tests; its card says how good it is",
+}
+
+
+def rope(length: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [S, d/2] of upstream's fixed NTK scaling, factor 8."""
+    i = torch.arange(SIZE // 2).float()
+    frequencies = (20000.0 * 8) ** (-2 * i / SIZE) / 8 ** (2 / SIZE)
+    angles = torch.arange(length).float()[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def _turn(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = table
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+class Embeddings(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(VOCABULARY, WIDTH)
+        self.token_type_embeddings = nn.Embedding(1, WIDTH)
+        self.LayerNorm = nn.LayerNorm(WIDTH, EPS)
+        nn.init.zeros_(self.token_type_embeddings.weight)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.LayerNorm(self.word_embeddings(ids) + self.token_type_embeddings.weight[0])
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv_proj = nn.Linear(WIDTH, 3 * WIDTH)
+        self.o_proj = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor], rows: int | None) -> Tensor:
+        """Mixes for the first `rows` tokens only, or for all."""
+        weight, bias = self.qkv_proj.weight, self.qkv_proj.bias
+        parts = (f.linear(h[:, :rows], weight[:WIDTH], bias[:WIDTH]), *f.linear(h, weight[WIDTH:], bias[WIDTH:]).chunk(2, -1))
+        q, k, v = (x.unflatten(-1, (HEADS, SIZE)).transpose(1, 2) for x in parts)
+        turned = _turn(q, (table[0][:rows], table[1][:rows]))
+        weights = torch.softmax(turned @ _turn(k, table).transpose(-1, -2) * SIZE**-0.5 + hidden, -1)
+        return self.o_proj((weights @ v).transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up_gate_proj = nn.Linear(WIDTH, 2 * INNER, bias=False)
+        self.down_proj = nn.Linear(INNER, WIDTH)
+
+    def forward(self, h: Tensor) -> Tensor:
+        up, gate = self.up_gate_proj(h).chunk(2, -1)
+        return self.down_proj(up * f.gelu(gate))
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.mlp = Attention(), Mlp()
+        self.attn_ln, self.mlp_ln = nn.LayerNorm(WIDTH, EPS), nn.LayerNorm(WIDTH, EPS)
+        nn.init.zeros_(self.attention.qkv_proj.bias)
+        for last in (self.attention.o_proj, self.mlp.down_proj):
+            nn.init.normal_(last.weight, std=0.002)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor], rows: int | None = None) -> Tensor:
+        h = self.attn_ln(h[:, :rows] + self.attention(h, hidden, table, rows))
+        return self.mlp_ln(h + self.mlp(h))
+
+
+class Student(nn.Module):
+    """Ids [B, S], padded on the right with 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = Embeddings()
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList(Layer() for _ in range(LAYERS))})
+        self.classifier = nn.Linear(WIDTH, 1)
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """CLS states [B, H] and token weights [B, S]."""
+        h = self._states(ids, None)
+        return h[:, 0], f.relu(self.classifier(h)[..., 0])
+
+    def cls(self, ids: Tensor) -> Tensor:
+        """CLS states [B, H] alone, in groups of like length and without the last layer's other rows."""
+        lengths = (ids != 1).sum(1)
+        order = lengths.argsort()
+        parts = [self._states(ids[part, : int(lengths[part].max())], 1)[:, 0] for part in order.chunk(GROUPS)]
+        return torch.cat(parts)[order.argsort()]
+
+    def _states(self, ids: Tensor, rows: int | None) -> Tensor:
+        hidden = torch.where(ids == 1, -1e9, 0.0)[:, None, None, :]
+        table, h = rope(ids.shape[1]), self.embeddings(ids)
+        *layers, last = self.encoder["layer"]
+        for layer in layers:
+            h = layer(h, hidden, table)
+        return last(h, hidden, table, rows)

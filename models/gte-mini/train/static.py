@@ -1,0 +1,70 @@
+"""The start: token vectors and a score of how much each counts, trained alone and copied into the encoder.
+
+A text is the weighted mean of its tokens' normed vectors. That is what the first layer computes for
+the CLS row with values and output near identity, keys that read the score in the slowest rotation,
+an output bias that takes the CLS token's own vector away, and every other block switched off. The
+CLS and EOS tokens themselves get a vector that the keys score low.
+"""
+
+from __future__ import annotations
+
+import torch
+from model import EPS, HEADS, SIZE, VOCABULARY, WIDTH, Student
+from torch import Tensor, nn
+from torch.nn import functional as f
+
+GAIN = 2.0
+UNSEEN = 7.0
+"""How far the scores of CLS and EOS lie below a token's."""
+SHARPNESS = 0.3
+"""Token weights start from one plus so much of the score."""
+FLATTEN = 0.25
+"""Axes are divided by this power of their variance: the teacher's first ones tell scripts and languages, not meaning."""
+
+
+class Static(nn.Module):
+    """Token vectors are the teacher's, projected, plus what `free` learns for each."""
+
+    def __init__(self, pieces: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("pieces", pieces - pieces.mean(0))
+        variance, axes = torch.linalg.eigh(self.pieces.T @ self.pieces / len(pieces))
+        axes = (axes / variance.clamp(min=1e-9) ** FLATTEN).flip(1)[:, :WIDTH]
+        self.projection = nn.Parameter(axes / (self.pieces @ axes).std())
+        self.free = nn.Parameter(torch.zeros(VOCABULARY, WIDTH))
+        self.score = nn.Parameter(torch.zeros(WIDTH))
+
+    def table(self) -> Tensor:
+        return self.pieces @ self.projection + self.free
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[B, S] ids -> [B, H]. LayerNorm undoes the weights' scale, so a weighted sum is the mean."""
+        kept = ids > 2
+        present, rows = torch.unique(ids[kept], return_inverse=True)
+        vectors = f.layer_norm(self.pieces[present] @ self.projection + self.free[present], (WIDTH,), eps=EPS)
+        weighted = vectors * (vectors @ self.score).exp()[:, None]
+        lengths = kept.sum(1)
+        return f.layer_norm(f.embedding_bag(rows, weighted, lengths.cumsum(0) - lengths, mode="sum"), (WIDTH,), eps=EPS)
+
+
+@torch.no_grad()
+def copy_into(student: Student, static: Static) -> None:
+    """Make the student compute what the static model does."""
+    table = static.table()
+    vectors = f.layer_norm(table, (WIDTH,), eps=EPS)
+    _, axes = torch.linalg.eigh(vectors.T @ vectors)
+    quiet = axes[:, 1] * WIDTH**0.5  # the axis that tokens use least; the very least is the mean that LayerNorm removes
+    table[[0, 2]] = quiet
+    student.embeddings.word_embeddings.weight.copy_(table)
+    attention = student.encoder["layer"][0].attention
+    qkv, bias = attention.qkv_proj.weight, attention.qkv_proj.bias
+    slowest = torch.arange(HEADS) * SIZE + SIZE // 2 - 1
+    qkv[: 2 * WIDTH].zero_()
+    bias.zero_()
+    bias[slowest] = SIZE**0.5
+    qkv[WIDTH + slowest] = static.score - (UNSEEN + static.score @ quiet) / WIDTH * quiet
+    qkv[2 * WIDTH :] = torch.eye(WIDTH)
+    attention.o_proj.weight.copy_(GAIN * torch.eye(WIDTH))
+    attention.o_proj.bias.copy_(-f.layer_norm(quiet, (WIDTH,), eps=EPS))
+    student.classifier.weight.copy_(SHARPNESS * static.score[None])
+    student.classifier.bias.fill_(1)
