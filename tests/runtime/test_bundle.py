@@ -362,8 +362,8 @@ def test_a_file_replaced_while_loading(refuses: Refusal, bundle_copy: Path, monk
 
     monkeypatch.setattr(gte_runtime.loading, "OrtSession", session)
     if name == TOKENIZER and not same_content:
-        # It is read after the session was made, and hashed as read.
-        refuses(bundle_copy, BundleCorruptError, f"{name}: expected sha256")
+        # It is read while the session is made: before the file was replaced or after, when its hash tells.
+        refuses(bundle_copy, BundleCorruptError, f"{name}: expected")
     else:
         refuses(bundle_copy, BundleCorruptError, name, "replaced while loading", "open the bundle again")
 
@@ -535,7 +535,7 @@ def test_a_graph_for_one_compiled_device(refuses: Refusal, bundle_copy: Path):
     refuses(bundle_copy, BundleError, GRAPH)
 
 
-@pytest.mark.parametrize("operator", ["Abs", "Softplus"])
+@pytest.mark.parametrize("operator", ["Sin", "Softplus"])
 def test_a_graph_with_an_operator_that_we_never_use(refuses: Refusal, bundle_copy: Path, operator: str):
     """B-55: an operator that ONNX Runtime knows and no graph of ours holds is refused by name."""
     graph = wire.edit((bundle_copy / GRAPH).read_bytes(), NODES, lambda node: _operator(node, NODE_OP=operator.encode()))

@@ -160,7 +160,7 @@ def test_build_verify_info(golden, tmp_path: Path):
     assert b"agrees with the oracle" in done.stderr
     verified = gte("verify", str(target))
     assert verified.returncode == 0
-    assert b"cpu-fp32: largest difference" in verified.stdout
+    assert b"cpu-fp32: largest distance" in verified.stdout
     facts = json.loads(gte("info", str(target), "--json").stdout)
     assert facts["variants"]["cpu-fp32"]["batch_invariant"] is True
     assert facts["variants"]["portable-fp32"]["batch_invariant"] is False

@@ -47,7 +47,7 @@ def test_what_a_manifest_says(data: bytes, raw: Json):
     assert manifest.model == "gte-mini"
     assert manifest.architecture.layers == 3
     assert manifest.sparse
-    assert set(manifest.variants) == {"cpu-fp32", "portable-fp32", "portable-fp16"}
+    assert set(manifest.variants) == {"cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16"}
     assert manifest.files_of("cpu-fp32") == ("tokenizer.json", "cpu-fp32.onnx", "table-fp16.bin", "weights-fp32.bin")
     assert manifest.self_checks[0].ids == tuple(raw["self_checks"][0]["ids"])
     assert manifest.self_checks[0].vector().tolist() == pytest.approx(raw["self_checks"][0]["dense"])
