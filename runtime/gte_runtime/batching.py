@@ -60,7 +60,7 @@ class Batch:
 class Cost:
     """What a ragged run costs. The unit is what one more token costs in the linear layers. Decides speed, never results.
 
-    Measured on 2 cores; see benchmarks/NOTES-cpu.md.
+    Estimated from operation counts, not fitted; see benchmarks/NOTES-cpu.md.
     """
 
     run: float = 8.0
@@ -74,14 +74,14 @@ class Cost:
 
 
 COSTS = {"cpu-int8": Cost(scores=3000)}
-"""Attention is float32 in every variant, so beside int8 products it weighs twice as much."""
+"""Attention is float32 in every variant, so beside int8 products it weighs more. An estimate."""
 
 SMALLEST_SHARE, LARGEST_SHARE = 256, 1024
 """Tokens of one run where work is spread over workers: below, a run costs more than it brings; above,
 activations leave the cache and the last run keeps the others waiting."""
 
 TOGETHER = 0.87
-"""Speed of one run on all processors, against as many runs on one each."""
+"""Speed of one run on all processors, against as many runs on one each. Measured on 2 cores, see the notes."""
 
 
 def shared(budget: Budget, tokens: int, workers: int) -> Budget:

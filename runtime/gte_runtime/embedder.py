@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,8 @@ from .threads import thread_count
 from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_texts, check_max_length, check_text
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .bundle import Bundle, Verify
     from .manifest import Manifest, Variant
 
@@ -250,6 +251,8 @@ class Embedder:
         self, texts: Iterator[object], dense: bool, sparse: bool, dim: int, max_length: int, truncate: bool, errors: OnBadUnicode, size: int
     ) -> Iterator[Embeddings]:
         """While one part runs, the next one is tokenized. The caller's iterator is asked in the caller's thread."""
+        from concurrent.futures import ThreadPoolExecutor  # brings logging along; only streams pay for it
+
         failure: Exception | None = None
         ahead: deque[Future[_Part]] = deque()
         start = 0

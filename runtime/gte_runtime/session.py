@@ -55,7 +55,7 @@ INPUT_TYPES = {
 
 LARGE = 2048
 """Tokens of a run after which its memory goes back to the system. By itself the arena keeps the peak for ever;
-giving it back costs about a hundredth of such a run, which has to touch its pages anew."""
+given back, a later run has to touch its pages anew. What that costs was not measured."""
 
 # ONNX Runtime tells failures apart only in words.
 MEMORY_WORDS = ("failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory")

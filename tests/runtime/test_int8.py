@@ -85,8 +85,8 @@ def test_outlier_channels(derived: Derive, mini_checkpoint: Path, mini_bundle: P
 
 
 @settings(max_examples=40, deadline=None)
-@given(texts=st.lists(st.text(max_size=60) | st.integers(1, 150).map("ab ".__mul__), min_size=1, max_size=12), threads=st.integers(1, 3))
-def test_any_list_is_as_one_by_one(int8: Embedder, texts: list[str], threads: int):
+@given(texts=st.lists(st.text(max_size=60) | st.integers(1, 150).map("ab ".__mul__), min_size=1, max_size=12))
+def test_any_list_is_as_one_by_one(int8: Embedder, texts: list[str]):
     """Whatever stands beside a text, its vector has the same bits."""
     together = int8.encode(texts)
     for row, text in enumerate(texts):
