@@ -25,6 +25,7 @@ export: $(VENV)/.dev  ## trace the committed graphs again
 	$(BIN)/gte-export trace models/gte-multilingual-base/config.json -o models/gte-multilingual-base
 	$(BIN)/gte-export trace models/gte-mini -o models/gte-mini
 	$(BIN)/gte-export trace tests/data/gte-tiny-random -o tests/data/gte-tiny-random/graphs
+	$(BIN)/python -m gte_export.probe runtime/gte_runtime/int8_probe.onnx
 
 wheel-test:  ## the wheel alone, in an environment of its own
 	rm -rf $(VENV)-wheel dist

@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -56,6 +56,9 @@ INPUT_TYPES = {
 LARGE = 2048
 """Tokens of a run after which its memory goes back to the system. By itself the arena keeps the peak for ever;
 given back, a later run has to touch its pages anew. What that costs was not measured."""
+
+EXACT_PRODUCTS = ("session.x64quantprecision", "1")
+"""The session entry that takes int8 kernels without sums in 16 bits."""
 
 # ONNX Runtime tells failures apart only in words.
 MEMORY_WORDS = ("failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory")
@@ -226,6 +229,24 @@ def available_providers() -> tuple[str, ...]:
     return _names(_import_onnxruntime().get_available_providers())
 
 
+@cache
+def pair_sums_overflow() -> bool:
+    """Whether this processor's int8 products come out wrong unless exact ones are asked for.
+
+    x86 without VNNI adds pairs of products in 16 bits, which overflows without a word. Asking for exact ones
+    everywhere is no way out: it takes the kernels of old processors, ten times slower than AMX.
+    """
+    onnxruntime = _import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    graph = (Path(__file__).parent / "int8_probe.onnx").read_bytes()
+    session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS["cpu"]])
+    side = session.get_inputs()[0].shape[1]
+    (found,) = session.run(None, {"x": np.full((side, side), 255, np.uint8)})
+    return not bool((found == 127 * 127 * side).all())
+
+
 def _load(graph: bytes, folder: Path, variant: Variant, provider: str, threads: int) -> Any:
     onnxruntime = _import_onnxruntime()
     if _release(onnxruntime.__version__) < _release(variant.min_onnxruntime):
@@ -238,8 +259,8 @@ def _load(graph: bytes, folder: Path, variant: Variant, provider: str, threads: 
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its messages hold absolute paths; failures reach us as exceptions
     options.enable_mem_pattern = False  # it keeps a plan for every shape ever seen
-    # x86 without VNNI adds pairs of int8 products in 16 bits, which overflows silently. This takes the kernels that do not.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if b"MatMulIntegerToFloat" in graph and pair_sums_overflow():
+        options.add_session_config_entry(*EXACT_PRODUCTS)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     # A model may carry its own session options. Ours are not for a model to change.
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)

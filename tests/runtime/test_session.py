@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from gte_runtime.batching import make_batch
 from gte_runtime.bundle import Bundle
 from gte_runtime.errors import BundleError, BundleVersionError, Cancelled, EngineError
-from gte_runtime.session import OrtSession
+from gte_runtime.session import OrtSession, pair_sums_overflow
 
 WIDTH = 64
 LONG = 4000
@@ -133,3 +134,10 @@ def test_nothing_on_stdout(tiny_bundle: Path, capfd: pytest.CaptureFixture[str])
         OrtSession(b"not a graph", tiny_bundle, bundle.variant("cpu-fp32"), WIDTH)
     assert str(tiny_bundle) not in str(caught.value)
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="reads an x86 processor's features")
+def test_overflow_is_seen_where_it_is():
+    """Processors without VNNI add pairs of int8 products in 16 bits; only there the slower exact kernels are asked for."""
+    flags = set(next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split())
+    assert pair_sums_overflow() == (not flags & {"avx512_vnni", "avx_vnni"})

@@ -1,0 +1,45 @@
+"""One int8 product whose result tells how this processor adds pairs of them.
+
+Every input is the largest there is, so kernels that add two products in 16 bits overflow, and no
+other does. `gte_runtime.session` runs it once per process.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from gte_runtime.layout import LEVELS
+
+from .operators import OPSET, ZERO
+
+SIDE = 64
+"""Rows and columns: enough for the kernels that large products take."""
+
+
+def probe() -> onnx.ModelProto:
+    """`x` uint8 [rows, SIDE] -> `y` float32 [rows, SIDE], weights all LEVELS."""
+    constants = {
+        "weight": np.full((SIDE, SIDE), LEVELS, np.int8),
+        "one": np.array(1, np.float32),
+        "scale": np.ones(SIDE, np.float32),
+        "zero": np.array(ZERO, np.uint8),
+    }
+    node = helper.make_node("MatMulIntegerToFloat", ["x", "weight", "one", "scale", "zero"], ["y"], domain="com.microsoft")
+    graph = helper.make_graph(
+        [node],
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["rows", SIDE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", SIDE])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="gte-export")
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_bytes(probe().SerializeToString(deterministic=True))
