@@ -9,6 +9,7 @@ pass over memory that is not a product costs about as much as a tenth of one, so
   `gte_runtime.balance` as the input of products, once with the bias of the product that is added to
   it, so that neither needs a pass of its own.
 - There is no value bias (folded into the output's), and column scales come with the product.
+- Rounding takes a step per row by itself, without a division before it.
 
 The embedding table is int8 with a factor for each row and each column.
 """
@@ -35,11 +36,11 @@ SMALLEST = 1e-10
 
 
 class Rows:
-    """An activation rounded per token: values [.., T, K] uint8 around 128, and scale [.., T, 1]."""
+    """An activation rounded per token: values [1, T, K] uint8 around ZERO, and scale [1, T, 1]. `zeros` is [T], ZERO for each row."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, zeros: Tensor) -> None:
         self.scale = x.abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
-        self.values = torch.ops.gte.quantize(x / self.scale)
+        self.values = torch.ops.gte.quantize_rows(x, self.scale.reshape(-1) * (1 / operators.LEVELS), zeros)
 
 
 class Int8Linear(nn.Module):
@@ -90,12 +91,12 @@ class Int8Layer(nn.Module):
         self.mlp_input, self.mlp_residual = Norm(h, a.layer_norm_eps), Norm(h, a.layer_norm_eps)
         self.gate, self.up, self.down = Int8Linear(h, i), Int8Linear(h, i), Int8Linear(i, h)
 
-    def forward(self, z: Tensor, attention: Attention, context: Any) -> Tensor:
-        x = Rows(self.attention_input(z))
-        mixed = Rows(attention(self.query(x), self.key(x), self.value(x) * x.scale, context))
+    def forward(self, z: Tensor, attention: Attention, context: Any, zeros: Tensor) -> Tensor:
+        x = Rows(self.attention_input(z), zeros)
+        mixed = Rows(attention(self.query(x), self.key(x), self.value(x) * x.scale, context), zeros)
         z = self.output(mixed) * mixed.scale + self.attention_residual(z)
-        x = Rows(self.mlp_input(z))
-        product = Rows(f.gelu(self.gate(x) * x.scale) * self.up(x))
+        x = Rows(self.mlp_input(z), zeros)
+        product = Rows(f.gelu(self.gate(x) * x.scale) * self.up(x), zeros)
         return self.down(product) * (product.scale * x.scale) + self.mlp_residual(z)
 
 
@@ -110,7 +111,8 @@ class Int8Encoder(TracedEncoder):
 
     def states(self, ids: Tensor, context: Any) -> Tensor:
         z = self.embeddings(ids)
+        zeros = (ids.reshape(-1) * 0 + operators.ZERO).to(torch.uint8)
         for layer in self.layers:
-            z = layer(z, self.attention, context)
+            z = layer(z, self.attention, context, zeros)
         h: Tensor = self.last_norm(z)
         return h

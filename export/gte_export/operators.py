@@ -24,7 +24,7 @@ LEVELS, ZERO = 127, 128
 
 _library = torch.library.Library("gte", "DEF")
 _library.define("rotary_embedding(Tensor x, Tensor positions, Tensor cos, Tensor sin, int heads) -> Tensor")
-_library.define("quantize(Tensor x) -> Tensor")
+_library.define("quantize_rows(Tensor x, Tensor steps, Tensor zeros) -> Tensor")
 _library.define("matmul_int8(Tensor x, Tensor weight, Tensor scale) -> Tensor")
 _library.define("multi_head_attention(Tensor q, Tensor k, Tensor v, Tensor? lengths, int heads) -> Tensor")
 
@@ -47,9 +47,9 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
 
 
-def quantize(x: Tensor) -> Tensor:
-    """-1..1 to uint8 around ZERO in LEVELS steps to either side, half to even."""
-    return (torch.round(x / (1 / torch.tensor(float(LEVELS)))) + ZERO).clamp(0, 255).to(torch.uint8)
+def quantize_rows(x: Tensor, steps: Tensor, zeros: Tensor) -> Tensor:
+    """[1, T, K] to uint8 around `zeros` [T] in steps [T], half to even."""
+    return (torch.round(x / steps.reshape(1, -1, 1)) + zeros.reshape(1, -1, 1)).clamp(0, 255).to(torch.uint8)
 
 
 def matmul_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def matmul_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     return ((x.double() - ZERO) @ weight.double()).float() * scale
 
 
-_library.impl("quantize", quantize, "CompositeExplicitAutograd")
+_library.impl("quantize_rows", quantize_rows, "CompositeExplicitAutograd")
 _library.impl("matmul_int8", matmul_int8, "CompositeExplicitAutograd")
 _library.impl("rotary_embedding", rotary_embedding, "CompositeExplicitAutograd")
 _library.impl("multi_head_attention", multi_head_attention, "CompositeExplicitAutograd")
@@ -83,9 +83,9 @@ def _attention_symbol(g: Any, q: Any, k: Any, v: Any, lengths: Any, heads: int) 
     return out
 
 
-@symbolic_helper.parse_args("v")
-def _quantize_symbol(g: Any, x: Any) -> Any:
-    out = g.op("QuantizeLinear", x, _constant(g, torch.tensor(1.0) / LEVELS), _constant(g, torch.tensor(ZERO, dtype=torch.uint8)))
+@symbolic_helper.parse_args("v", "v", "v")
+def _quantize_symbol(g: Any, x: Any, steps: Any, zeros: Any) -> Any:
+    out = g.op("QuantizeLinear", x, steps, zeros, axis_i=1)
     out.setType(x.type().with_dtype(torch.uint8))
     return out
 
@@ -106,6 +106,6 @@ OPSET = 20
 """The first in which Gelu is one operator, and the last of the tracer that optimum drives."""
 
 register_custom_op_symbolic("gte::rotary_embedding", _rotary_symbol, 1)
-register_custom_op_symbolic("gte::quantize", _quantize_symbol, 1)
+register_custom_op_symbolic("gte::quantize_rows", _quantize_symbol, 1)
 register_custom_op_symbolic("gte::matmul_int8", _matmul_int8_symbol, 1)
 register_custom_op_symbolic("gte::multi_head_attention", _attention_symbol, 1)

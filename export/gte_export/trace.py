@@ -84,7 +84,8 @@ def plans() -> Iterator[Plan]:
         )  # fmt: skip
     yield Plan(
         variant="cpu-int8", table="int8", weights="int8", batch="ragged", attention=RaggedAttention, encoder=Int8Encoder,
-        min_onnxruntime="1.24", tolerance=INT8_DISTANCE, atol=2e-2,
+        min_onnxruntime="1.24", tolerance=INT8_DISTANCE,
+        atol=3e-2,  # a value between two steps may go the other way
         operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
     )  # fmt: skip
     yield Plan(
