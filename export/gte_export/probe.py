@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ SIDE = 64
 
 def probe() -> onnx.ModelProto:
     """`x` uint8 [rows, SIDE] -> `y` float32 [rows, SIDE], weights all LEVELS."""
-    constants = {
+    constants: dict[str, np.ndarray[Any, Any]] = {
         "weight": np.full((SIDE, SIDE), LEVELS, np.int8),
         "one": np.array(1, np.float32),
         "scale": np.ones(SIDE, np.float32),

@@ -60,34 +60,41 @@ class Batch:
 class Cost:
     """What a ragged run costs. The unit is what one more token costs in the linear layers. Decides speed, never results.
 
-    Estimated from operation counts, not fitted; see benchmarks/NOTES-cpu.md.
+    The numbers are those of float32 on two cores of a Sapphire Rapids; how they were measured stands in
+    benchmarks/NOTES-cpu.md, and what other processors have in common with it.
     """
 
-    run: float = 8.0
+    run: float = 28.0
     """The run itself: every weight is read once, however few tokens there are."""
-    scores: int = 6000
+    scores: int = 5100
     """Attention scores, per head, that cost as much as a token."""
+    together: float = 0.86
+    """Speed of one run on all processors, against as many runs on one each."""
+    share: int = 1024
+    """Tokens of a run beyond which activations leave the cache; where runs go on side by side they are no larger."""
 
     def of(self, count: int, tokens: int, longest: int) -> float:
         """Of one run of `count` texts."""
         return self.run + tokens + count * longest**2 / self.scores
 
+    def smallest_share(self, workers: int) -> float:
+        """Tokens of a run below which one on all processors ends sooner than as many side by side.
 
-COSTS = {"cpu-int8": Cost(scores=3000)}
-"""Attention is float32 in every variant, so beside int8 products it weighs more. An estimate."""
-
-SMALLEST_SHARE, LARGEST_SHARE = 256, 1024
-"""Tokens of one run where work is spread over workers: below, a run costs more than it brings; above,
-activations leave the cache and the last run keeps the others waiting."""
-
-TOGETHER = 0.87
-"""Speed of one run on all processors, against as many runs on one each. Measured on 2 cores, see the notes."""
+        From run + t = (run + workers t) / (workers together): both sides are the time for t tokens per worker.
+        """
+        gain = 1 / self.together - 1
+        return self.run * (1 - 1 / (workers * self.together)) / gain if gain > 0 else float("inf")
 
 
-def shared(budget: Budget, tokens: int, workers: int) -> Budget:
+COSTS = {"cpu-int8": Cost(run=30.0, scores=1100, together=0.75, share=256)}
+"""Attention and all passes over memory are float32 in every variant, so beside int8 products they weigh more."""
+
+
+def shared(budget: Budget, tokens: int, workers: int, cost: Cost = Cost()) -> Budget:
     """The budget of each run when this many tokens are spread over workers that run at the same time."""
-    share = min(max(-(-tokens // workers), SMALLEST_SHARE), LARGEST_SHARE)
-    return Budget(max_tokens=min(budget.max_tokens, share), max_scores=max(1, budget.max_scores // workers))
+    even = -(-tokens // workers)
+    share = min(even if even >= cost.smallest_share(workers) else tokens, cost.share)
+    return Budget(max_tokens=min(budget.max_tokens, max(1, share)), max_scores=max(1, budget.max_scores // workers))
 
 
 def plan_ragged(lengths: Sequence[int], flash_from: int, budget: Budget, cost: Cost = Cost()) -> list[Int64]:
@@ -148,7 +155,7 @@ def _fits(piece: Int64, sizes: Int64, budget: Budget) -> bool:
     return int(sizes[piece].sum()) <= budget.max_tokens and len(piece) * int(sizes[piece[-1]]) ** 2 <= budget.max_scores
 
 
-def runs_together(costs: Sequence[float], workers: int) -> int:
+def runs_together(costs: Sequence[float], workers: int, together: float) -> int:
     """How many runs, of costs in falling order, to give all processors, one after the other, before the rest runs side by side.
 
     Side by side is faster until the last run keeps the other processors waiting; one long text alone
@@ -158,7 +165,7 @@ def runs_together(costs: Sequence[float], workers: int) -> int:
         return 0
     best, chosen = float("inf"), 0
     for wide in {*range(min(len(costs), 16) + 1), len(costs)}:
-        time = sum(costs[:wide]) / workers / TOGETHER + _makespan(costs[wide:], workers)
+        time = sum(costs[:wide]) / workers / together + _makespan(costs[wide:], workers)
         if time < best:
             best, chosen = time, wide
     return chosen

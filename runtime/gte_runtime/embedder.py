@@ -399,13 +399,13 @@ class Embedder:
             groups = plan_padded(lengths, self._budget)[::-1]
             return groups, len(groups)
         workers = self._session.workers
-        groups = plan_ragged(lengths, self._variant.flash_from, shared(self._budget, sum(lengths), workers), self._cost)
+        groups = plan_ragged(lengths, self._variant.flash_from, shared(self._budget, sum(lengths), workers, self._cost), self._cost)
         tokens = [sum(lengths[row] for row in group) for group in groups]
         costs = [self._cost.of(len(g), t, max(lengths[row] for row in g)) for g, t in zip(groups, tokens, strict=True)]
         order = sorted(range(len(groups)), key=lambda i: -costs[i])
         # Runs side by side share the budget of one.
         large = sum(t > self._budget.max_tokens // workers for t in tokens)
-        return [groups[i] for i in order], max(large, runs_together([costs[i] for i in order], workers))
+        return [groups[i] for i in order], max(large, runs_together([costs[i] for i in order], workers, self._cost.together))
 
     def _finite(self, states: _States) -> tuple[_States, NDArray[np.bool_]]:
         """The texts whose outputs are finite, and which they are. A zero vector has no direction either."""

@@ -106,17 +106,17 @@ def test_runs_together_are_never_slower_than_all_or_none(costs: list[float], wor
         free = [0.0] * workers
         for cost in costs[wide:]:
             free[free.index(min(free))] += cost
-        return sum(costs[:wide]) / workers / 0.87 + max(free)
+        return sum(costs[:wide]) / workers / 0.8 + max(free)
 
-    chosen = runs_together(costs, workers)
+    chosen = runs_together(costs, workers, 0.8)
     assert workers == 1 or ends(chosen) <= min(ends(n) for n in range(len(costs) + 1)) + 1e-6
 
 
 def test_runs_together_by_example():
     """A long text beside short ones gets all processors, equals run side by side."""
-    assert runs_together([100.0], 4) == 1
-    assert runs_together([100.0] * 8, 4) == 0
-    assert runs_together([1000.0, 10.0, 10.0], 2) == 1
+    assert runs_together([100.0], 4, 0.87) == 1
+    assert runs_together([100.0] * 8, 4, 0.87) == 0
+    assert runs_together([1000.0, 10.0, 10.0], 2, 0.87) == 1
 
 
 @given(st.integers(0, 100_000), st.integers(1, 64), budgets)
@@ -125,6 +125,23 @@ def test_shares_keep_the_budget(tokens: int, workers: int, budget: Budget):
     each = shared(budget, tokens, workers)
     assert each.max_tokens <= budget.max_tokens
     assert each.max_scores * workers <= max(budget.max_scores, workers)
+
+
+@given(st.floats(0.1, 100), st.floats(0.55, 0.99), st.integers(2, 16), st.floats(1, 1000))
+def test_the_smallest_share_is_where_both_ways_take_as_long(run: float, together: float, workers: int, tokens: float):
+    """From there on, and only from there on, runs side by side end sooner than one on all processors."""
+    if workers * together < 1.01:
+        return
+    cost = Cost(run=run, together=together)
+    side_by_side, one = run + tokens, (run + workers * tokens) / workers / together
+    smallest = cost.smallest_share(workers)
+    assert abs(tokens - smallest) < 1e-6 * smallest or (side_by_side < one) == (tokens > smallest)
+
+
+def test_work_is_shared_when_there_is_enough_of_it():
+    """Little work stays in one run; more is spread evenly; much is cut at what the cache holds."""
+    cost = Cost(run=30.0, together=0.75, share=256)
+    assert [shared(Budget(), tokens, 2, cost).max_tokens for tokens in (40, 100, 400, 4000)] == [40, 50, 200, 256]
 
 
 def test_a_text_beyond_the_budget_runs_alone():
