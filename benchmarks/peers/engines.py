@@ -156,7 +156,7 @@ class Workshop:
         self._file(target / "manifest.json", OWN, "prepare_gte", "bundle", self._checkpoint(), target, *variants)
 
     def _make_fastembed(self) -> None:
-        """The export in a folder of its own, beside the tokenizer's files, as a hub would have it."""
+        """The export in a folder of its own, beside the tokenizer's files, as a hub would have it. Copies: onnx refuses links."""
         self.make("onnx")
         home = self.folder / "fastembed"
         home.mkdir(exist_ok=True)
@@ -164,7 +164,7 @@ class Workshop:
         files |= {name: self.folder / "onnx" / name for name in ("model.onnx", "model.onnx.data")}
         for name, source in files.items():
             if not (home / name).exists():
-                os.link(source, home / name)
+                shutil.copyfile(source, home / name)
 
     def _after(self, earlier: str, product: Path, environment: str, module: str, *arguments: object) -> None:
         self.make(earlier)
