@@ -39,6 +39,8 @@ class Trouble:
     """Bytes of a download after which the connection drops; each once."""
     spoil: bool = False
     """Bytes of large files are not those of their hash."""
+    spoil_large: bool = False
+    """The same of files above a megabyte only."""
     slow: float = 0.0
     """Seconds between pieces of a download."""
     token: str | None = None
@@ -51,10 +53,14 @@ class Hub:
     """{owner/name: {commit: files}}."""
     branches: dict[str, dict[str, str]] = field(default_factory=dict)
     """{owner/name: {branch: commit}}."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """{old owner/name: new}."""
     trouble: Trouble = field(default_factory=Trouble)
     asked: Counter[str] = field(default_factory=Counter)
     sent: Counter[str] = field(default_factory=Counter)
     """Bytes by path."""
+    starts: list[int] = field(default_factory=list)
+    """Where downloads of large files began."""
     url: str = ""
     on_download: Callable[[], None] | None = None
     """Called when a large file is asked for."""
@@ -114,6 +120,9 @@ class Handler(BaseHTTPRequestHandler):
                 return self.plain(status, b"trouble", headers)
         if trouble.token is not None and not path.startswith("/cdn/") and self.headers.get("Authorization") != f"Bearer {trouble.token}":
             return self.plain(401, b"", {"X-Error-Message": "Invalid username or password.", "X-Error-Code": "RepoNotFound"})
+        for old, new in self.hub.renamed.items():
+            if path.startswith((f"/{old}/", f"/api/models/{old}/")):
+                return self.plain(307, b"", {"Location": path.replace(f"/{old}/", f"/{new}/")})
         if path.startswith("/cdn/"):
             return self.download(path.removeprefix("/cdn/"))
         parts = path.strip("/").split("/")
@@ -166,6 +175,8 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range")
         if asked:
             start = int(asked.removeprefix("bytes=").split("-")[0])
+        if self.command == "GET":
+            self.hub.starts.append(start)
         if start >= size:
             return self.plain(416, b"", {"Content-Range": f"bytes */{size}"})
         self.send_response(206 if asked else 200)
@@ -177,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
             return None
         cut = self.hub.trouble.cut.pop(0) if self.hub.trouble.cut else None
         for piece in pieces(content, start):
-            if self.hub.trouble.spoil:
+            if self.hub.trouble.spoil or (self.hub.trouble.spoil_large and size > 2**20):
                 piece = bytes(len(piece))
             if cut is not None and len(piece) >= cut:
                 self.wfile.write(piece[:cut])

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import DownloadError
+from .errors import ConfigError, DownloadError
 from .known import KnownModel
 from .manifest import FileRecord
 from .usage import FILES as OPTIONAL
@@ -60,15 +60,13 @@ def wanted(name: str, models: dict[str, KnownModel]) -> Wanted:
     """What NAME or OWNER/NAME, with or without @REVISION, means.
 
     Raises:
-        DownloadError: neither a known name nor of the form of a repository's.
+        ConfigError: neither a known name nor of the form of a repository's.
     """
     model, at, revision = name.partition("@")
     known = models.get(model) or next((m for m in models.values() if m.hub == model), None)
     hub = known.hub if known else model
     if not HUB_ID.fullmatch(hub) or (at and not REVISION.fullmatch(revision)) or ".." in name:
-        raise DownloadError(
-            f"{name[:80]!r} is neither a known model ({', '.join(models)}) nor of the form OWNER/NAME or OWNER/NAME@REVISION"
-        )
+        raise ConfigError(f"{name[:80]!r} is neither a known model ({', '.join(models)}) nor of the form OWNER/NAME or OWNER/NAME@REVISION")
     if known and (not at or revision == known.revision):
         return Wanted(hub, known.revision or MAIN, known.files, known)
     return Wanted(hub, revision or MAIN, {}, known)

@@ -46,7 +46,8 @@ def verify(bundle: Path, say: Callable[[str], object]) -> None:
             worst = self_check(manifest, name, tokenizer, session, thorough=True)
         finally:
             session.close()
-        say(f"self-check {name}: largest difference {worst:.1e}, allowed {variant.tolerance:.0e}")
+        what = "difference" if manifest.reranker else "distance"
+        say(f"self-check {name}: largest {what} {worst:.1e}, allowed {variant.tolerance:.0e}")
     model = known_as(manifest, known_models(models_directory()))
     checks = read_published(model) if model else []
     if not checks:
