@@ -191,7 +191,7 @@ def _document(row: Mapping[str, Any]) -> str:
 
 
 def _is_query(prompt_type: Any) -> bool:
-    return getattr(prompt_type, "value", prompt_type) == QUERY
+    return bool(getattr(prompt_type, "value", prompt_type) == QUERY)
 
 
 def _unit(vectors: Any) -> Float32:
