@@ -150,6 +150,19 @@ def test_prompts(machine: Machine, monkeypatch: pytest.MonkeyPatch):
             gte.encode("fox", prompt_name="passage")
 
 
+def test_a_known_model_with_other_numbers(machine: Machine):
+    """A repository that has a name here, and weights that do not give its published numbers: said, with every number."""
+    snowflake = known_models(models_directory())["snowflake-arctic-embed-m-v2.0"]
+    machine.hub.add(snowflake.hub, machine.hub.repositories[REPOSITORY][commit_of(1)])
+    done = machine.pull(snowflake.name)
+    assert done.returncode == 4
+    assert "DIFFERS: token ids of 6 texts" in done.stderr
+    assert "DIFFERS: states have 64 values, published are 768" in done.stderr
+    assert done.stderr.splitlines()[-1] == "gte: a published value differs by more than its tolerance"
+    manifest = Bundle.open(machine.folder / "gte" / "pulled" / snowflake.name).manifest
+    assert (manifest.model, manifest.prompts) == (snowflake.name, {"query": "query: "})
+
+
 # Downloads that break off
 
 
