@@ -241,6 +241,19 @@ def test_killed_while_building(machine: Machine):
     assert machine.hub.sent["cdn"] == weights(machine)
 
 
+def test_what_a_killed_build_left(machine: Machine):
+    """Gigabytes of it go when nobody has touched them for an hour; a build that is going on is left alone."""
+    pulled = machine.folder / "gte" / "pulled"
+    for name, age in ((".org--tiny.old", 4000), (".org--tiny.new", 0), (".org--other.old", 4000)):
+        file = pulled / name / "bundle" / "weights-fp32.bin"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half")
+        for path in (file, file.parent, file.parent.parent):
+            os.utime(path, (time.time() - age,) * 2)
+    machine.works()
+    assert sorted(path.name for path in pulled.iterdir()) == [".org--other.old", ".org--tiny.new", "org--tiny"]
+
+
 # Answers of the hub
 
 
