@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,9 +22,13 @@ def command(
     """Download a checkpoint from the hub, build a bundle of it and verify that.
 
     NAME is a model's short name, OWNER/NAME or OWNER/NAME@REVISION. A download that is cut off goes on
-    where it stopped. HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT mean what they always mean.
+    where it stopped; after a kill, with huggingface_hub below 1 only. HF_HOME, HF_HUB_OFFLINE, HF_TOKEN
+    and HF_ENDPOINT mean what they always mean.
     The bundle's path goes to stdout.
     """
+    # The hub's other way to transfer, Xet, begins anew after a kill; plain HTTP goes on where it stopped.
+    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+
     from ..build import DEFAULT_VARIANTS, build
     from ..hub import download, wanted
     from ..known import known_models
