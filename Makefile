@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint fix wheel-test export clean
+.PHONY: demo test lint fix wheel-test mteb-test export clean
 
 demo: $(VENV)/.runtime  ## set up the runtime and embed the model card's texts
 	$(BIN)/gte demo
@@ -24,7 +24,10 @@ fix: $(VENV)/.dev
 export: $(VENV)/.dev  ## trace the committed graphs again
 	$(BIN)/gte-export trace models/gte-multilingual-base/config.json -o models/gte-multilingual-base
 	$(BIN)/gte-export trace models/gte-mini -o models/gte-mini
+	for name in gte-multilingual-reranker-base gte-base-en-v1.5 gte-large-en-v1.5; do \
+	  $(BIN)/gte-export trace models/$$name/recipe.toml -o models/$$name || exit 1; done
 	$(BIN)/gte-export trace tests/data/gte-tiny-random -o tests/data/gte-tiny-random/graphs
+	$(BIN)/gte-export trace tests/data/gte-tiny-reranker -o tests/data/gte-tiny-reranker/graphs
 	$(BIN)/python -m gte_export.probe runtime/gte_runtime/int8_probe.onnx
 
 wheel-test:  ## the wheel alone, in an environment of its own
@@ -35,8 +38,11 @@ wheel-test:  ## the wheel alone, in an environment of its own
 	cd dist && GTE_CACHE=$(CURDIR)/dist/cache ../$(VENV)-wheel/bin/gte demo
 	cd dist && ../$(VENV)-wheel/bin/python -c "import importlib.util as u; assert not any(map(u.find_spec, ('torch', 'onnx', 'transformers')))"
 
+mteb-test: $(VENV)-mteb/.mteb  ## mteb's evaluation of our models, in an environment of its own
+	$(VENV)-mteb/bin/python -m pytest -p no:cacheprovider tests/contract/test_mteb.py
+
 clean:
-	rm -rf $(VENV) $(VENV)-wheel dist
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-mteb dist
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,4 +54,12 @@ $(VENV)/.dev: $(VENV)/.runtime export/pyproject.toml export/constraints.txt
 	$(PIP) --upgrade "pip>=25.1"
 	$(PIP) -c constraints.txt -c export/constraints.txt "torch==2.13.0"
 	$(PIP) -c constraints.txt -c export/constraints.txt -e ".[cpu,arrow]" -e ./export --group dev
+	touch $@
+
+# Its releases of transformers and huggingface_hub are later than those of gte-export.
+$(VENV)-mteb/.mteb: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-mteb
+	$(VENV)-mteb/bin/python -m pip --disable-pip-version-check install --quiet "torch==2.13.0"
+	$(VENV)-mteb/bin/python -m pip --disable-pip-version-check install --quiet "torch==2.13.0" "mteb==2.26.24" "pytest>=8" "onnxruntime>=1.24"
+	$(VENV)-mteb/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
 	touch $@

@@ -7,13 +7,16 @@ the oracle.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +31,7 @@ from .errors import BundleCorruptError, BundleError, CheckpointError, ConfigErro
 from .files import read_regular
 from .graph import inspect_graph
 from .layout import CHUNK_ROWS, Layout, Material, pieces
-from .manifest import FileRecord, Manifest, SelfCheck, Variant
+from .manifest import FileRecord, Manifest, PairCheck, SelfCheck, Variant
 from .oracle import Reference, forward
 from .recipe import GraphRecipe, Recipe, find_graphs
 from .scoring import cut_and_normalise
@@ -37,6 +40,7 @@ from .session import OrtSession
 from .shipped import models_directory
 from .threads import thread_count
 from .tokenization import Tokenizer
+from .usage import Usage, read_usage
 
 FLASH_FROM = 128
 """Tokens from which a text runs without mask. Measured on 2 cores; see benchmarks/NOTES-cpu.md."""
@@ -45,8 +49,16 @@ TRAINED_DIM = 128
 """The model card's shortest vector, for models as wide as the card's."""
 
 SHORT_TEXTS = ("What is the capital of China?", "北京是中华人民共和国的首都。", "Привет, мир! 你好 — ½ ﬁn")
+SHORT_PAIRS = (
+    ("What is the capital of China?", "北京是中华人民共和国的首都。"),
+    ("What is the capital of China?", "To sort a list in Python, call sorted()."),
+    ("Привет, мир!", "你好 — ½ ﬁn"),
+)
 LONG_TEXT = "The quick brown fox jumps over the lazy dog, and sorts 1024 numbers in Python. " * 10
 """Long enough for the path without mask; checked when files are new, and by `gte verify`."""
+
+ABANDONED = 3600
+"""Seconds after which an unfinished build is taken for dead."""
 
 DEFAULT_VARIANTS = ("cpu-fp32",)
 
@@ -60,6 +72,9 @@ def build(
     ignore_unused: bool = False,
     overwrite: bool = False,
     keep_existing: bool = False,
+    origin: str = "",
+    name: str | None = None,
+    prompts: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Turn a checkpoint directory into a bundle directory.
 
@@ -71,6 +86,9 @@ def build(
         ignore_unused: accept tensors that the architecture does not use.
         overwrite: replace a bundle that is there.
         keep_existing: if another process finishes the same bundle first, leave that one.
+        origin: where the checkpoint came from, as `owner/name@commit`.
+        name: of the model; by default the checkpoint directory's.
+        prompts: what to put before texts, by name, where the checkpoint does not say itself.
 
     Raises:
         CheckpointError: a file is missing, or a tensor is missing, extra or of another shape.
@@ -80,12 +98,16 @@ def build(
     """
     _check_target(bundle, overwrite=overwrite, keep_existing=keep_existing)
     with Checkpoint(checkpoint, ignore_unused=ignore_unused) as opened:
-        source, recipe = find_graphs(opened.config.architecture, graphs, shipped=models_directory())
+        source, recipe = find_graphs(opened.config.architecture, graphs, shipped=models_directory(), reranker=opened.reranker)
         chosen = _choose(recipe, variants, opened.table_dtype)
+        usage = read_usage(checkpoint)
+        if prompts and not usage.prompts:
+            usage = Usage(dict(prompts))
         tokenizer_json = _tokenizer_json(checkpoint)
         tokenizer = _checked_tokenizer(tokenizer_json, opened)
         try:
             bundle.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(bundle)
             with tempfile.TemporaryDirectory(prefix=f".{bundle.name}.", dir=bundle.parent) as temporary:
                 staged = Path(temporary) / "bundle"
                 staged.mkdir()
@@ -94,6 +116,9 @@ def build(
                 answers = _ask_oracle(opened, tokenizer)
                 files |= _write_weights(staged, source, chosen, _material(opened, answers))
                 manifest = _manifest(opened, tokenizer, chosen, files, answers)
+                manifest = replace(
+                    manifest, model=name or manifest.model, origin=origin, prompts=usage.prompts, default_prompt=usage.default_prompt
+                )
                 for name in manifest.variants:
                     _prove(staged, manifest, name, tokenizer)
                 _write(staged / manifests.FILE, [manifest.to_json().encode()])
@@ -104,6 +129,14 @@ def build(
         except OSError as error:
             raise OutputError(f"{bundle.name[:80]} could not be written: {error.strerror or error}") from None
     return manifest
+
+
+def _sweep(bundle: Path) -> None:
+    """Remove what builds of this bundle that were killed have left: nobody has touched it for longer than any build takes."""
+    for left in bundle.parent.glob(f".{glob.escape(bundle.name)}.*"):
+        with contextlib.suppress(OSError):
+            if left.is_dir() and time.time() - max(path.stat().st_mtime for path in (left, *left.rglob("*"))) > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
@@ -239,7 +272,8 @@ def _manifest(
         tokenizer=tokenizer.record,
         files=files,
         variants={graph.variant: _variant(graph) for graph in chosen},
-        self_checks=tuple(answer.self_check() for answer in answers),
+        self_checks=tuple(answer.self_check() for answer in answers if answer.pair is None),
+        pair_checks=tuple(answer.pair_check() for answer in answers if answer.pair is not None),
     )
 
 
@@ -249,6 +283,7 @@ def _variant(graph: GraphRecipe) -> Variant:
         weights=graph.weights,
         batch=graph.batch,
         inputs=graph.inputs,
+        outputs=graph.outputs,
         min_onnxruntime=graph.min_onnxruntime,
         tolerance=graph.tolerance,
         flash_from=FLASH_FROM,
@@ -257,11 +292,12 @@ def _variant(graph: GraphRecipe) -> Variant:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the oracle says of a self-check text."""
+    """What the oracle says of a self-check text, or of a pair."""
 
     text: str
     ids: NDArray[np.int64]
     reference: Reference
+    pair: tuple[str, str] | None = None
 
     def self_check(self) -> SelfCheck:
         dense = cut_and_normalise(self.reference.cls[None].astype(np.float32))[0]
@@ -269,10 +305,20 @@ class Answer:
             text=self.text, ids=tuple(self.ids.tolist()), dense=_rounded(dense), token_weights=_rounded(self.reference.token_weights)
         )
 
+    def pair_check(self) -> PairCheck:
+        assert self.pair is not None
+        query, document = self.pair
+        return PairCheck(query=query, document=document, ids=tuple(self.ids.tolist()), logit=float(f"{self.reference.logit:.8g}"))
+
 
 def _ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
+    longest = checkpoint.config.architecture.max_positions
+    if checkpoint.reranker:
+        pairs = (*SHORT_PAIRS, (SHORT_TEXTS[0], LONG_TEXT))
+        encoded = [tokens.ids for tokens in tokenizer.encode_pairs(pairs, max_length=longest)]
+        return tuple(Answer("", one, forward(checkpoint, one), pair) for pair, one in zip(pairs, encoded, strict=True))
     texts = (*SHORT_TEXTS, LONG_TEXT)
-    ids = [tokens.ids for tokens in tokenizer.encode(texts, max_length=checkpoint.config.architecture.max_positions)]
+    ids = [tokens.ids for tokens in tokenizer.encode(texts, max_length=longest)]
     return tuple(Answer(text, one, forward(checkpoint, one)) for text, one in zip(texts, ids, strict=True))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import scoring, sparse
-from .batching import COSTS, Budget, Cost, make_batch, plan_padded, plan_ragged, runs_together, shared
+from .batching import COSTS, Budget, Cost, make_batch, plan_runs
 from .errors import ConfigError, GteError, InputError, NonFiniteOutputError
 from .fanout import run_all
+from .progress import Progress
 from .session import PROVIDERS, Session
 from .sparse import SparseVectors
 from .threads import thread_count
-from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_texts, check_max_length, check_text
+from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_max_length, check_pair, check_text
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -131,7 +131,7 @@ class Embedder:
         """Open a bundle and prove that it runs.
 
         Args:
-            model: a bundle directory, or the name of a model that ships with the package.
+            model: a bundle directory, or the name of a model that ships with the package or was pulled from the hub.
             provider: "cpu", "cuda" or "tensorrt". What is not there is an error, never another provider.
             variant: one of the bundle's; by default the best it has for the provider.
             threads: of one run; by default all that affinity and container quota grant.
@@ -155,7 +155,9 @@ class Embedder:
             raise ConfigError(f"verify is {verify!r}; expected 'auto' or 'always'")
         count = thread_count(threads)
         bundle = Bundle.open(locate(model))
-        name = variant or _preferred(bundle, provider)
+        if bundle.manifest.reranker:
+            raise ConfigError(f"{bundle.manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open")
+        name = variant or preferred(bundle, provider)
         chosen = bundle.variant(name)
         session, tokenizer = load(
             bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify
@@ -197,6 +199,7 @@ class Embedder:
         show_progress: bool = False,
         *,
         errors: OnBadUnicode = "strict",
+        prompt_name: str | None = None,
     ) -> Embeddings:
         """Embed texts.
 
@@ -209,6 +212,8 @@ class Embedder:
             truncate: cut longer texts and report it; False refuses them.
             show_progress: a progress bar on stderr, if that is a terminal.
             errors: "replace" puts "?" where a string holds half a surrogate pair; "strict" refuses it.
+            prompt_name: put this prompt of the model before every text, such as "query"; by default the model's
+                default prompt, which most do not have. "" is none.
 
         Returns:
             Rows in input order. An empty list gives shape [0, dim].
@@ -218,7 +223,8 @@ class Embedder:
             ConfigError: a parameter out of range, or sparse=True for a checkpoint without a sparse head.
         """
         dim, sparse, max_length = self._check_options(dim, sparse, max_length, errors)
-        checked = [check_text(text, index, errors) for index, text in enumerate(as_texts(texts))]
+        prompt = self._prompt(prompt_name)
+        checked = [prompt + check_text(text, index, errors) for index, text in enumerate(as_texts(texts))]
         tokens = self._tokenizer.encode(checked, max_length=max_length, truncate=truncate)
         states = self._run(tokens, show_progress)
         return self._embeddings(states, np.arange(len(tokens)), dense, sparse, dim)
@@ -233,6 +239,7 @@ class Embedder:
         truncate: bool = True,
         *,
         errors: OnBadUnicode = "strict",
+        prompt_name: str | None = None,
         texts_per_part: int = STREAM_TEXTS,
     ) -> Iterator[Embeddings]:
         """Embed any number of texts in bounded memory, in input order, part by part.
@@ -245,7 +252,9 @@ class Embedder:
             raise InputError(f"expected an iterable of strings, found {type(texts).__name__}", got=type(texts).__name__)
         if isinstance(texts_per_part, bool) or not isinstance(texts_per_part, int) or texts_per_part < 1:
             raise ConfigError(f"texts_per_part is {texts_per_part!r}; expected an integer of at least 1")
-        return self._parts(iter(texts), dense, sparse, dim, max_length, truncate, errors, texts_per_part)
+        prompt = self._prompt(prompt_name)
+        asked = (prompt + text if isinstance(text, str) else text for text in texts) if prompt else iter(texts)
+        return self._parts(asked, dense, sparse, dim, max_length, truncate, errors, texts_per_part)
 
     def _parts(
         self, texts: Iterator[object], dense: bool, sparse: bool, dim: int, max_length: int, truncate: bool, errors: OnBadUnicode, size: int
@@ -327,7 +336,7 @@ class Embedder:
             InputError: not a pair of strings; the index is the pair's.
         """
         dense_weight, sparse_weight = _check_weight(dense_weight, "dense_weight"), _check_weight(sparse_weight, "sparse_weight")
-        checked = [_check_pair(pair, index) for index, pair in enumerate(_check_pairs(pairs))]
+        checked = [check_pair(pair, index) for index, pair in enumerate(as_pairs(pairs))]
         dim, _, max_length = self._check_options(dim, sparse_weight != 0 or None, max_length, "strict")
         # A text that stands in many pairs is run once.
         unique = {text: row for row, text in enumerate(dict.fromkeys(itertools.chain.from_iterable(checked)))}
@@ -376,7 +385,7 @@ class Embedder:
         groups, wide = self._plan([len(row) for row in ids])
         batches = [partial(make_batch, rows, ids, self._variant.flash_from) for rows in groups]
         lap("plan")
-        with _Progress(len(tokens), show_progress) as advance:
+        with Progress(len(tokens), show_progress) as advance:
             for index, batch, outputs in run_all(self._session, batches, wide):
                 lap("run")
                 rows = groups[index]
@@ -391,21 +400,7 @@ class Embedder:
         return states
 
     def _plan(self, lengths: Sequence[int]) -> tuple[list[Int64], int]:
-        """Positions of the texts that run together, costliest group first, and how many groups get all processors.
-
-        Costliest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
-        """
-        if self._variant.batch == "padded":
-            groups = plan_padded(lengths, self._budget)[::-1]
-            return groups, len(groups)
-        workers = self._session.workers
-        groups = plan_ragged(lengths, self._variant.flash_from, shared(self._budget, sum(lengths), workers, self._cost), self._cost)
-        tokens = [sum(lengths[row] for row in group) for group in groups]
-        costs = [self._cost.of(len(g), t, max(lengths[row] for row in g)) for g, t in zip(groups, tokens, strict=True)]
-        order = sorted(range(len(groups)), key=lambda i: -costs[i])
-        # Runs side by side share the budget of one.
-        large = sum(t > self._budget.max_tokens // workers for t in tokens)
-        return [groups[i] for i in order], max(large, runs_together([costs[i] for i in order], workers, self._cost.together))
+        return plan_runs(lengths, self._variant.batch, self._variant.flash_from, self._budget, self._session.workers, self._cost)
 
     def _finite(self, states: _States) -> tuple[_States, NDArray[np.bool_]]:
         """The texts whose outputs are finite, and which they are. A zero vector has no direction either."""
@@ -442,6 +437,17 @@ class Embedder:
         length = check_max_length(limit, self._tokenizer.specials, self.max_length)
         return self._check_dim(dim), self.manifest.sparse if want_sparse is None else want_sparse, length
 
+    def _prompt(self, name: object) -> str:
+        prompts = self.manifest.prompts
+        if name is None:
+            name = self.manifest.default_prompt
+        if name == "":
+            return ""
+        if not isinstance(name, str) or name not in prompts:
+            known = f"its prompts are {', '.join(prompts)}" if prompts else "it has none"
+            raise ConfigError(f"{self.manifest.model} has no prompt {repr(name)[:80]}; {known}")
+        return prompts[name]
+
     def _check_dim(self, dim: object) -> int:
         if dim is None:
             return self.dim
@@ -452,7 +458,8 @@ class Embedder:
         return int(dim)
 
 
-def _preferred(bundle: Bundle, provider: str) -> str:
+def preferred(bundle: Bundle, provider: str) -> str:
+    """The best variant a bundle has for a provider; raises ConfigError when it has none."""
     for name in VARIANTS[provider]:
         if name in bundle.manifest.variants:
             return name
@@ -462,43 +469,7 @@ def _preferred(bundle: Bundle, provider: str) -> str:
     )
 
 
-def _check_pairs(pairs: object) -> list[object]:
-    if isinstance(pairs, (str, bytes, dict)) or not isinstance(pairs, Iterable):
-        raise InputError(
-            f"expected an iterable of (query, document) pairs, found {type(pairs).__name__}", field="pairs", got=type(pairs).__name__
-        )
-    return list(pairs)
-
-
-def _check_pair(pair: object, index: int) -> tuple[str, str]:
-    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-        found = f"{len(pair)} items" if isinstance(pair, Sequence) and not isinstance(pair, str) else type(pair).__name__
-        raise InputError(f"expected a (query, document) pair, found {found}", index=index, field="pairs", got=found)
-    try:
-        return check_text(pair[0], index), check_text(pair[1], index)
-    except InputError as error:
-        raise InputError(error.reason, index=index, field="pairs", got=error.got) from None
-
-
 def _check_weight(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not np.isfinite(value):
         raise ConfigError(f"{name} is {str(value)[:40]}; expected a finite number")
     return float(value)
-
-
-class _Progress:
-    """A bar on stderr while texts run, if asked for and if stderr is a terminal."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        self._bar: Any = None
-        if show and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, unit="text", file=sys.stderr)
-
-    def __enter__(self) -> Any:
-        return self._bar.update if self._bar is not None else lambda n: None
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

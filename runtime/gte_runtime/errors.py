@@ -10,6 +10,7 @@
     |  |- BundleCorruptError               a file is not what the manifest promises
     |  |- BundleVersionError               made for another format or a newer ONNX Runtime
     |  `- SelfCheckFailed                   the model runs but gives other vectors than when it was built
+    |- DownloadError (OSError)             a checkpoint that could not be had from the hub
     |- OutputError (OSError)               a result that could not be written
     |- ProviderError (RuntimeError)        a device that failed
     |  `- ProviderUnavailableError         a device that is not there
@@ -67,11 +68,12 @@ class InputTooLongError(InputError):
     were not tokenized to the end.
     """
 
-    def __init__(self, *, tokens: int, limit: int, index: int | None, exact: bool = True) -> None:
+    def __init__(self, *, tokens: int, limit: int, index: int | None, exact: bool = True, field: str = "texts") -> None:
         count = f"{tokens}" if exact else f"at least {tokens}"
         super().__init__(
             f"{count} tokens, the limit is {limit}; shorten the text or pass truncate=True",
             index=index,
+            field=field,
             got=f"{count} tokens",
         )
         self.tokens = tokens
@@ -90,8 +92,8 @@ class NonFiniteOutputError(GteError):
 
     http_status = 500
 
-    def __init__(self, index: int) -> None:
-        super().__init__(f"texts[{index}]: the model gave a vector that is not finite; `gte verify` checks the bundle")
+    def __init__(self, index: int, field: str = "texts") -> None:
+        super().__init__(f"{field}[{index}]: the model gave a result that is not finite; `gte verify` checks the bundle")
         self.index = index
 
 
@@ -128,6 +130,13 @@ class SelfCheckFailed(BundleError):
     def __init__(self, message: str, *, cos: float | None = None) -> None:
         super().__init__(message)
         self.cos = cos
+
+
+class DownloadError(GteError, OSError):
+    """A checkpoint that could not be had from the hub, or came with other bytes than promised."""
+
+    exit_code = 4
+    http_status = 503
 
 
 class OutputError(GteError, OSError):
