@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 
-Share = Literal["one", "any", "all"]
-"""Of the processors, for one run: one; all if they are free and else one; all, after waiting for them."""
+Share = Literal["one", "any", "all", "extra"]
+"""Of the processors, for one run: one; all if they are free and else one; all, after waiting for them; or a
+share of those that others compute on, for a short run that should not wait for long ones."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 OUTPUTS = ("cls", "token_weights")
@@ -131,7 +132,7 @@ class OrtSession:
             raise ForkedProcessError
         padded = self._variant.batch == "padded"
         feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
-        least, most = {"one": (1, 1), "any": (1, self.workers), "all": (self.workers, self.workers)}[share]
+        least, most = {"one": (1, 1), "any": (1, self.workers), "all": (self.workers, self.workers), "extra": (0, 0)}[share]
         cls, weights = self._run(feeds, least, most, party or object())
         return Outputs(cls, weights[padding_mask(batch)] if padded else weights)
 
@@ -163,7 +164,7 @@ class OrtSession:
     def _run_here(self, feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
         taken = self._permits.take(least, most)
         try:
-            return self._run_on(self._one_thread() if taken < self.workers else self._session, feeds, party)
+            return self._run_on(self._one_thread() if taken < self.workers > 1 else self._session, feeds, party)
         finally:
             self._permits.give(taken)
 
