@@ -70,9 +70,8 @@ class Health:
                     log.critical("a run cannot be stopped; the process ends")
                     self._stop(STUCK_EXIT)
                 continue
-            idle = not self._dispatcher.scheduler.running
             quiet = time.monotonic() - self._dispatcher.last_good > self._options.check_every
-            if idle and (quiet or self.problem is not None):
+            if quiet or self.problem is not None:
                 await self._try()
 
     async def _try(self) -> None:

@@ -125,9 +125,8 @@ class Connection(HttpToolsProtocol):
         self._refusal = refusal
         self._stop_timer()
         self.counted.connections_refused.labels(refusal.code).inc()
-        if self.cycle is not None and not self.cycle.response_complete:
-            # An answer is under way; another one in the middle of it would be taken for a part of it.
-            self.cycle.keep_alive = False
+        if self._answering():
+            self.cycle.keep_alive = False  # what is due is still sent
             return
         status = refusal.meaning.status
         body = json.dumps(native.DIALECT.error(refusal, status, "")).encode()
@@ -135,6 +134,12 @@ class Connection(HttpToolsProtocol):
         lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in head.items())
         self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + body)
         self.transport.close()
+
+    def _answering(self) -> bool:
+        """A whole request has come in and its answer has not gone out; another in the middle of it would be taken for a part of it."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        return self.cycle.response_started or not self.cycle.more_body or bool(self.pipeline)
 
     # Deadlines.
     def _expect(self, seconds: float, what: str) -> None:
@@ -153,7 +158,7 @@ class Connection(HttpToolsProtocol):
         if what == "header" and not self._head_bytes:
             self.transport.close()  # nothing was asked, so nothing is answered
             return
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()
         else:
             self._close_with(Refusal("request_timeout", f"the {what} of the request took too long"))

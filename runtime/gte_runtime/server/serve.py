@@ -52,7 +52,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def _serve(app: App, listening: socket.socket, host: str) -> int:
+def make_server(app: App) -> uvicorn.Server:
     o = app.options
     config = uvicorn.Config(
         app,
@@ -66,7 +66,11 @@ async def _serve(app: App, listening: socket.socket, host: str) -> int:
         timeout_graceful_shutdown=o.drain_timeout,  # type: ignore[arg-type]
         backlog=1024,
     )
-    server = _Server(config)
+    return _Server(config)
+
+
+async def _serve(app: App, listening: socket.socket, host: str) -> int:
+    server = make_server(app)
     code = 0
 
     def stop(with_code: int) -> None:
