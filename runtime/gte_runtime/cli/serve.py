@@ -101,11 +101,19 @@ def command(
 
 def _open(model: str, provider: str, variant: str | None, threads: int | None, encode_special_tokens: bool) -> Engine:
     """A bundle of either kind, run once on one processor and once on all, so that no request pays for that."""
+    from ..bundle import Bundle
     from ..embedder import Embedder
-    from ..server.engine import Encoder
+    from ..reranker import Reranker
+    from ..server.engine import Encoder, PairScorer
+    from ..shipped import locate
 
-    embedder = Embedder.open(model, provider=provider, variant=variant, threads=threads, encode_special_tokens=encode_special_tokens)
-    engine = Encoder(embedder.manifest.model, embedder)
+    manifest = Bundle.open(locate(model)).manifest
+    options: dict[str, Any] = {"provider": provider, "variant": variant, "threads": threads, "encode_special_tokens": encode_special_tokens}
+    engine: Engine
+    if manifest.reranker:
+        engine = PairScorer(manifest.model, Reranker.open(model, **options))
+    else:
+        engine = Encoder(manifest.model, Embedder.open(model, **options))
     for share in ("one", "all"):
         engine.check(share)
     return engine
