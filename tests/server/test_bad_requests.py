@@ -314,9 +314,7 @@ def test_paths_are_taken_as_they_are(server: Process, target: str, status: int):
     assert b"root:" not in found[0][2]
 
 
-@pytest.mark.parametrize(
-    "first", ["GET /v1/encode", "PUT /v1/encode", "DELETE /v1/embeddings", "OPTIONS /embed", "TRACE /", "PATCH /rerank"]
-)
+@pytest.mark.parametrize("first", ["GET /v1/encode", "PUT /v1/encode", "DELETE /v1/models", "OPTIONS /embed", "TRACE /", "PATCH /rerank"])
 def test_other_methods(server: Process, first: str):
     found = answers(server.raw(f"{first} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode()))
     assert found[0][0] == 405
@@ -387,7 +385,7 @@ def test_the_length_of_a_body_is_told_once(server: Process, framing: bytes):
     """400 or 413, and what follows on the connection is not run as a request."""
     received = server.raw(HEAD + framing + SMUGGLED, timeout=5)
     found = answers(received)
-    assert [status for status, _, _ in found][0] in (400, 413)
+    assert found[0][0] in (400, 413)
     assert b"404" not in received.replace(b"content-length: 404", b"")
     assert len(found) == 1
 
@@ -451,7 +449,7 @@ def test_requests_one_after_the_other(server: Process):
 def test_a_bad_request_behind_a_good_one(server: Process):
     """The good one is answered, the connection closed, the rest thrown away."""
     received = server.raw(request("/v1/encode", GOOD) + b"\x00\x01garbage\r\n\r\n" + SMUGGLED, timeout=5)
-    assert [status for status, _, _ in answers(received)][0] == 200
+    assert answers(received)[0][0] == 200
     assert b" 404 " not in received
 
 

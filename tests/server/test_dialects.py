@@ -48,7 +48,9 @@ def test_sparse_formats_say_the_same(server: Process, gte: Embedder):
     vector = gte.encode(text).sparse[0]
     want = vector.as_dict()
     assert {int(key): np.float32(value) for key, value in by_format["ids"].items()} == {k: np.float32(v) for k, v in want.items()}
-    assert [(pair["index"], np.float32(pair["value"])) for pair in by_format["list"]] == list(zip(vector.indices.tolist(), vector.values))
+    assert [(pair["index"], np.float32(pair["value"])) for pair in by_format["list"]] == list(
+        zip(vector.indices.tolist(), vector.values, strict=True)
+    )
     assert by_format["object"]["indices"] == by_format["both"]["indices"] == vector.indices.tolist()
     assert len(by_format["both"]["tokens"]) == len(vector)
     assert {k: np.float32(v) for k, v in by_format["tokens"].items()} == {k: np.float32(v) for k, v in gte.token_weights(text)[0].items()}

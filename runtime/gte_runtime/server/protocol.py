@@ -44,7 +44,7 @@ class Connection(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal: Refusal | None = None
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._fields_bytes = 0
         if len(self.connections) > self.limits.max_connections:
             message = f"there are more than {self.limits.max_connections} connections (--max-connections); try again later"
             self._close_with(Refusal("too_many_connections", message, headers={"retry-after": "1"}))
@@ -73,6 +73,8 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._fields_bytes = 0
+        if self._timer is None:  # one that came together with the end of another
+            self._expect(self.limits.header_timeout, "header")
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -87,7 +89,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._check_framing()
         self._in_head = False
-        self._head_bytes = 0
+        self._head_bytes = self._fields_bytes = 0
         self._expect(self.limits.body_timeout, "body")
         super().on_headers_complete()
 
@@ -155,7 +157,7 @@ class Connection(HttpToolsProtocol):
         self._timer = None
         if self.transport.is_closing():
             return
-        if what == "header" and not self._head_bytes:
+        if what == "header" and not self._head_bytes + self._fields_bytes:
             self.transport.close()  # nothing was asked, so nothing is answered
             return
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
