@@ -207,6 +207,7 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
             seconds, each = asyncio.run(closed_loop(url, path, bodies, args.clients))
             loads.append(seconds)
             times.extend(each)
+            print(f"bulk {one['seconds']:.2f} s, served {seconds:.2f} s", file=sys.stderr, flush=True)
 
     if args.url:
         turns(args.url, "/embeddings")

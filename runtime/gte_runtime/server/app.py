@@ -161,8 +161,10 @@ class App:
         status = dialect.status(refusal)
         answer = json_answer(dialect.error(refusal, status, x.id), status)
         answer.headers = dict(refusal.headers)
-        if refusal.code in ("payload_too_large", "draining", "unauthorized", "unsupported_media_type", "overloaded"):
-            answer.headers["connection"] = "close"  # the rest of the body is not read
+        if refusal.code == "draining" or b"expect" in x.headers:
+            # Who waits for `100 Continue` and gets this does not send the body; what comes next would be taken for it.
+            # Otherwise the connection stays: what is still sent is thrown away, and the client comes to read the answer.
+            answer.headers["connection"] = "close"
         return answer
 
     async def _send(self, x: Exchange, answer: Answer, send: Send) -> None:

@@ -44,6 +44,7 @@ class Connection(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal: Refusal | None = None
         self._in_head = True
+        self._in_body = False
         self._head_bytes = self._fields_bytes = 0
         if len(self.connections) > self.limits.max_connections:
             message = f"there are more than {self.limits.max_connections} connections (--max-connections); try again later"
@@ -89,6 +90,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._check_framing()
         self._in_head = False
+        self._in_body = True
         self._head_bytes = self._fields_bytes = 0
         self._expect(self.limits.body_timeout, "body")
         super().on_headers_complete()
@@ -96,6 +98,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stop_timer()
         self._in_head = True
+        self._in_body = False
         super().on_message_complete()
 
     def _count(self, size: int) -> None:
@@ -130,6 +133,9 @@ class Connection(HttpToolsProtocol):
         if self._answering():
             self.cycle.keep_alive = False  # what is due is still sent
             return
+        if self._answered():
+            self.transport.close()
+            return
         status = refusal.meaning.status
         body = json.dumps(native.DIALECT.error(refusal, status, "")).encode()
         head = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **refusal.headers}
@@ -142,6 +148,10 @@ class Connection(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             return False
         return self.cycle.response_started or not self.cycle.more_body or bool(self.pipeline)
+
+    def _answered(self) -> bool:
+        """The answer went out before the body came to its end: the rest of it is nobody's."""
+        return self._in_body and self.cycle is not None and self.cycle.response_complete
 
     # Deadlines.
     def _expect(self, seconds: float, what: str) -> None:
