@@ -53,7 +53,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.runtime export/pyproject.toml export/constraints.txt
 	$(PIP) --upgrade "pip>=25.1"
 	$(PIP) -c constraints.txt -c export/constraints.txt "torch==2.13.0"
-	$(PIP) -c constraints.txt -c export/constraints.txt -e ".[cpu,arrow]" -e ./export --group dev
+	$(PIP) -c constraints.txt -c export/constraints.txt -e ".[cpu,arrow,server]" -e ./export --group dev
 	touch $@
 
 # Its releases of transformers and huggingface_hub are later than those of gte-export.

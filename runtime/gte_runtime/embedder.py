@@ -93,6 +93,17 @@ class _Part:
     rejected: list[Rejected]
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an engine is made of, for a host that schedules runs by itself, as the server does."""
+
+    tokenizer: Tokenizer
+    session: Session
+    variant: Variant
+    budget: Budget
+    cost: Cost
+
+
 class Embedder:
     """Dense and sparse vectors of one model. Safe to use from several threads; close it, or use it in a `with`."""
 
@@ -172,6 +183,10 @@ class Embedder:
             "batch_invariant": chosen.batch == "ragged",
         }
         return engine
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(self._tokenizer, self._session, self._variant, self._budget, self._cost)
 
     @property
     def dim(self) -> int:

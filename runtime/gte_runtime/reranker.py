@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batching import COSTS, Budget, Cost, make_batch, plan_runs
-from .embedder import preferred
+from .embedder import Parts, preferred
 from .errors import ConfigError, InputError, NonFiniteOutputError
 from .fanout import run_all
 from .progress import Progress
@@ -124,6 +124,10 @@ class Reranker:
             "batch_invariant": chosen.batch == "ragged",
         }
         return engine
+
+    @property
+    def parts(self) -> Parts:
+        return Parts(self._tokenizer, self._session, self._variant, self._budget, self._cost)
 
     @property
     def tolerance(self) -> float:

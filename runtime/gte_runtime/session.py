@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 
-Share = Literal["one", "any", "all"]
-"""Of the processors, for one run: one; all if they are free and else one; all, after waiting for them."""
+Share = Literal["one", "any", "all", "extra"]
+"""Of the processors, for one run: one; all if they are free and else one; all, after waiting for them; or a
+share of those that others compute on, for a short run that should not wait for long ones."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 INPUT_TYPES = {
@@ -139,7 +140,7 @@ class OrtSession:
             raise ForkedProcessError
         padded = self._variant.batch == "padded"
         feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
-        least, most = {"one": (1, 1), "any": (1, self.workers), "all": (self.workers, self.workers)}[share]
+        least, most = {"one": (1, 1), "any": (1, self.workers), "all": (self.workers, self.workers), "extra": (0, 0)}[share]
         outputs = self._run(feeds, least, most, party or object())
         if self._variant.outputs == LOGITS:
             return Outputs(NOTHING, NOTHING, outputs[0])
@@ -174,7 +175,7 @@ class OrtSession:
     def _run_here(self, feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
         taken = self._permits.take(least, most)
         try:
-            return self._run_on(self._one_thread() if taken < self.workers else self._session, feeds, party)
+            return self._run_on(self._one_thread() if taken < self.workers > 1 else self._session, feeds, party)
         finally:
             self._permits.give(taken)
 

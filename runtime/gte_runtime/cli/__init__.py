@@ -28,6 +28,7 @@ COMMANDS = {
     "build": "Turn a checkpoint into a bundle.",
     "verify": "Hash a bundle and compare it with its recorded vectors.",
     "info": "What is installed, and what a bundle holds.",
+    "serve": "Vectors, scores and ranks over HTTP.",
     "bench": "How fast a bundle is on this machine.",
 }
 

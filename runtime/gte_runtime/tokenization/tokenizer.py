@@ -142,6 +142,18 @@ class Tokenizer:
             self._decoded[token] = self._tokenizer.decode([token], skip_special_tokens=False).strip(HIDDEN)
         return self._decoded[token]
 
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(id, start, end) of a text's tokens, without special ones around it; places are in characters."""
+        with _mapped_panics():
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            return [(token, *span) for token, span in zip(encoding.ids, encoding.offsets, strict=True)]
+
+    def join(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
+        """The text of a row of ids."""
+        with _mapped_panics():
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+            return text
+
     def _bodies(self, texts: Sequence[str], room: int) -> Iterator[tuple[list[int], bool]]:
         """(ids without specials, whether they are all) of each text; of a long one the beginning, more than `room`."""
         long = room * CHARACTERS_PER_TOKEN

@@ -1,0 +1,138 @@
+"""`gte serve`: vectors, scores and ranks over HTTP."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import ConfigError, ProviderError
+
+if TYPE_CHECKING:
+    from ..server.engine import Engine
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+KEY_VARIABLE = "GTE_API_KEY"
+
+LIMITS = {
+    "max_body": (int, "Bytes of a request's body, as sent and as decompressed."),
+    "max_inputs": (int, "Texts of one request."),
+    "max_documents": (int, "Documents of one request to rerank or score."),
+    "max_request_tokens": (int, "Tokens of one request."),
+    "max_queue_tokens": (int, "Tokens that may wait or run; above, requests get 429."),
+    "max_held": (int, "Bytes of the bodies of all requests in flight."),
+    "max_header_bytes": (int, "Bytes of a request's head."),
+    "max_headers": (int, "Headers of a request."),
+    "max_connections": (int, "Connections at a time."),
+    "header_timeout": (float, "Seconds for a request's head to come in."),
+    "body_timeout": (float, "Seconds for its body."),
+    "write_timeout": (float, "Seconds for the client to read on."),
+    "keep_alive": (float, "Seconds an idle connection is kept."),
+    "drain_timeout": (float, "Seconds for requests in flight when told to stop."),
+    "stall_timeout": (float, "Seconds after which a run is taken for stuck."),
+    "check_every": (float, "Seconds after which an idle model is tried."),
+    "patience": (float, "Seconds a text may wait for company while another run goes on."),
+}
+
+
+def limit_options(function: Any) -> Any:
+    from dataclasses import fields
+
+    from ..server.options import Options
+
+    defaults = {field.name: field.default for field in fields(Options)}
+    for name, (kind, words) in reversed(LIMITS.items()):
+        function = click.option(f"--{name.replace('_', '-')}", type=kind, default=defaults[name], show_default=True, help=words)(function)
+    return function
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, default=("gte-mini",), show_default=True, help="A bundle directory or a shipped model; may be given several times. The first of each kind answers to any name.")  # fmt: skip  # noqa: E501
+@click.option("--host", default="127.0.0.1", show_default=True, help="Any other than loopback needs a key, or --insecure.")
+@click.option("--port", type=click.IntRange(0, 65535), default=7997, show_default=True, help="0 takes a free one.")
+@click.option("--variant", help="A variant of the bundles. Default: the best for the provider.")
+@click.option("--provider", type=click.Choice(["cpu", "cuda", "tensorrt"]), default="cpu", show_default=True, help="Where to run. There is no fallback.")  # fmt: skip  # noqa: E501
+@click.option("--threads", type=click.IntRange(min=1), help="Processors to use. Default: all this process may use.")
+@click.option("--api-key-file", type=click.Path(path_type=Path), help=f"A file of keys, one per line. Or set {KEY_VARIABLE}.")
+@click.option("--insecure", is_flag=True, help="Serve an address that others reach, without a key.")
+@click.option("--strict", is_flag=True, help="Refuse unknown fields instead of warning of them.")
+@click.option("--strict-model", is_flag=True, help="Refuse unknown model names instead of answering with the default.")
+@click.option("--accept-token-ids", is_flag=True, help="Take token ids of the model's own tokenizer as input.")
+@click.option("--allow-empty", is_flag=True, help="Embed the empty string instead of refusing it.")
+@click.option("--encode-special-tokens", is_flag=True, help="Read </s> and the like inside a text as plain characters.")
+@click.option("--log-format", type=click.Choice(["json", "plain"]), default="json", show_default=True)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@limit_options
+def command(
+    models: tuple[str, ...], host: str, port: int, variant: str | None, provider: str, threads: int | None, api_key_file: Path | None,
+    insecure: bool, strict: bool, strict_model: bool, accept_token_ids: bool, allow_empty: bool, encode_special_tokens: bool,
+    log_format: str, log_level: str, **limits: Any,
+) -> int:  # fmt: skip
+    """Vectors, scores and ranks over HTTP.
+
+    Speaks the dialects of OpenAI, infinity, TEI, Cohere and Jina, and its own. The model is loaded and
+    proves itself before the port opens. SIGTERM drains and ends with exit code 0.
+    """
+    from ..server.options import Options
+
+    keys = _keys(api_key_file)
+    options = Options(
+        keys=keys, strict=strict, strict_model=strict_model, accept_token_ids=accept_token_ids, allow_empty=allow_empty, **limits
+    )  # fmt: skip
+    if host not in LOOPBACK and not keys and not insecure:
+        raise click.UsageError(f"{host} can be reached by others: give --api-key-file or set {KEY_VARIABLE}, or pass --insecure")
+    try:
+        from ..server.serve import serve
+    except ImportError as error:
+        raise ProviderError(f"{error.name} is not installed; pip install 'gte-runtime[server]'") from None
+    opened: list[Engine] = []
+    try:
+        for model in models:
+            opened.append(_open(model, provider, variant, threads, encode_special_tokens))
+        if len({engine.name for engine in opened}) < len(opened):
+            raise click.UsageError("two of the models have the same name")
+        return serve(opened, options, host=host, port=port, log_format=log_format, log_level=log_level)
+    finally:
+        for engine in opened:
+            engine.close()
+
+
+def _open(model: str, provider: str, variant: str | None, threads: int | None, encode_special_tokens: bool) -> Engine:
+    """A bundle of either kind, run once on one processor and once on all, so that no request pays for that."""
+    from ..bundle import Bundle
+    from ..embedder import Embedder
+    from ..reranker import Reranker
+    from ..server.engine import Encoder, PairScorer
+    from ..shipped import locate
+
+    manifest = Bundle.open(locate(model)).manifest
+    options: dict[str, Any] = {"provider": provider, "variant": variant, "threads": threads, "encode_special_tokens": encode_special_tokens}
+    engine: Engine
+    if manifest.reranker:
+        engine = PairScorer(manifest.model, Reranker.open(model, **options))
+    else:
+        engine = Encoder(manifest.model, Embedder.open(model, **options))
+    for share in ("one", "all"):
+        engine.check(share)
+    return engine
+
+
+def _keys(file: Path | None) -> tuple[bytes, ...]:
+    """Raises ConfigError for an empty key: everybody would have it."""
+    if file is not None:
+        try:
+            lines = file.read_bytes().splitlines()
+        except OSError as error:
+            raise ConfigError(f"the key file cannot be read: {error.strerror}") from None
+        keys = tuple(line.strip() for line in lines if line.strip())
+        if not keys:
+            raise ConfigError("the key file holds no key")
+        return keys
+    if KEY_VARIABLE in os.environ:
+        key = os.environb[KEY_VARIABLE.encode()].strip()
+        if not key:
+            raise ConfigError(f"{KEY_VARIABLE} is set and empty; unset it, or give a key")
+        return (key,)
+    return ()

@@ -1,0 +1,183 @@
+"""A request's body: received within limits, decompressed, and read as JSON of a known shape."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+
+from .refusals import Refusal
+
+T = TypeVar("T", bound=msgspec.Struct)
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+ENCODINGS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
+"""Window bits that make zlib read each."""
+
+
+class Disconnected(Exception):
+    """The client is gone; there is nobody to answer."""
+
+
+def check_head(headers: dict[bytes, bytes], limit: int) -> int | None:
+    """Refuse a body that need not be read; the zlib window bits of its encoding.
+
+    Raises:
+        Refusal: of another type than JSON in UTF-8, of an unknown encoding, or too long by its own word.
+    """
+    kind, *parameters = headers.get(b"content-type", b"").decode("latin-1").split(";")
+    charsets = [p.partition("=")[2].strip(' "').lower() for p in parameters if p.strip().lower().startswith("charset=")]
+    if kind.strip().lower() != "application/json" or any(c not in ("utf-8", "utf8") for c in charsets):
+        raise Refusal("unsupported_media_type", "send a JSON body in UTF-8, with the header content-type: application/json")
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding != b"identity" and encoding not in ENCODINGS:
+        raise Refusal("unsupported_media_type", "the content-encoding is not known; send gzip, deflate or none")
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length[:20]) > limit:
+        raise too_large(limit)
+    return ENCODINGS.get(encoding)
+
+
+async def receive_body(receive: Receive, limit: int, window_bits: int | None, hold: Callable[[int], None]) -> bytes:
+    """The whole body. `hold` is told of every piece, and may refuse.
+
+    Raises:
+        Refusal: longer than the limit, as received or as decompressed.
+        Disconnected: the client left before the end.
+    """
+    unpack = zlib.decompressobj(window_bits) if window_bits else None
+    pieces: list[bytes] = []
+    received = size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Disconnected
+        piece = message.get("body", b"")
+        received += len(piece)
+        if received > limit:
+            raise too_large(limit)
+        if unpack is not None:
+            piece = _unpacked(unpack, piece, limit - size)
+        size += len(piece)
+        if size > limit:
+            raise too_large(limit)
+        hold(len(piece))
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            break
+    if unpack is not None and (not unpack.eof or unpack.unused_data):
+        raise Refusal("invalid_request", "the compressed body ends early or goes on after its end")
+    return b"".join(pieces)
+
+
+def _unpacked(unpack: Any, piece: bytes, room: int) -> bytes:
+    try:
+        out: bytes = unpack.decompress(piece, room + 1)
+    except zlib.error:
+        raise Refusal("invalid_request", "the body is not compressed as its content-encoding says") from None
+    return out
+
+
+def too_large(limit: int) -> Refusal:
+    return Refusal("payload_too_large", f"the body is over the limit of {limit} bytes (--max-body); send fewer texts at a time")
+
+
+def parse(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
+    """The body as a request, and the name of a field that is not known. A key that stands twice counts as last written.
+
+    Raises:
+        Refusal: not JSON, not UTF-8, or not of the shape.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind), None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        problem = error
+    _check_syntax(body)
+    words = str(problem)
+    if not words.startswith("Object contains unknown field"):
+        raise _of_shape(words)
+    reason = _of_shape(words)
+    if strict:
+        raise reason
+    try:
+        return msgspec.json.decode(body, type=_lenient(kind)), reason.param
+    except msgspec.DecodeError as error:
+        raise _of_shape(str(error)) from None
+
+
+@cache
+def _lenient(kind: type[T]) -> type[T]:
+    """The same request, which ignores what it does not know."""
+    return type(kind.__name__, (kind,), {}, forbid_unknown_fields=False)
+
+
+def _check_syntax(body: bytes) -> None:
+    """Raises Refusal for what is no strict JSON in UTF-8: the parser above stops at the first field it dislikes."""
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refusal("invalid_utf8", f"the body is not UTF-8: byte {error.start}") from None
+    if text.startswith("\ufeff"):
+        raise Refusal("invalid_utf8", "the body begins with a byte order mark; send UTF-8 without one")
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        _check_surrogates(text)
+        raise Refusal("invalid_json", f"the body is not JSON: {error.msg[:60]} (line {error.lineno}, column {error.colno})") from None
+
+
+def _check_surrogates(text: str) -> None:
+    r"""Raises Refusal when the only thing wrong is an escape such as \ud800, half of a pair. Python's own reader takes those."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return
+    for place, string in _strings(value, ""):
+        try:
+            string.encode()
+        except UnicodeEncodeError as error:
+            where = place or "body"
+            message = f"{where}: lone surrogate U+{ord(string[error.start]):04X} at character {error.start}; send both halves of a pair"
+            raise Refusal("invalid_unicode", message, param=where) from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _strings(item, f"{place}[{index}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield f"{place}{{}}", key
+            yield from _strings(item, f"{place}.{key}".lstrip("."))
+
+
+def _of_shape(words: str) -> Refusal:
+    """msgspec's sentence as ours: "Expected `str`, got `int` - at `$.input[3]`"."""
+    what, _, where = words.partition(" - at `$")
+    param = where.rstrip("`").lstrip(".") or None
+    if name := re.search(r"(missing required|contains unknown) field `(.*)`$", what, re.DOTALL):
+        full = f"{param}.{name[2]}" if param else name[2]
+        full = full if len(full) <= 60 else f"{full[:60]}…"
+        if name[1] == "missing required":
+            return Refusal("missing_field", f"the field {full} is missing", param=full)
+        return Refusal("unknown_field", f"the field {_printable(full)} is not known here", param=_printable(full))
+    if param is not None and param.endswith(("dimensions", "dimension")) and "got `float`" in what:
+        return Refusal("invalid_dimensions", f"{param}: expected an integer", param=param)
+    code = "invalid_type" if what.startswith("Expected `") and ", got `" in what else "invalid_value"
+    return Refusal(code, f"{param or 'body'}: {_printable(what[:160]).replace('`', '')}", param=param)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

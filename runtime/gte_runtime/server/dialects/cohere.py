@@ -1,0 +1,76 @@
+"""Cohere: `/v2/embed`. Its `/v2/rerank` is in `rerank`."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from ..encoding import as_list, check_dimensions, encode, named
+from ..engine import Encoder
+from ..exchange import Answer, Exchange, json_answer
+from ..refusals import Refusal
+from ..routes import Dialect, Route
+
+
+def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
+    return {"id": request_id, "message": refusal.message, "detail": refusal.message, "code": refusal.code}
+
+
+DIALECT = Dialect("cohere", lambda refusal: refusal.meaning.folded, error_body)
+
+Kind = Literal["float", "base64", "binary", "ubinary"]
+
+
+class CohereEmbedRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    texts: list[str]
+    model: str | None = None
+    input_type: Any = None
+    embedding_types: list[Kind] | None = None
+    output_dimension: int | None = None
+    truncate: Literal["NONE", "START", "END"] | None = None
+    max_tokens: int | None = None
+    priority: Any = None
+    user: Any = None
+
+
+async def embed(x: Exchange) -> Answer:
+    request = await x.read(CohereEmbedRequest)
+    model: Encoder = x.app.model(x, request.model, "embedder")
+    dim = check_dimensions(x, model, request.output_dimension, name="output_dimension")
+    kinds: list[Kind] = list(dict.fromkeys(request.embedding_types or ["float"]))
+    if dim % 8 and {"binary", "ubinary"} & set(kinds):
+        raise Refusal("invalid_dimensions", "output_dimension must be a multiple of 8 for binary vectors", param="output_dimension")
+    texts, place = as_list(request.texts, x, named("texts"), x.app.options.max_inputs, "--max-inputs")
+    out = await encode(
+        x, model, texts, place, max_length=request.max_tokens, truncate=request.truncate != "NONE", left=request.truncate == "START"
+    )
+    dense = out.dense(dim)
+    return json_answer({
+        "id": x.id,
+        "embeddings": {kind: _as(dense, kind) for kind in kinds},
+        "texts": texts,
+        "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": out.token_count}, "truncated": out.truncated},
+        "response_type": "embeddings_by_type",
+    })  # fmt: skip
+
+
+def _as(dense: np.ndarray[Any, np.dtype[np.float32]], kind: Kind) -> list[Any]:
+    """`ubinary` packs the signs of eight values into a byte, the first in the highest bit; `binary` is the same, minus 128."""
+    if kind == "float":
+        return list(np.ascontiguousarray(dense))
+    if kind == "base64":
+        return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in dense]
+    bits = np.packbits(dense > 0, axis=1).astype(np.int16)
+    return list((bits if kind == "ubinary" else bits - 128).tolist())
+
+
+def routes() -> list[Route]:
+    return [
+        Route(
+            method="POST", path="/v2/embed", handler=embed, dialect=DIALECT, request=CohereEmbedRequest,
+            summary="Dense vectors, as Cohere's clients ask for them",
+        )
+    ]  # fmt: skip

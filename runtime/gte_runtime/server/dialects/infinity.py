@@ -1,0 +1,60 @@
+"""infinity: `/embeddings` and `/models`, at the root. Its `/rerank` is in `rerank`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from ..exchange import Answer, Exchange, json_answer
+from ..routes import Route
+from .native import Texts
+from .openai import DIALECT, LISTED, described, embed
+
+ANY_MODEL = "default/not-specified"
+"""What its client sends for "the first model you have"."""
+
+
+class InfinityEmbeddingsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    input: Texts
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    """0 is all of them."""
+    modality: Literal["text"] | None = None
+    user: Any = None
+    input_type: Any = None
+    priority: Any = None
+    cache_salt: Any = None
+    request_id: Any = None
+
+
+async def embeddings(x: Exchange) -> Answer:
+    request = await x.read(InfinityEmbeddingsRequest)
+    if request.model == ANY_MODEL:
+        request.model = None
+    answer = await embed(x, request, zero_is_all=True)
+    return json_answer(answer | {"id": f"infinity-{x.id}", "created": int(x.app.clock())})
+
+
+async def models(x: Exchange) -> Answer:
+    scheduler = x.app.scheduler
+    stats = {
+        "queue_fraction": scheduler.held / scheduler.capacity,
+        "queue_absolute": scheduler.waiting,
+        "results_pending": scheduler.waiting + sum(len(run.items) for run in scheduler.running),
+        "batch_size": x.app.models[0].parts.budget.max_tokens,
+    }
+    facts = {"backend": "onnxruntime", "stats": stats}
+    data = [described(x, m) | facts | {"capabilities": ["embed" if m.kind == "embedder" else "rerank"]} for m in x.app.models]
+    return json_answer({"object": "list", "data": data})
+
+
+def routes() -> list[Route]:
+    return [
+        Route(
+            method="POST", path="/embeddings", handler=embeddings, dialect=DIALECT, request=InfinityEmbeddingsRequest, answer=LISTED,
+            summary="Dense vectors, as infinity's clients ask for them",
+        ),
+        Route(method="GET", path="/models", handler=models, dialect=DIALECT, answer=LISTED, needs_ready=False, summary="Models, load"),
+    ]  # fmt: skip

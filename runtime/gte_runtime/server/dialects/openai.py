@@ -1,0 +1,86 @@
+"""OpenAI: `/v1/embeddings` and `/v1/models`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from ..encoding import as_list, check_dimensions, encode, named
+from ..engine import Encoder
+from ..exchange import Answer, Exchange, json_answer
+from ..refusals import Refusal
+from ..routes import Dialect, Route
+from .native import Texts, error_body, usage, vectors
+
+DIALECT = Dialect("openai", lambda refusal: refusal.meaning.folded, error_body)
+
+
+class EmbeddingsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    input: Texts
+    """One text or many."""
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    user: Any = None
+    input_type: Any = None
+    priority: Any = None
+    cache_salt: Any = None
+    request_id: Any = None
+
+
+async def embeddings(x: Exchange) -> Answer:
+    return json_answer(await embed(x, await x.read(EmbeddingsRequest)))
+
+
+async def embed(x: Exchange, request: Any, zero_is_all: bool = False) -> dict[str, Any]:
+    """The answer's body. infinity's request has the same fields and some more."""
+    model: Encoder = x.app.model(x, request.model, "embedder")
+    dim = check_dimensions(x, model, request.dimensions, zero_is_all=zero_is_all)
+    texts, place = as_list(request.input, x, named("input"), x.app.options.max_inputs, "--max-inputs")
+    out = await encode(x, model, texts, place)
+    rows = vectors(out, dim, request.encoding_format)
+    data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
+    return {"object": "list", "data": data, "model": model.name, "usage": usage(out) | {"truncated": out.truncated}}
+
+
+def described(x: Exchange, model: Any) -> dict[str, Any]:
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": x.app.created,
+        "owned_by": "gte-runtime",
+        "kind": model.kind,
+        "variant": model.info["variant"],
+        "max_length": model.max_length,
+    }
+
+
+async def models(x: Exchange) -> Answer:
+    return json_answer({"object": "list", "data": [described(x, model) for model in x.app.models]})
+
+
+async def one_model(x: Exchange) -> Answer:
+    name = x.segment("/v1/models/")
+    for model in x.app.models:
+        if model.name == name:
+            return json_answer(described(x, model))
+    raise Refusal("model_not_found", "there is no model of this name; GET /v1/models lists what there is", param="model")
+
+
+LISTED = {
+    "type": "object",
+    "required": ["object", "data"],
+    "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": {"type": "object"}}},
+}
+
+
+def routes() -> list[Route]:
+    return [
+        Route(
+            method="POST", path="/v1/embeddings", handler=embeddings, dialect=DIALECT, request=EmbeddingsRequest, answer=LISTED,
+            summary="Dense vectors, as OpenAI's clients ask for them",
+        ),
+        Route(method="GET", path="/v1/models", handler=models, dialect=DIALECT, answer=LISTED, needs_ready=False, summary="Models"),
+        Route(method="GET", path="/v1/models/{id}", handler=one_model, dialect=DIALECT, needs_ready=False, summary="One model"),
+    ]  # fmt: skip

@@ -1,0 +1,109 @@
+"""Reranking in four dialects. `texts` in the body is TEI's, `documents` is Cohere's, Jina's, vLLM's and infinity's.
+
+`/rerank` serves both; a body decides. With `return_documents` a document comes back as {"text": ...}, as Cohere,
+Jina and vLLM have it; infinity's plain string cannot be told apart by its request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..encoding import encode, named
+from ..engine import PairScorer
+from ..exchange import Answer, Exchange, json_answer
+from ..refusals import Refusal
+from ..routes import Route
+from . import cohere, tei
+
+
+class Document(msgspec.Struct, forbid_unknown_fields=False):
+    text: str
+
+
+class RerankRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    query: str
+    texts: list[str] | None = None
+    """TEI."""
+    documents: list[str | Document] | None = None
+    """All the others."""
+    model: str | None = None
+    top_n: int | None = None
+    return_documents: bool | None = None
+    return_text: bool | None = None
+    raw_scores: bool | None = None
+    """The model's own scores, which have no bounds, instead of 0 to 1."""
+    truncate: bool | None = None
+    truncation_direction: Any = None
+    max_tokens_per_doc: int | None = None
+    max_chunks_per_doc: Any = None
+    max_doc_length: Any = None
+    rank_fields: Any = None
+    user: Any = None
+    priority: Any = None
+    cache_salt: Any = None
+    request_id: Any = None
+
+
+async def rerank(x: Exchange) -> Answer:
+    request = await x.read(RerankRequest)
+    if (request.texts is None) == (request.documents is None):
+        raise Refusal("missing_field", "send either texts (as to TEI) or documents (as to Cohere)", param="documents")
+    as_tei = request.texts is not None
+    x.dialect = tei.DIALECT if as_tei else cohere.DIALECT
+    name = "texts" if as_tei else "documents"
+    documents = request.texts if request.texts is not None else [_text(d) for d in request.documents or []]
+    model: PairScorer = x.app.model(x, request.model, "reranker")
+    if not request.query and not x.app.options.allow_empty:
+        raise Refusal("empty_input", "query is an empty string", param="query")
+    if not documents:
+        raise Refusal("empty_input", f"{name} is empty; send at least one", param=name)
+    if len(documents) > (most := x.app.options.max_documents):
+        raise Refusal("too_many_inputs", f"{name} has {len(documents)} texts, the limit is {most} (--max-documents)", param=name)
+    if request.top_n is not None and request.top_n < 0:
+        raise Refusal("invalid_value", "top_n is negative; expected how many of the best to return, 0 or null for all", param="top_n")
+    pairs = [(request.query, document) for document in documents]
+    out = await encode(x, model, pairs, named(name), truncate=request.truncate is not False)
+    raw = np.array(out.states, np.float32)
+    scores = raw if request.raw_scores else sigmoid(raw)
+    order = np.argsort(-raw, kind="stable")[: request.top_n or None].tolist()
+    if as_tei:
+        answer = json_answer([_tei(row, scores, documents, bool(request.return_text)) for row in order])
+        answer.headers |= tei.counts(x) | ({"x-truncated": str(out.truncated)} if out.truncated else {})
+        return answer
+    results = [_cohere(row, scores, documents, bool(request.return_documents)) for row in order]
+    return json_answer({
+        "id": x.id,
+        "object": "rerank",
+        "model": model.name,
+        "results": results,
+        "usage": {"prompt_tokens": out.token_count, "total_tokens": out.token_count, "truncated": out.truncated},
+        "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
+        "created": int(x.app.clock()),
+    })  # fmt: skip
+
+
+def sigmoid(logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Without overflow on either side."""
+    small = np.exp(-np.abs(logits.astype(np.float64)))
+    return np.asarray(np.where(logits >= 0, 1 / (1 + small), small / (1 + small)), np.float32)
+
+
+def _text(document: str | Document) -> str:
+    return document if isinstance(document, str) else document.text
+
+
+def _tei(row: int, scores: Any, documents: list[str], with_text: bool) -> dict[str, Any]:
+    return {"index": row, "score": scores[row]} | ({"text": documents[row]} if with_text else {})
+
+
+def _cohere(row: int, scores: Any, documents: list[str], with_text: bool) -> dict[str, Any]:
+    return {"index": row, "relevance_score": scores[row]} | ({"document": {"text": documents[row]}} if with_text else {})
+
+
+def routes() -> list[Route]:
+    both = [("/rerank", tei.DIALECT), ("/v1/rerank", cohere.DIALECT), ("/v2/rerank", cohere.DIALECT)]
+    summary = "Documents by how well they answer a query"
+    return [Route(method="POST", path=p, handler=rerank, dialect=d, request=RerankRequest, summary=summary) for p, d in both]

@@ -1,0 +1,124 @@
+"""Scores of pairs, in vLLM's shapes, with the weights of the hybrid score; by a reranker when its name is given."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+
+from ... import scoring
+from ..encoding import check_dimensions, encode
+from ..engine import Encoder
+from ..exchange import Answer, Exchange, json_answer
+from ..refusals import Refusal
+from ..routes import Route
+from .openai import DIALECT, LISTED
+
+Some = str | list[str]
+
+
+class ScoreRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """1 to 1, 1 to N or N to N, under one of the pairs of names."""
+
+    queries: Some | None = None
+    documents: Some | None = None
+    items: Some | None = None
+    text_1: Some | None = None
+    text_2: Some | None = None
+    data_1: Some | None = None
+    data_2: Some | None = None
+    model: str | None = None
+    dense_weight: float | None = None
+    sparse_weight: float | None = None
+    """0.1 unless said otherwise; 0 where the model has no sparse head."""
+    dimensions: int | None = None
+    truncate: bool | None = None
+    max_length: int | None = None
+    user: Any = None
+    priority: Any = None
+    cache_salt: Any = None
+    request_id: Any = None
+
+
+NAMES = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2"))
+
+
+async def score(x: Exchange) -> Answer:
+    request = await x.read(ScoreRequest)
+    left_name, right_name, left, right = _sides(x, request)
+    named_model = next((m for m in x.app.models if m.name == request.model), None)
+    embedders = any(m.kind == "embedder" for m in x.app.models)
+    reranks = named_model.kind == "reranker" if named_model else not embedders
+    model = x.app.model(x, request.model, "reranker" if reranks else "embedder")
+    truncate = request.truncate is not False
+    pairs = [(left[i if len(left) > 1 else 0], right[i]) for i in range(len(right))]
+    if reranks:
+        out = await encode(x, model, pairs, lambda i: f"{right_name}[{i}]", max_length=request.max_length, truncate=truncate)
+        scores: list[float] = list(out.states)
+    else:
+        scores, out = await _hybrid(x, model, request, left, right, left_name, right_name)
+    data = [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)]
+    counts = {"prompt_tokens": out.token_count, "total_tokens": out.token_count, "truncated": out.truncated}
+    created = int(x.app.clock())
+    return json_answer({"id": x.id, "object": "list", "created": created, "model": model.name, "data": data, "usage": counts})
+
+
+async def _hybrid(
+    x: Exchange, model: Encoder, request: ScoreRequest, left: list[str], right: list[str], left_name: str, right_name: str
+) -> tuple[list[float], Any]:
+    """dense_weight x cosine + sparse_weight x sum over shared token strings, as `Embedder.score`. A text that stands twice is run once."""
+    dense_weight = 1.0 if request.dense_weight is None else request.dense_weight
+    sparse_weight = (0.1 if model.sparse else 0.0) if request.sparse_weight is None else request.sparse_weight
+    for name, value in (("dense_weight", dense_weight), ("sparse_weight", sparse_weight)):
+        if not math.isfinite(value) or abs(value) > 1e6:
+            raise Refusal("invalid_value", f"{name}: expected a number from -1e6 to 1e6", param=name)
+    if sparse_weight and not model.sparse:
+        raise Refusal("invalid_value", f"{model.name} has no sparse head; leave out sparse_weight", param="sparse_weight")
+    dim = check_dimensions(x, model, request.dimensions)
+    unique = list(dict.fromkeys([*left, *right]))
+    row = {text: index for index, text in enumerate(unique)}
+
+    def place(index: int | None) -> str:
+        text = unique[index or 0]
+        return f"{right_name}[{right.index(text)}]" if text in right else f"{left_name}[{left.index(text)}]"
+
+    out = await encode(x, model, unique, place, max_length=request.max_length, truncate=request.truncate is not False)
+    dense = out.dense(dim)
+    weights = [model.by_string(t, s) for t, s in zip(out.tokens, out.states, strict=True)] if sparse_weight else []
+    scores = []
+    for index, document in enumerate(right):
+        q, d = row[left[index if len(left) > 1 else 0]], row[document]
+        cosine = float(dense[q] @ dense[d]) if dense_weight else 0.0
+        lexical = scoring.lexical(weights[q], weights[d]) if sparse_weight else 0.0
+        scores.append(scoring.hybrid(cosine, lexical, dense_weight, sparse_weight))
+    return scores, out
+
+
+def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], list[str]]:
+    given = [(a, b) for a, b in NAMES if getattr(request, a) is not None and getattr(request, b) is not None]
+    if len(given) != 1:
+        raise Refusal("missing_field", "send queries and documents, text_1 and text_2, or data_1 and data_2", param="queries")
+    left_name, right_name = given[0]
+    left, right = (v if isinstance(v, list) else [v] for v in (getattr(request, left_name), getattr(request, right_name)))
+    for name, side in ((left_name, left), (right_name, right)):
+        if not side:
+            raise Refusal("empty_input", f"{name} is empty; send at least one text", param=name)
+        if len(side) > (most := x.app.options.max_documents):
+            raise Refusal("too_many_inputs", f"{name} has {len(side)} texts, the limit is {most} (--max-documents)", param=name)
+        if "" in side and not x.app.options.allow_empty:
+            where = f"{name}[{side.index('')}]"
+            raise Refusal("empty_input", f"{where} is an empty string; leave it out", param=where)
+    if len(left) not in (1, len(right)):
+        raise Refusal(
+            "invalid_value", f"{left_name} has {len(left)} texts and {right_name} {len(right)}; send 1 to N or N to N", param=left_name
+        )
+    return left_name, right_name, left, right
+
+
+def routes() -> list[Route]:
+    summary = "Scores of pairs: hybrid, or a reranker's"
+    return [
+        Route(method="POST", path=p, handler=score, dialect=DIALECT, request=ScoreRequest, answer=LISTED, summary=summary)
+        for p in ("/score", "/v1/score")
+    ]

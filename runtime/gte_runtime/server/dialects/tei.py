@@ -1,0 +1,227 @@
+"""text-embeddings-inference: bare lists in, bare lists out, counts in headers. Its `/rerank` is in `rerank`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from ...errors import InputError
+from ..encoding import Encoded, as_list, check_dimensions, encode, named
+from ..engine import Encoder
+from ..exchange import Answer, Exchange, json_answer
+from ..refusals import Refusal, refusal_of
+from ..routes import Dialect, Route
+from .native import VECTOR, Texts, refuse_prompt, sparse_as, vectors
+
+
+def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
+    return {"error": refusal.message, "error_type": refusal.meaning.tei_type}
+
+
+DIALECT = Dialect("tei", lambda refusal: refusal.meaning.tei, error_body)
+
+Direction = Literal["Left", "Right", "left", "right"]
+
+
+class Sentences(msgspec.Struct, forbid_unknown_fields=True):
+    source_sentence: str
+    sentences: list[str]
+
+
+class EmbedRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    inputs: Texts
+    normalize: bool | None = None
+    dimensions: int | None = None
+    truncate: bool | None = None
+    truncation_direction: Direction | None = None
+    prompt_name: str | None = None
+
+
+class RootRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Hub clients post every task to the bare URL."""
+
+    inputs: Texts | Sentences
+    parameters: dict[str, Any] | None = None
+    options: Any = None
+    normalize: bool | None = None
+    dimensions: int | None = None
+    truncate: bool | None = None
+    truncation_direction: Direction | None = None
+    prompt_name: str | None = None
+
+
+class SparseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    inputs: Texts
+    truncate: bool | None = None
+    truncation_direction: Direction | None = None
+    prompt_name: str | None = None
+
+
+class SimilarityParameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    truncate: bool | None = None
+    truncation_direction: Direction | None = None
+    prompt_name: str | None = None
+
+
+class SimilarityRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    inputs: Sentences
+    parameters: SimilarityParameters | None = None
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    inputs: str | list[str]
+    add_special_tokens: bool = True
+    prompt_name: str | None = None
+
+
+class DecodeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    ids: list[int | list[int]]
+    skip_special_tokens: bool = True
+
+
+async def root(x: Exchange) -> Answer:
+    request = await x.read(RootRequest)
+    if isinstance(request.inputs, Sentences):
+        return await _similarity(x, request.inputs, SimilarityParameters())
+    return await _embed(x, request)
+
+
+async def embed(x: Exchange) -> Answer:
+    return await _embed(x, await x.read(EmbedRequest))
+
+
+async def _embed(x: Exchange, request: EmbedRequest | RootRequest) -> Answer:
+    model: Encoder = x.app.model(x, None, "embedder")
+    dim = check_dimensions(x, model, request.dimensions)
+    out = await _encode(x, model, request.inputs, request)
+    return _answer(x, out, vectors(out, dim, None, request.normalize is not False))
+
+
+async def embed_sparse(x: Exchange) -> Answer:
+    request = await x.read(SparseRequest)
+    model: Encoder = x.app.model(x, None, "embedder")
+    if not model.sparse:
+        raise Refusal("wrong_model_kind", f"{model.name} has no sparse head")
+    out = await _encode(x, model, request.inputs, request)
+    return _answer(x, out, [sparse_as(model, t, s, "list") for t, s in zip(out.tokens, out.states, strict=True)])
+
+
+async def embed_all(x: Exchange) -> Answer:
+    await x.read(SparseRequest)
+    raise Refusal("wrong_model_kind", "there are no vectors per token; /embed_sparse gives a weight per token, /embed a vector per text")
+
+
+async def similarity(x: Exchange) -> Answer:
+    request = await x.read(SimilarityRequest)
+    return await _similarity(x, request.inputs, request.parameters or SimilarityParameters())
+
+
+async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityParameters) -> Answer:
+    model: Encoder = x.app.model(x, None, "embedder")
+    if not inputs.sentences:
+        raise Refusal("empty_input", "inputs.sentences is empty; send at least one", param="inputs.sentences")
+    out = await _encode(x, model, [inputs.source_sentence, *inputs.sentences], parameters)
+    dense = out.dense()
+    return _answer(x, out, list((dense[1:] @ dense[0]).tolist()))
+
+
+async def tokenize(x: Exchange) -> Answer:
+    request = await x.read(TokenizeRequest)
+    refuse_prompt(request.prompt_name, "prompt_name")
+    model: Encoder = x.app.model(x, None, "embedder")
+    texts, place = as_list(request.inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
+    if sum(map(len, texts)) > x.app.options.max_request_tokens:
+        raise Refusal("request_too_large", "inputs are too long to be listed token by token (--max-request-tokens)", param="inputs")
+    pieces = []
+    for index, text in enumerate(texts):
+        try:
+            pieces.append(await x.in_thread(model.pieces, text, request.add_special_tokens))
+        except InputError as error:
+            raise refusal_of(error, place(index)) from None
+    return json_answer(pieces)
+
+
+async def decode(x: Exchange) -> Answer:
+    request = await x.read(DecodeRequest)
+    model: Encoder = x.app.model(x, None, "embedder")
+    flat = all(type(item) is int for item in request.ids)
+    rows: list[Any] = [request.ids] if flat else request.ids
+    vocabulary = model.manifest.architecture.vocab_size
+    for index, row in enumerate(rows):
+        if type(row) is int or not all(0 <= token < vocabulary for token in row):
+            where = "ids" if flat else f"ids[{index}]"
+            raise Refusal("invalid_value", f"{where}: expected token ids from 0 to {vocabulary - 1}", param=where)
+    return json_answer([model.tokenizer.join(row, request.skip_special_tokens) for row in rows])
+
+
+async def info(x: Exchange) -> Answer:
+    model = x.app.models[0]
+    o = x.app.options
+    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    reranks = model.kind == "reranker"
+    return json_answer({
+        "model_id": model.name,
+        "model_sha": model.info["bundle"],
+        "model_dtype": model.info["variant"].partition("-")[2],
+        "served_model_name": model.name,
+        "model_type": {"reranker": labels} if reranks else {"embedding": {"pooling": "cls"}},
+        "max_concurrent_requests": o.max_connections,
+        "max_input_length": model.max_length,
+        "max_batch_tokens": model.parts.budget.max_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": o.max_inputs,
+        "auto_truncate": True,
+        "tokenization_workers": 2,
+        "version": x.app.version,
+        "sha": None,
+        "docker_label": None,
+    })  # fmt: skip
+
+
+async def _encode(x: Exchange, model: Encoder, inputs: Any, request: Any) -> Encoded:
+    refuse_prompt(request.prompt_name, "prompt_name")
+    texts, place = as_list(inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
+    left = (request.truncation_direction or "").lower() == "left"
+    return await encode(x, model, texts, place, truncate=request.truncate is not False, left=left)
+
+
+def _answer(x: Exchange, out: Encoded, body: list[Any]) -> Answer:
+    answer = json_answer(body)
+    answer.headers |= counts(x)
+    if out.truncated:
+        answer.headers["x-truncated"] = str(out.truncated)
+    return answer
+
+
+def counts(x: Exchange) -> dict[str, str]:
+    """What TEI's clients read from headers, in whole milliseconds."""
+    x.stages_in_whole_ms = True
+    provider = x.app.models[0].info["provider"]
+    return {
+        "x-compute-type": "cpu" if provider == "cpu" else "gpu",
+        "x-compute-time": str(round(x.times.get("inference", 0.0) * 1000)),
+        "x-compute-characters": str(x.characters),
+        "x-compute-tokens": str(x.tokens),
+    }
+
+
+LISTS = {"type": "array", "items": VECTOR}
+WEIGHTS = {"type": "array", "items": {"type": "array", "items": {"type": "object", "required": ["index", "value"]}}}
+STRINGS = {"type": "array", "items": {"type": "string"}}
+
+
+def routes() -> list[Route]:
+    def post(path: str, handler: Any, request: type[msgspec.Struct], summary: str, answer: dict[str, Any] | None) -> Route:
+        return Route(method="POST", path=path, handler=handler, dialect=DIALECT, request=request, summary=summary, answer=answer)
+
+    return [
+        post("/", root, RootRequest, "As /embed or /similarity, for clients that know one address", {"type": "array"}),
+        post("/embed", embed, EmbedRequest, "Dense vectors", LISTS),
+        post("/embed_sparse", embed_sparse, SparseRequest, "Sparse vectors", WEIGHTS),
+        post("/embed_all", embed_all, SparseRequest, "Refused: there are no vectors per token", None),
+        post("/similarity", similarity, SimilarityRequest, "Cosines of one text and others", VECTOR),
+        post("/tokenize", tokenize, TokenizeRequest, "Tokens and their places", {"type": "array"}),
+        post("/decode", decode, DecodeRequest, "Token ids to text", STRINGS),
+        Route(method="GET", path="/info", handler=info, dialect=DIALECT, needs_ready=False, summary="The model and the limits"),
+    ]

@@ -1,0 +1,93 @@
+"""Whether requests are taken: not while draining, and not when the model has stopped answering.
+
+Liveness is something else: a process that answers at all is alive, and should not be killed for being full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from ..errors import GteError
+from .dispatch import Dispatcher
+from .engine import Engine
+from .options import Options
+from .refusals import Refusal
+
+log = logging.getLogger("gte_runtime.server")
+
+GRACE = 10.0
+"""Seconds a stopped run may take to end before the process is given up."""
+STUCK_EXIT = 70
+"""Exit code of a server whose model hangs: for its supervisor to start another."""
+
+
+class Health:
+    """Watches the runs; when there are none for a while, makes one."""
+
+    def __init__(self, dispatcher: Dispatcher, models: Sequence[Engine], options: Options, stop: Callable[[int], None]) -> None:
+        self.draining = False
+        self.problem: str | None = None
+        self._dispatcher = dispatcher
+        self._models = models
+        self._options = options
+        self._stop = stop
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return not self.draining and self.problem is None
+
+    def check(self) -> None:
+        """Raises Refusal while requests are not taken."""
+        if self.draining:
+            raise Refusal("draining", "the server is stopping; ask another one", headers={"retry-after": "5"})
+        if self.problem is not None:
+            raise Refusal("not_ready", f"the server is not ready: {self.problem}", headers={"retry-after": "10"})
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _watch(self) -> None:
+        pause = min(1.0, self._options.stall_timeout / 4, self._options.check_every / 4)
+        while True:
+            await asyncio.sleep(pause)
+            if stuck := self._dispatcher.stuck(self._options.stall_timeout):
+                self._report("a run takes too long")
+                self._dispatcher.fail(Refusal("not_ready", "the model does not answer", headers={"retry-after": "10"}))
+                for run in stuck:
+                    run.model.stop(run)  # type: ignore[attr-defined]
+                if self._dispatcher.stuck(self._options.stall_timeout + GRACE):
+                    log.critical("a run cannot be stopped; the process ends")
+                    self._stop(STUCK_EXIT)
+                continue
+            quiet = time.monotonic() - self._dispatcher.last_good > self._options.check_every
+            if quiet or self.problem is not None:
+                await self._try()
+
+    async def _try(self) -> None:
+        """One text through every model."""
+        for model in self._models:
+            try:
+                await asyncio.wait_for(asyncio.to_thread(model.check), self._options.stall_timeout)
+            except (GteError, TimeoutError) as error:
+                self._report(f"the model {model.name} fails ({type(error).__name__})")
+                return
+        self._dispatcher.last_good = time.monotonic()
+        if self.problem is not None:
+            log.warning("ready again")
+            self.problem = None
+
+    def _report(self, problem: str) -> None:
+        if self.problem != problem:
+            log.error("not ready", extra={"fields": {"reason": problem}})
+        self.problem = problem

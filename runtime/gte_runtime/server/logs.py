@@ -1,0 +1,54 @@
+"""The log on stderr: a JSON object per line, or plain lines. Never a text, a key or an address of a client."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+LOGGERS = ("gte_runtime", "uvicorn", "uvicorn.error", "asyncio")
+
+
+class JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(_facts(record, self), ensure_ascii=True, default=str)
+
+
+class PlainLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        facts = _facts(record, self)
+        head = f"{facts.pop('time')} {facts.pop('level')} {_one_line(facts.pop('event'))}"
+        trace = facts.pop("traceback", "")
+        words = " ".join(f"{name}={_one_line(str(value))}" for name, value in facts.items())
+        return f"{head} {words}".rstrip() + (f"\n{trace}" if trace else "")
+
+
+def _facts(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, Any]:
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    facts: dict[str, Any] = {
+        "time": f"{at}.{int(record.msecs):03d}Z",
+        "level": record.levelname.lower(),
+        "event": record.getMessage()[:500],
+    }
+    facts.update(getattr(record, "fields", {}))
+    if record.exc_info and record.exc_info[0] is not None:
+        facts["traceback"] = formatter.formatException(record.exc_info)
+    return facts
+
+
+def _one_line(text: str) -> str:
+    """Control characters are escaped: nobody writes a line of their own into the log."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def set_up(form: str, level: str) -> None:
+    """One handler for our loggers and those of the libraries that serve."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if form == "json" else PlainLines())
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler] if name != "uvicorn.error" else []
+        logger.propagate = name == "uvicorn.error"
+        logger.setLevel(level.upper() if name == "gte_runtime" else logging.WARNING)

@@ -1,0 +1,59 @@
+"""What the server may be told, with its limits. Every limit is an option of `gte serve` and named in the error it causes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from ..errors import ConfigError
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a server runs. All times are seconds."""
+
+    keys: tuple[bytes, ...] = ()
+    """Who presents one of these may ask; without any, everybody may."""
+    strict: bool = False
+    """Refuse unknown fields instead of warning of them."""
+    strict_model: bool = False
+    """Refuse unknown model names instead of answering with the default."""
+    accept_token_ids: bool = False
+    allow_empty: bool = False
+    """Embed the empty string instead of refusing it."""
+
+    max_body: int = 16 * MIB
+    """Bytes of a body, as received and as decompressed."""
+    max_inputs: int = 2048
+    max_request_tokens: int = 300_000
+    max_documents: int = 1000
+    max_queue_tokens: int = 16 * 16_384
+    """Tokens that may wait or run."""
+    max_held: int = 256 * MIB
+    """Bytes of bodies of all requests in flight."""
+    max_header_bytes: int = 16 * 1024
+    max_headers: int = 100
+    max_connections: int = 1000
+
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    write_timeout: float = 30.0
+    keep_alive: float = 5.0
+    drain_timeout: float = 30.0
+    stall_timeout: float = 120.0
+    """A run that takes longer is stuck."""
+    check_every: float = 30.0
+    """An idle server runs a text this often, to know that it could."""
+    patience: float = 0.002
+    """A text waits this long for company while another run goes on."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if not value >= (0 if item.name == "patience" else 1 if isinstance(value, int) else 1e-3):
+                raise ConfigError(f"{item.name} is {value!r}; expected a positive number")
+        if any(not key for key in self.keys):
+            raise ConfigError("an API key is empty; then everybody would have it")

@@ -1,0 +1,196 @@
+"""A connection: limits on its head, and deadlines for everything a client may take its time with.
+
+uvicorn's httptools protocol parses and answers; it has no deadline for receiving and no limit on
+headers (measured on 0.54), and says so in plain text. This is the only module that knows its insides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from .dialects import native
+from .refusals import Refusal
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
+    from .options import Options
+
+
+class _Refused(Exception):
+    """Raised inside the parser to stop it."""
+
+
+def protocol_class(options: Options, metrics: Metrics) -> type[asyncio.Protocol]:
+    """uvicorn takes a class, and makes one object per connection."""
+
+    class Protocol(Connection):
+        limits = options
+        counted = metrics
+
+    return Protocol
+
+
+class Connection(HttpToolsProtocol):
+    limits: Options
+    counted: Metrics
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._refusal: Refusal | None = None
+        self._in_head = True
+        self._in_body = False
+        self._head_bytes = self._fields_bytes = 0
+        if len(self.connections) > self.limits.max_connections:
+            message = f"there are more than {self.limits.max_connections} connections (--max-connections); try again later"
+            self._close_with(Refusal("too_many_connections", message, headers={"retry-after": "1"}))
+            return
+        self._expect(self.limits.header_timeout, "header")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refusal is not None:
+            return  # answered and closing; what still comes is not looked at
+        if self._in_head:
+            if self._timer is None:  # the first bytes of a further request
+                self._expect(self.limits.header_timeout, "header")
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._in_head and self._head_bytes > self.limits.max_header_bytes and self._refusal is None:
+            self._close_with(self._head_too_large())
+
+    # Called by the parser.
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+        self._fields_bytes = 0
+        if self._timer is None:  # one that came together with the end of another
+            self._expect(self.limits.header_timeout, "header")
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value) + 4)
+        if len(self.headers) > self.limits.max_headers:
+            self._refuse(self._head_too_large())
+
+    def on_headers_complete(self) -> None:
+        self._check_framing()
+        self._in_head = False
+        self._in_body = True
+        self._head_bytes = self._fields_bytes = 0
+        self._expect(self.limits.body_timeout, "body")
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._stop_timer()
+        self._in_head = True
+        self._in_body = False
+        super().on_message_complete()
+
+    def _count(self, size: int) -> None:
+        self._fields_bytes += size
+        if self._fields_bytes > self.limits.max_header_bytes:
+            self._refuse(self._head_too_large())
+
+    def _check_framing(self) -> None:
+        """A body whose length is told twice is read differently by different servers; what is left over becomes a
+        request that nobody sent. The parser refuses most of this by itself; this holds for all versions of it."""
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        coded = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if len(lengths) + len(coded) > 1 or any(value.strip().lower() != b"chunked" for value in coded):
+            self._refuse(Refusal("invalid_request", "the length of the body is told in more than one way"))
+
+    def _head_too_large(self) -> Refusal:
+        limit = f"{self.limits.max_header_bytes} bytes (--max-header-bytes) or {self.limits.max_headers} headers"
+        return Refusal("headers_too_large", f"the head of the request is over the limit of {limit}")
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        raise _Refused
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn calls this for whatever the parser does not take, our own refusals among it."""
+        self._close_with(self._refusal or Refusal("invalid_request", "this is not HTTP/1.1 as it should be"))
+
+    def _close_with(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        self._stop_timer()
+        self.counted.connections_refused.labels(refusal.code).inc()
+        if self._answering():
+            self.cycle.keep_alive = False  # what is due is still sent
+            return
+        if self._answered():
+            self.transport.close()
+            return
+        status = refusal.meaning.status
+        body = json.dumps(native.DIALECT.error(refusal, status, "")).encode()
+        head = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **refusal.headers}
+        lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in head.items())
+        self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + body)
+        self.transport.close()
+
+    def _answering(self) -> bool:
+        """A whole request has come in and its answer has not gone out; another in the middle of it would be taken for a part of it."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        return self.cycle.response_started or not self.cycle.more_body or bool(self.pipeline)
+
+    def _answered(self) -> bool:
+        """The answer went out before the body came to its end: the rest of it is nobody's."""
+        return self._in_body and self.cycle is not None and self.cycle.response_complete
+
+    # Deadlines.
+    def _expect(self, seconds: float, what: str) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self._too_slow, what)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self, what: str) -> None:
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        if what == "header" and not self._head_bytes + self._fields_bytes:
+            self.transport.close()  # nothing was asked, so nothing is answered
+            return
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.abort()
+        else:
+            self._close_with(Refusal("request_timeout", f"the {what} of the request took too long"))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.limits.write_timeout, self._not_read)
+
+    def resume_writing(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        super().resume_writing()
+
+    def _not_read(self) -> None:
+        self.counted.connections_refused.labels("answer_not_read").inc()
+        self.transport.abort()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing is upgraded here, and nobody needs to read of it in the log."""
+
+    def handle_websocket_upgrade(self) -> None:
+        self.send_400_response("")

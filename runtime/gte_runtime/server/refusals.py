@@ -1,0 +1,112 @@
+"""Every error of the server: a code, and its status in each dialect. Pure.
+
+A message names the field and the way out. It never holds a path, a key, an address or more than a few
+characters of what was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import (
+    Cancelled,
+    ConfigError,
+    GteError,
+    InputError,
+    InputTooLongError,
+    NonFiniteOutputError,
+    OutOfMemory,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """How a code shows in the dialects."""
+
+    status: int
+    """Native: 413 is bytes, 422 is meaning, 400 is syntax."""
+    folded: int
+    """OpenAI, Cohere and their kin, whose clients raise "bad request" for what is wrong with a request."""
+    tei: int
+    tei_type: str
+
+
+def _input(tei: int = 422, tei_type: str = "Validation") -> Meaning:
+    return Meaning(422, 400, tei, tei_type)
+
+
+def _same(status: int, tei_type: str = "Validation") -> Meaning:
+    return Meaning(status, status, status, tei_type)
+
+
+CODES: Mapping[str, Meaning] = {
+    "invalid_json": _same(400),
+    "invalid_utf8": _same(400),
+    "invalid_request": _same(400),
+    "invalid_type": _input(),
+    "missing_field": _input(),
+    "unknown_field": _input(),
+    "invalid_value": _input(),
+    "invalid_unicode": _input(),
+    "unknown_prompt": _input(),
+    "invalid_dimensions": _input(),
+    "empty_input": _input(400, "Empty"),
+    "text_too_long": _input(),
+    "too_many_inputs": _input(),
+    "request_too_large": _input(),
+    "unauthorized": _same(401),
+    "not_found": _same(404),
+    "model_not_found": _same(404),
+    "method_not_allowed": _same(405),
+    "request_timeout": _same(408),
+    "payload_too_large": _same(413),
+    "unsupported_media_type": _same(415),
+    "headers_too_large": _same(431),
+    "overloaded": _same(429, "Overloaded"),
+    "wrong_model_kind": _input(424, "Backend"),
+    "non_finite_output": Meaning(500, 500, 424, "Backend"),
+    "out_of_memory": _same(503, "Backend"),
+    "not_ready": _same(503, "Unhealthy"),
+    "draining": _same(503, "Unhealthy"),
+    "too_many_connections": _same(503, "Overloaded"),
+    "deadline_exceeded": _same(504, "Backend"),
+    "internal": _same(500, "Backend"),
+}
+
+
+class Refusal(Exception):
+    """A request that gets an error for an answer."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        """What it is about, such as `input[17]`."""
+        self.headers = dict(headers or {})
+
+    @property
+    def meaning(self) -> Meaning:
+        return CODES[self.code]
+
+
+def refusal_of(error: GteError, place: str) -> Refusal:
+    """A library error as the server tells it. `place` is the field's name in the request, such as `input[3]`."""
+    if isinstance(error, InputTooLongError):
+        reason = f"{error.got}, the limit is {error.limit}; shorten the text or set truncate to true"
+        return Refusal("text_too_long", f"{place}: {reason}", param=place)
+    if isinstance(error, InputError):
+        code = "invalid_unicode" if error.got == "a lone surrogate" else "invalid_type"
+        return Refusal(code, f"{place}: {error.reason}", param=place)
+    if isinstance(error, ConfigError):
+        return Refusal("invalid_value", str(error)[:200], param=place)
+    if isinstance(error, NonFiniteOutputError):
+        # The same text would give the same again: clients that retry 500 are told not to.
+        message = f"{place}: the model gave a vector that is not finite"
+        return Refusal("non_finite_output", message, param=place, headers={"x-should-retry": "false"})
+    if isinstance(error, OutOfMemory):
+        return Refusal("out_of_memory", "out of memory during the run; send fewer or shorter texts", headers={"retry-after": "5"})
+    if isinstance(error, Cancelled):
+        return Refusal("not_ready", "the run was stopped; try again", headers={"retry-after": "1"})
+    return Refusal("internal", "the model could not be run; the server's log says more")

@@ -1,0 +1,75 @@
+"""What changes when the server is told otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from serving import gated
+
+from gte_runtime import Embedder
+from gte_runtime.errors import ConfigError
+from gte_runtime.server.options import Options
+
+
+def test_strict_refuses_what_it_does_not_know(tiny_bundle: Path):
+    with gated(tiny_bundle, strict=True, strict_model=True) as (here, _):
+        unknown = here.post("/v1/encode", {"input": "a", "colour": "red"})
+        assert (unknown.status_code, unknown.json()["error"]["code"], unknown.json()["error"]["param"]) == (422, "unknown_field", "colour")
+        other = here.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"})
+        assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
+        name = here.app.models[0].name
+        assert here.post("/v1/embeddings", {"input": "a", "model": name, "user": "u"}).status_code == 200
+        assert here.post("/v1/embeddings", {"input": "a"}).status_code == 200
+
+
+def test_token_ids_are_run_as_they_are(tiny_bundle: Path):
+    """Never decoded and encoded again: the vector is that of these very tokens."""
+    with gated(tiny_bundle, accept_token_ids=True) as (here, gate), Embedder.open(tiny_bundle) as gte:
+        text = "Hello, мир 北京"
+        ids = [token for token, _ in gte.tokenize(text)]
+        want = gte.encode(text).dense[0]
+        for given in (ids, [ids]):
+            answer = here.post("/v1/embeddings", {"input": given})
+            np.testing.assert_array_equal(np.array(answer.json()["data"][0]["embedding"], np.float32), want)
+            assert answer.json()["usage"]["prompt_tokens"] == len(ids)
+        both = here.post("/v1/encode", {"input": [ids, text], "sparse": True}).json()["data"]
+        assert both[0]["sparse"] == both[1]["sparse"]
+        runs = len(gate.runs)
+        rows = gte.manifest.architecture.vocab_size
+        for bad in ([-1], [0, rows], [[0, 1], [rows]], [[]], [0] * 8193, [2**40]):
+            refused = here.post("/v1/embeddings", {"input": bad})
+            assert refused.status_code == 400, bad
+            assert refused.json()["error"]["param"].startswith("input")
+        for bad in ([0, True], [0, 1.5], [[0, "a"]], [0, "a"]):
+            assert here.post("/v1/embeddings", {"input": bad}).status_code == 400, bad
+        assert len(gate.runs) == runs
+
+
+def test_the_empty_string_when_allowed(tiny_bundle: Path):
+    """Its vector is that of `<s></s>`, as in the library."""
+    with gated(tiny_bundle, allow_empty=True) as (here, _), Embedder.open(tiny_bundle) as gte:
+        item = here.post("/v1/encode", {"input": ["", "a"], "sparse": True}).json()["data"][0]
+        np.testing.assert_array_equal(np.array(item["embedding"], np.float32), gte.encode("").dense[0])
+        assert (item["tokens"], item["sparse"]["indices"]) == (2, [])
+        assert here.post("/embed", {"inputs": ""}).status_code == 200
+
+
+def test_smaller_limits_are_named_in_their_errors(tiny_bundle: Path):
+    with gated(tiny_bundle, max_inputs=3, max_request_tokens=20, max_body=300, max_header_bytes=1000) as (here, _):
+        for body, word in (
+            ({"input": ["a"] * 4}, "--max-inputs"),
+            ({"input": "a " * 50}, "--max-request-tokens"),
+            ({"input": "a" * 400}, "--max-body"),
+        ):
+            assert word in here.post("/v1/encode", body).json()["error"]["message"]
+        head = here.get("/health", headers={"x": "y" * 2000})
+        assert head.status_code == 431
+        assert "--max-header-bytes" in head.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("bad", [{"keys": (b"",)}, {"max_body": 0}, {"header_timeout": 0.0}, {"patience": -0.1}])
+def test_options_check_themselves(bad: dict[str, object]):
+    with pytest.raises(ConfigError):
+        Options(**bad)  # type: ignore[arg-type]

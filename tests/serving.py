@@ -1,0 +1,247 @@
+"""Servers for tests: `gte serve` in a process of its own, or the same application in a thread, with a session that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from gte_runtime import Embedder
+from gte_runtime.batching import Batch
+from gte_runtime.errors import Cancelled, EngineError
+from gte_runtime.server.app import App
+from gte_runtime.server.engine import Encoder
+from gte_runtime.server.options import Options
+from gte_runtime.server.serve import make_server
+from gte_runtime.session import Outputs
+
+GTE = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
+
+
+class Client:
+    """Talks to a server on loopback, politely or in raw bytes."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        with httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=False) as client:
+            if isinstance(body, bytes):
+                options["headers"] = {"content-type": "application/json", **options.get("headers", {})}
+                return client.post(path, content=body, **options)
+            return client.post(path, json=body, **options)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        with httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=False) as client:
+            return client.get(path, **options)
+
+    def connect(self, timeout: float = 10) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+
+    def raw(self, data: bytes, timeout: float = 10) -> bytes:
+        """Everything that comes back until the server closes, or until nothing comes for `timeout` seconds."""
+        with self.connect(timeout) as line:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                line.sendall(data)
+            return read_all(line)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = self.get("/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}(\{{| )", line))
+
+
+def read_all(line: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(TimeoutError, ConnectionResetError):
+        while piece := line.recv(65536):
+            received += piece
+    return received
+
+
+def request(path: str, body: bytes, *headers: str, method: str = "POST", kind: str = "application/json") -> bytes:
+    """A request in bytes."""
+    lines = [f"{method} {path} HTTP/1.1", "host: test", f"content-type: {kind}", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def answers(received: bytes) -> list[tuple[int, dict[str, str], bytes]]:
+    """(status, headers, body) of the answers in a stream of bytes."""
+    found = []
+    while received.startswith(b"HTTP/1.1 "):
+        head, _, rest = received.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines)
+        size = int(headers.get("content-length", 0))
+        found.append((int(first.split()[1]), headers, rest[:size]))
+        received = rest[size:]
+    return found
+
+
+class Process(Client):
+    """`gte serve` as a user starts it."""
+
+    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+        self.log = folder / f"serve-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen([*GTE, "serve", "--port", "0", *arguments], stderr=log, stdout=subprocess.PIPE, env=env)
+        self.port = self._port()
+
+    def _port(self) -> int:
+        for _ in range(600):
+            if found := re.search(r"at http://\S+:(\d+)$", self.log_text(), re.MULTILINE):
+                return int(found[1])
+            if self.process.poll() is not None:
+                raise RuntimeError(f"exit {self.process.returncode}: {self.log_text()[-2000:]}")
+            time.sleep(0.05)
+        raise RuntimeError("the server did not start")
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log_text().splitlines() if line.startswith("{")]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        try:
+            return self.process.wait(30)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Gate:
+    """The real session, whose runs wait until they are let through, and fail where they are told to."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.workers = session, 1
+        self.open = threading.Event()
+        self.open.set()
+        self.runs: list[list[int]] = []
+        """Lengths of the texts of each run."""
+        self.poison: int | None = None
+        """A run with a text of so many tokens fails."""
+        self.stopped = threading.Event()
+        self.deaf = False
+        """Does not stop when told to."""
+
+    def run(self, batch: Batch, share: str = "any", party: object = None) -> Outputs:
+        self.runs.append(batch.lengths.tolist())
+        while not self.open.wait(0.01):
+            if self.stopped.is_set() and not self.deaf:
+                raise Cancelled("stopped")
+        if self.poison in batch.lengths:
+            raise EngineError("it broke in /secret/place/graph.onnx")
+        return self.session.run(batch, "any", party)
+
+    def stop(self, party: object) -> None:
+        self.stopped.set()
+
+    def close(self) -> None:
+        self.session.close()
+
+
+class Here(Client):
+    """The application behind a real socket, in a thread of this process."""
+
+    def __init__(self, embedder: Embedder, options: Options) -> None:
+        self.exit_codes: list[int] = []
+        self.app = App([Encoder(embedder.manifest.model, embedder)], options)
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="server")
+        self._thread.start()
+        assert self._started.wait(10)
+
+    async def _serve(self) -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.port = listening.getsockname()[1]
+        self._loop = asyncio.get_running_loop()
+        self._server = make_server(self.app)
+        self.app.start(self.exit_codes.append)
+        self._loop.call_later(0.1, self._started.set)
+        await self._server.serve(sockets=[listening])
+        await self.app.close()
+
+    def drain(self) -> None:
+        """What SIGTERM does."""
+
+        def stop() -> None:
+            self.app.health.draining = True
+            self._server.should_exit = True
+
+        self._loop.call_soon_threadsafe(stop)
+
+    def close(self) -> None:
+        self.drain()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+@contextlib.contextmanager
+def gated(bundle: Path, **options: Any) -> Iterator[tuple[Here, Gate]]:
+    """A server whose runs the test lets through."""
+    with Embedder.open(bundle, threads=1) as embedder:
+        gate = Gate(embedder._session)
+        embedder._session = gate  # type: ignore[assignment]
+        here = Here(embedder, Options(**{"patience": 0, **options}))
+        try:
+            yield here, gate
+        finally:
+            gate.open.set()
+            gate.deaf = False
+            here.close()
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Wait for what another thread does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def in_threads(work: Callable[[int], Any], count: int) -> list[Any]:
+    """Results of work(0..count-1), all at once."""
+    results: list[Any] = [None] * count
+
+    def one(index: int) -> None:
+        results[index] = work(index)
+
+    threads = [threading.Thread(target=one, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def statuses(results: Sequence[httpx.Response]) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for result in results:
+        counts[result.status_code] = counts.get(result.status_code, 0) + 1
+    return counts
