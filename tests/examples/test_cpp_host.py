@@ -62,7 +62,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """500 short texts, no two alike."""
-    words = "the quick brown fox 北京 capital of China sorts slowly über die Brücke и снова".split()
+    words = ["the", "quick", "brown", "fox", "北京", "capital", "of", "China", "sorts", "slowly", "über", "die", "Brücke", "и", "снова"]
     rng = np.random.default_rng(0)
     texts = [" ".join([*rng.choice(words, size=int(rng.integers(1, 12))), str(number)]) for number in range(500)]
     path = tmp_path_factory.mktemp("lines") / "lines.txt"
