@@ -2,6 +2,7 @@
 # ONNX Runtime's C and C++ headers (MIT) from a public package, for systems whose own packages have none: headers.sh DIR
 # The Unity plugin's npm package carries them, and 150 MB of libraries that are thrown away.
 set -eu
+if [ -f "$1/onnxruntime_cxx_api.h" ]; then exit 0; fi
 mkdir -p "$1"
 target=$(cd "$1" && pwd)
 work=$(mktemp -d)
