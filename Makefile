@@ -24,7 +24,10 @@ fix: $(VENV)/.dev
 export: $(VENV)/.dev  ## trace the committed graphs again
 	$(BIN)/gte-export trace models/gte-multilingual-base/config.json -o models/gte-multilingual-base
 	$(BIN)/gte-export trace models/gte-mini -o models/gte-mini
+	for name in gte-multilingual-reranker-base gte-base-en-v1.5 gte-large-en-v1.5; do \
+	  $(BIN)/gte-export trace models/$$name/recipe.toml -o models/$$name || exit 1; done
 	$(BIN)/gte-export trace tests/data/gte-tiny-random -o tests/data/gte-tiny-random/graphs
+	$(BIN)/gte-export trace tests/data/gte-tiny-reranker -o tests/data/gte-tiny-reranker/graphs
 
 wheel-test:  ## the wheel alone, in an environment of its own
 	rm -rf $(VENV)-wheel dist

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from golden import Golden, read_golden
+from reranking import GRAPHS, RERANKER
 
 from gte_runtime.build import build
 
@@ -31,4 +32,12 @@ def tiny_bundle(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The golden checkpoint, built in every variant."""
     bundle = tmp_path_factory.mktemp("tiny") / "bundle"
     build(golden.checkpoint, bundle, graphs=golden.graphs, variants=VARIANTS)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def reranker_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny reranker, built in every variant."""
+    bundle = tmp_path_factory.mktemp("reranker") / "gte-tiny-reranker"
+    build(RERANKER, bundle, graphs=GRAPHS, variants=VARIANTS)
     return bundle

@@ -25,7 +25,7 @@ def gte_export() -> None:
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to write; the directory's name names the architecture."
 )
 def trace_command(source: Path, output: Path) -> None:
-    """Write graphs, layouts and recipe of the architecture of a CONFIG or checkpoint.
+    """Write graphs, layouts and recipe of the architecture of a config.json, checkpoint or recipe.toml.
 
     Every graph is compared with PyTorch on random weights. Where SOURCE holds weights, each variant
     is also built and compared with PyTorch on those.

@@ -11,7 +11,7 @@ its code, none of them in the numbers:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.nn import functional as f
 from gte_runtime.architecture import Architecture
 from gte_runtime.checkpoint import Checkpoint
 
-from .attention import Attention
+from .attention import Attention, Axes
 
 
 def _random(*shape: int) -> nn.Parameter:
@@ -85,6 +85,21 @@ class Layer(nn.Module):
         return self.mlp_norm(h + self.down(f.gelu(self.gate(h)) * self.up(h)))
 
 
+class PairHead(nn.Module):
+    """A reranker's: one number from the state of the first token."""
+
+    def __init__(self, a: Architecture) -> None:
+        super().__init__()
+        self.pooler = Linear(a.hidden_size, a.hidden_size)
+        self.logit = Linear(a.hidden_size, 1)
+
+    def forward(self, first: Tensor) -> Tensor:
+        """[B, H] to [B]."""
+        # Three axes again; see TracedEncoder.forward.
+        out: Tensor = self.logit(torch.tanh(self.pooler(first.unsqueeze(0))))
+        return out.reshape(-1)
+
+
 class Rope(nn.Module):
     """cos and sin [P, d/2]. Parameters, so that a graph points to them like to any weight."""
 
@@ -95,19 +110,31 @@ class Rope(nn.Module):
 
 
 class TracedEncoder(nn.Module):
-    """ids -> `cls` [B, H], not normalised, and `token_weights`, one per token, after ReLU; both float32.
+    """ids -> `cls` [B, H], not normalised, and `token_weights`, one per token, after ReLU; or `logits` [B]. All float32.
 
     Which inputs there are beside `input_ids`, and whether batches are padded or ragged, is the
     attention's affair; in which numbers the layers compute, the subclass's.
     """
 
     rope: Rope
-    token_head: Linear
+    token_head: Linear | None
+    pair_head: PairHead | None
 
     def __init__(self, a: Architecture, attention: Attention) -> None:
         super().__init__()
         self.architecture = a
         self.attention = attention
+        self.pair_head = None
+
+    def as_reranker(self) -> Self:
+        """The same encoder with a pair head in place of the sparse one."""
+        self.token_head, self.pair_head = None, PairHead(self.architecture)
+        return self
+
+    @property
+    def outputs(self) -> Axes:
+        """Graph outputs with the names of their dynamic axes."""
+        return self.attention.outputs if self.pair_head is None else {"logits": {0: self.attention.outputs["cls"][0]}}
 
     def states(self, ids: Tensor, context: Any) -> Tensor:
         """States of all tokens after the last layer, [.., T, H]; ids are [.., T]."""
@@ -137,6 +164,9 @@ class TracedEncoder(nn.Module):
         context = self.attention.context(self.rope.cos, self.rope.sin, inputs)
         # A ragged batch travels as [1, T, H]: three axes keep MatMul from becoming Gemm.
         h = self.states(input_ids if input_ids.dim() == 2 else input_ids.unsqueeze(0), context)
+        if self.pair_head is not None:
+            return {"logits": self.pair_head(self.attention.first_tokens(h, inputs)).float()}
+        assert self.token_head is not None
         weights = self.attention.token_axes(f.relu(self.token_head(h)))
         return {"cls": self.attention.first_tokens(h, inputs).float(), "token_weights": weights.float()}
 

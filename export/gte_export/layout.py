@@ -32,9 +32,24 @@ def table_layout(a: Architecture, dtype: str) -> Layout:
     return place(table_file(dtype), [_tensor(TABLE, dtype, (a.vocab_size, a.hidden_size), "copy", TABLE)])
 
 
-def weights_layout(a: Architecture, dtype: str) -> Layout:
+def weights_layout(a: Architecture, dtype: str, reranker: bool = False) -> Layout:
     """Everything but the table, in the order in which a run touches it."""
-    return place(weights_file(dtype), _int8_weights(a) if dtype == "int8" else _weights(a, dtype))
+    if dtype == "int8":
+        return place(weights_file(dtype), [*_int8_weights(a), *_head(a, "float32", reranker)])
+    return place(weights_file(dtype), [*_weights(a, dtype), *_head(a, dtype, reranker)])
+
+
+def _head(a: Architecture, dtype: str, reranker: bool) -> Iterator[dict[str, Any]]:
+    """The sparse head, which a checkpoint may lack, or a reranker's, which it may not."""
+    h = a.hidden_size
+    if reranker:
+        yield _tensor("pair_head.pooler.weight", dtype, (h, h), "transpose", "pair_head.pooler.weight")
+        yield _tensor("pair_head.pooler.bias", dtype, (h,), "copy", "pair_head.pooler.bias")
+        yield _tensor("pair_head.logit.weight", dtype, (h, 1), "transpose", "pair_head.logit.weight")
+        yield _tensor("pair_head.logit.bias", dtype, (1,), "copy", "pair_head.logit.bias")
+        return
+    yield _tensor("token_head.weight", dtype, (h, 1), "transpose_or_zeros", "token_head.weight")
+    yield _tensor("token_head.bias", dtype, (1,), "transpose_or_zeros", "token_head.bias")
 
 
 def _weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
@@ -58,8 +73,6 @@ def _weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
         yield _tensor(f"{at}.down.weight", dtype, (i, h), "transpose", f"{at}.down.weight")
         yield _tensor(f"{at}.down.bias", dtype, (h,), "copy", f"{at}.down.bias")
         yield from _pair(f"{at}.mlp_norm", dtype, h)
-    yield _tensor("token_head.weight", dtype, (h, 1), "transpose_or_zeros", "token_head.weight")
-    yield _tensor("token_head.bias", dtype, (1,), "transpose_or_zeros", "token_head.bias")
 
 
 def _int8_weights(a: Architecture) -> Iterator[dict[str, Any]]:
@@ -85,8 +98,6 @@ def _int8_weights(a: Architecture) -> Iterator[dict[str, Any]]:
         before = f"{at}.mlp_norm"
     for kind in ("weight", "bias"):
         yield _tensor(f"last_norm.{kind}", "float32", (h,), "copy", f"{before}.{kind}")
-    yield _tensor("token_head.weight", "float32", (h, 1), "transpose_or_zeros", "token_head.weight")
-    yield _tensor("token_head.bias", "float32", (1,), "transpose_or_zeros", "token_head.bias")
 
 
 def _norm_twice(name: str, norm: str, add: str, biases: tuple[str, ...], width: int) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from optimum.utils import NormalizedTextConfig
 from transformers import PretrainedConfig
 
 from .attention import TracedAttention
+from .encoder import TracedEncoder
 
 
 class EncoderOnnxConfig(OnnxConfig):
@@ -17,9 +18,10 @@ class EncoderOnnxConfig(OnnxConfig):
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
     MIN_TRANSFORMERS_VERSION = OnnxConfig.MIN_TRANSFORMERS_VERSION
 
-    def __init__(self, attention: TracedAttention, rows: int, atol: float, batch: int = 0) -> None:
+    def __init__(self, encoder: TracedEncoder, attention: TracedAttention, rows: int, atol: float, batch: int = 0) -> None:
         """`rows` bounds the token ids, `atol` the difference to PyTorch, `batch` chooses the dummy inputs."""
         super().__init__(PretrainedConfig())
+        self.encoder = encoder
         self.attention = attention
         self.rows = rows
         self.ATOL_FOR_VALIDATION = atol
@@ -31,7 +33,7 @@ class EncoderOnnxConfig(OnnxConfig):
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
-        return {name: dict(axes) for name, axes in self.attention.outputs.items()}
+        return {name: dict(axes) for name, axes in self.encoder.outputs.items()}
 
     def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
         inputs = self.attention.dummy_inputs(self.rows)[self.batch]

@@ -33,6 +33,8 @@ class Form:
     spelling: Spelling = "packed"
     dtype: str = "F16"
     classifier: bool = True
+    pooler_prefix: str | None = None
+    """What a reranker's pooler has before its name; by default the prefix of all. Its place in the order of draws is the same."""
 
 
 def write_random_checkpoint(
@@ -47,7 +49,8 @@ def write_random_checkpoint(
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    shapes = expected_shapes(parse_config(config), form.classifier)
+    parsed = parse_config(config)
+    shapes = expected_shapes(parsed, form.classifier and not parsed.names_reranker, parsed.names_reranker)
     _write(directory / "model.safetensors", list(_stored(shapes, form)), form.dtype, seed)
     if tokenizer is not None:
         shutil.copyfile(tokenizer, directory / "tokenizer.json")
@@ -98,7 +101,7 @@ def _values(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> NDAr
         return noise * np.float32(0.1)
     if name.startswith("embeddings."):
         return noise
-    scale = SHARP if name.split(".")[-2] in ("query", "key", "token_head") else 0.6
+    scale = SHARP if name.split(".")[-2] in ("query", "key", "token_head", "logit") else 0.6
     return noise * np.float32(scale / np.sqrt(shape[1]))
 
 
@@ -120,7 +123,12 @@ _FIXED = {
 
 
 def _outer_name(name: str, form: Form) -> str:
-    return form.prefix + _FIXED[name] if name in _FIXED else name.replace("token_head", "classifier")
+    if name.startswith("pair_head.pooler."):
+        prefix = form.prefix if form.pooler_prefix is None else form.pooler_prefix
+        return name.replace("pair_head.pooler", f"{prefix}pooler.dense")
+    return (
+        form.prefix + _FIXED[name] if name in _FIXED else name.replace("token_head", "classifier").replace("pair_head.logit", "classifier")
+    )
 
 
 def _layer_name(layer: str, part: str, kind: str, form: Form) -> str:

@@ -21,9 +21,11 @@ from optimum.exporters.onnx.convert import validate_model_outputs
 from transformers import PretrainedConfig
 
 from gte_runtime.architecture import Architecture, read_config
+from gte_runtime.checkpoint import Checkpoint
 from gte_runtime.graph import inspect_graph
 from gte_runtime.layout import DTYPES, Layout
-from gte_runtime.recipe import GraphRecipe, Recipe
+from gte_runtime.recipe import FILE as RECIPE
+from gte_runtime.recipe import GraphRecipe, Recipe, read_recipe
 
 from .attention import TracedAttention
 from .attention.padded import PaddedAttention
@@ -97,38 +99,51 @@ def trace(source: Path, output: Path) -> Recipe:
     """Write graphs, layouts and recipe.toml for the architecture of a config or checkpoint.
 
     Args:
-        source: config.json, or a directory that holds one.
+        source: config.json or an architecture's recipe.toml, or a directory that holds one.
         output: a directory, made if it is not there. Its name becomes the architecture's.
 
     Raises:
         CheckpointError: the config is not one we implement.
         ValueError: a traced graph differs from PyTorch, or lost an operator.
     """
-    a = read_config(source).architecture
+    a, reranker = numbers(source)
     output.mkdir(parents=True, exist_ok=True)
     layouts = {}
     for layout in (
         *(table_layout(a, dtype) for dtype in DTYPES),
-        *(weights_layout(a, dtype) for dtype in DTYPES),
+        *(weights_layout(a, dtype, reranker) for dtype in DTYPES),
     ):
         layouts[layout.file] = layout
         (output / layout_name(layout)).write_text(layout.to_json(), encoding="utf-8")
-    graphs = tuple(_graph(plan, a, layouts, output) for plan in plans())
+    graphs = tuple(_graph(plan, a, layouts, output, reranker) for plan in plans())
     recipe = Recipe(name=output.resolve().name, architecture=a, graphs=graphs)
-    (output / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+    (output / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")
     return recipe
+
+
+def numbers(source: Path) -> tuple[Architecture, bool]:
+    """An architecture, and whether it is a reranker's: by the tensors where there are any, else by what the config says."""
+    if (source / "model.safetensors").is_file():
+        with Checkpoint(source, ignore_unused=True) as checkpoint:
+            return checkpoint.config.architecture, checkpoint.reranker
+    if source.name == RECIPE or ((source / RECIPE).exists() and not (source / "config.json").exists()):
+        recipe = read_recipe(source.parent if source.name == RECIPE else source)
+        return recipe.architecture, recipe.reranker
+    config = read_config(source)
+    return config.architecture, config.names_reranker
 
 
 def layout_name(layout: Layout) -> str:
     return f"{layout.file.removesuffix('.bin')}.layout.json"
 
 
-def _graph(plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path) -> GraphRecipe:
+def _graph(plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path, reranker: bool) -> GraphRecipe:
     files = (table_file(plan.table), weights_file(plan.weights))
-    model = detach(_traced(plan, a), [layouts[file] for file in files])
+    model = detach(_traced(plan, a, reranker), [layouts[file] for file in files])
     _count_operators(model, plan, a.layers)
-    # The tracer knows no shapes behind operators of ours, so it leaves the width open.
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = a.hidden_size
+    if not reranker:
+        # The tracer knows no shapes behind operators of ours, so it leaves the width open.
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = a.hidden_size
     data = model.SerializeToString(deterministic=True)
     (output / plan.file).write_bytes(data)
     facts = inspect_graph(data, plan.file)
@@ -140,17 +155,20 @@ def _graph(plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path
         sha256=hashlib.sha256(data).hexdigest(),
         weights=files,
         inputs=facts.inputs,
+        outputs=facts.outputs,
         min_onnxruntime=plan.min_onnxruntime,
         tolerance=plan.tolerance,
     )
 
 
-def _traced(plan: Plan, a: Architecture) -> onnx.ModelProto:
+def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
     """Trace with random weights, validate every way through the graph, return it with its weights."""
     torch.manual_seed(0)
     small = replace(a, vocab_size=TRACED_ROWS, max_positions=TRACED_ROWS)
     attention = plan.attention(small)
     encoder = plan.encoder(small, attention).eval()
+    if reranker:
+        encoder = encoder.as_reranker().eval()
     encoder.config = PretrainedConfig()  # type: ignore[assignment]  # optimum looks for it there
     for name, parameter in encoder.named_parameters():
         wanted = getattr(torch, plan.table if name == TABLE else plan.weights)
@@ -160,11 +178,11 @@ def _traced(plan: Plan, a: Architecture) -> onnx.ModelProto:
         warnings.simplefilter("ignore")  # deprecation of the tracer optimum drives, shape inference of our operators
         path = Path(folder) / "traced.onnx"
         _, outputs = export(
-            encoder, EncoderOnnxConfig(attention, TRACED_ROWS, plan.atol), path, opset=OPSET,
+            encoder, EncoderOnnxConfig(encoder, attention, TRACED_ROWS, plan.atol), path, opset=OPSET,
             do_constant_folding=False,
         )  # fmt: skip
         for batch in range(len(attention.dummy_inputs(TRACED_ROWS))):
-            config = EncoderOnnxConfig(attention, TRACED_ROWS, plan.atol, batch)
+            config = EncoderOnnxConfig(encoder, attention, TRACED_ROWS, plan.atol, batch)
             validate_model_outputs(config, encoder, path, outputs, use_subprocess=False)
         return onnx.load(path)
 

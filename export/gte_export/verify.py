@@ -23,7 +23,7 @@ LENGTHS = (2, 3, 17, 63, 64, 65, 130)
 
 
 def verify(checkpoint: Path, graphs: Path) -> dict[str, float]:
-    """{variant: largest difference of the CLS states, as a share of the largest value}.
+    """{variant: largest difference of the CLS states, as a share of the largest value; of a reranker, of the logits}.
 
     Texts are random ids: the tokenizer has no part in this.
 
@@ -41,15 +41,18 @@ def verify(checkpoint: Path, graphs: Path) -> dict[str, float]:
 
 
 def pytorch_states(checkpoint: Path, ids: list[np.ndarray]) -> list[np.ndarray]:
-    """CLS states of single texts by the PyTorch encoder in float32, eager attention."""
+    """CLS states of single texts, or of a reranker their logits, by the PyTorch encoder in float32, eager attention."""
     with Checkpoint(checkpoint, ignore_unused=True) as opened, torch.inference_mode():
         a = opened.config.architecture
-        encoder = Encoder(a, PaddedAttention(a)).eval().load(opened)
+        encoder = Encoder(a, PaddedAttention(a)).eval()
+        if opened.reranker:
+            encoder = encoder.as_reranker()
+        encoder.load(opened)
         states = []
         for one in ids:
             tokens = torch.from_numpy(one)[None]
             out = encoder(input_ids=tokens, attention_mask=torch.ones_like(tokens))
-            states.append(out["cls"][0].numpy())
+            states.append((out["logits"] if opened.reranker else out["cls"][0]).numpy())
         return states
 
 
@@ -57,7 +60,10 @@ def _difference(bundle: Path, manifest: Manifest, variant: Variant, ids: list[np
     session = OrtSession((bundle / variant.graph).read_bytes(), bundle, variant, manifest.architecture.hidden_size, threads=2)
     worst = 0.0
     for row in range(len(ids)):
-        found = session.run(make_batch(np.array([row]), ids, variant.flash_from)).cls[0]
-        worst = max(worst, float(np.abs(found - expected[row]).max() / np.abs(expected[row]).max()))
+        outputs = session.run(make_batch(np.array([row]), ids, variant.flash_from))
+        found = outputs.logits if manifest.reranker else outputs.cls[0]
+        # A logit may be near 0; the largest of all is what it is measured by.
+        scale = max(np.abs(e).max() for e in expected) if manifest.reranker else np.abs(expected[row]).max()
+        worst = max(worst, float(np.abs(found - expected[row]).max() / scale))
     session.close()
     return worst

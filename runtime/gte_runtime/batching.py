@@ -185,6 +185,23 @@ def plan_padded(lengths: Sequence[int], budget: Budget) -> list[Int64]:
     return [np.array(group, np.int64) for group in groups]
 
 
+def plan_runs(lengths: Sequence[int], batch: str, flash_from: int, budget: Budget, workers: int, cost: Cost) -> tuple[list[Int64], int]:
+    """Positions of the texts that run together, costliest group first, and how many groups get all processors.
+
+    Costliest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
+    """
+    if batch == "padded":
+        groups = plan_padded(lengths, budget)[::-1]
+        return groups, len(groups)
+    groups = plan_ragged(lengths, flash_from, shared(budget, sum(lengths), workers), cost)
+    tokens = [sum(lengths[row] for row in group) for group in groups]
+    costs = [cost.of(len(g), t, max(lengths[row] for row in g)) for g, t in zip(groups, tokens, strict=True)]
+    order = sorted(range(len(groups)), key=lambda i: -costs[i])
+    # Runs side by side share the budget of one.
+    large = sum(t > budget.max_tokens // workers for t in tokens)
+    return [groups[i] for i in order], max(large, runs_together([costs[i] for i in order], workers))
+
+
 def make_batch(rows: Int64, ids: Sequence[Int64], flash_from: int) -> Batch:
     """Concatenate the tokens of a planned group."""
     chosen = [ids[row] for row in rows]

@@ -28,7 +28,7 @@ from .errors import BundleCorruptError, BundleError, CheckpointError, ConfigErro
 from .files import read_regular
 from .graph import inspect_graph
 from .layout import CHUNK_ROWS, Layout, Material, pieces
-from .manifest import FileRecord, Manifest, SelfCheck, Variant
+from .manifest import FileRecord, Manifest, PairCheck, SelfCheck, Variant
 from .oracle import Reference, forward
 from .recipe import GraphRecipe, Recipe, find_graphs
 from .scoring import cut_and_normalise
@@ -45,6 +45,11 @@ TRAINED_DIM = 128
 """The model card's shortest vector, for models as wide as the card's."""
 
 SHORT_TEXTS = ("What is the capital of China?", "北京是中华人民共和国的首都。", "Привет, мир! 你好 — ½ ﬁn")
+SHORT_PAIRS = (
+    ("What is the capital of China?", "北京是中华人民共和国的首都。"),
+    ("What is the capital of China?", "To sort a list in Python, call sorted()."),
+    ("Привет, мир!", "你好 — ½ ﬁn"),
+)
 LONG_TEXT = "The quick brown fox jumps over the lazy dog, and sorts 1024 numbers in Python. " * 10
 """Long enough for the path without mask; checked when files are new, and by `gte verify`."""
 
@@ -80,7 +85,7 @@ def build(
     """
     _check_target(bundle, overwrite=overwrite, keep_existing=keep_existing)
     with Checkpoint(checkpoint, ignore_unused=ignore_unused) as opened:
-        source, recipe = find_graphs(opened.config.architecture, graphs, shipped=models_directory())
+        source, recipe = find_graphs(opened.config.architecture, graphs, shipped=models_directory(), reranker=opened.reranker)
         chosen = _choose(recipe, variants, opened.table_dtype)
         tokenizer_json = _tokenizer_json(checkpoint)
         tokenizer = _checked_tokenizer(tokenizer_json, opened)
@@ -239,7 +244,8 @@ def _manifest(
         tokenizer=tokenizer.record,
         files=files,
         variants={graph.variant: _variant(graph) for graph in chosen},
-        self_checks=tuple(answer.self_check() for answer in answers),
+        self_checks=tuple(answer.self_check() for answer in answers if answer.pair is None),
+        pair_checks=tuple(answer.pair_check() for answer in answers if answer.pair is not None),
     )
 
 
@@ -249,6 +255,7 @@ def _variant(graph: GraphRecipe) -> Variant:
         weights=graph.weights,
         batch=graph.batch,
         inputs=graph.inputs,
+        outputs=graph.outputs,
         min_onnxruntime=graph.min_onnxruntime,
         tolerance=graph.tolerance,
         flash_from=FLASH_FROM,
@@ -257,11 +264,12 @@ def _variant(graph: GraphRecipe) -> Variant:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the oracle says of a self-check text."""
+    """What the oracle says of a self-check text, or of a pair."""
 
     text: str
     ids: NDArray[np.int64]
     reference: Reference
+    pair: tuple[str, str] | None = None
 
     def self_check(self) -> SelfCheck:
         dense = cut_and_normalise(self.reference.cls[None].astype(np.float32))[0]
@@ -269,10 +277,20 @@ class Answer:
             text=self.text, ids=tuple(self.ids.tolist()), dense=_rounded(dense), token_weights=_rounded(self.reference.token_weights)
         )
 
+    def pair_check(self) -> PairCheck:
+        assert self.pair is not None
+        query, document = self.pair
+        return PairCheck(query=query, document=document, ids=tuple(self.ids.tolist()), logit=float(f"{self.reference.logit:.8g}"))
+
 
 def _ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
+    longest = checkpoint.config.architecture.max_positions
+    if checkpoint.reranker:
+        pairs = (*SHORT_PAIRS, (SHORT_TEXTS[0], LONG_TEXT))
+        encoded = [tokens.ids for tokens in tokenizer.encode_pairs(pairs, max_length=longest)]
+        return tuple(Answer("", one, forward(checkpoint, one), pair) for pair, one in zip(pairs, encoded, strict=True))
     texts = (*SHORT_TEXTS, LONG_TEXT)
-    ids = [tokens.ids for tokens in tokenizer.encode(texts, max_length=checkpoint.config.architecture.max_positions)]
+    ids = [tokens.ids for tokens in tokenizer.encode(texts, max_length=longest)]
     return tuple(Answer(text, one, forward(checkpoint, one)) for text, one in zip(texts, ids, strict=True))
 
 

@@ -8,6 +8,7 @@ The rest of the package sees the names below, in PyTorch's [out, in] orientation
     layers.{i}.{up,gate,down}.weight, layers.{i}.down.bias
     layers.{i}.{attention_norm,mlp_norm}.{weight,bias}
     token_head.{weight,bias} [1, H], [1] (absent without a sparse head)
+    pair_head.pooler.{weight,bias} [H, H], [H] and pair_head.logit.{weight,bias} [1, H], [1] (rerankers only)
 
 Which spelling a checkpoint uses is decided by its tensors, never by `architectures` or
 `model_type`: both are shared by checkpoints that differ.
@@ -63,13 +64,13 @@ class Checkpoint:
         try:
             prefix = _prefix(self._file)
             self._sources = _sources(self._file, prefix, self.config)
+            _refuse_other_heads(self._file, self._sources, self.config)
             self._check()
             self.unused = self._unused(prefix)
-            _refuse_rerankers(self._file, prefix, self.config)
             if self.unused and not ignore_unused:
                 raise CheckpointError(
                     f"{self._file.name} has {_some(self.unused)}, which this architecture does not use; expected only "
-                    "the encoder and its sparse head. A tensor left out can mean wrong vectors: "
+                    f"the encoder and its {'pair' if self.reranker else 'sparse'} head. A tensor left out can mean wrong vectors: "
                     "pass --ignore-unused if you know that it does not"
                 )
         except CheckpointError:
@@ -79,6 +80,11 @@ class Checkpoint:
     @property
     def has_sparse_head(self) -> bool:
         return "token_head.weight" in self._sources
+
+    @property
+    def reranker(self) -> bool:
+        """It scores pairs of texts and gives no vectors."""
+        return "pair_head.logit.weight" in self._sources
 
     @property
     def table_dtype(self) -> str:
@@ -119,7 +125,7 @@ class Checkpoint:
         self.close()
 
     def _check(self) -> None:
-        for name, shape in expected_shapes(self.config, self.has_sparse_head).items():
+        for name, shape in expected_shapes(self.config, self.has_sparse_head, self.reranker).items():
             source = self._sources[name]
             stored = self._file[source.tensor]
             if source.shape != shape:
@@ -135,7 +141,7 @@ class Checkpoint:
         return tuple(name for name in self._file if name not in used and name.removeprefix(prefix) not in BUFFERS)
 
 
-def expected_shapes(config: Config, sparse: bool) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: Config, sparse: bool, reranker: bool = False) -> dict[str, tuple[int, ...]]:
     """Names of the view and their shapes, for a config."""
     a = config.architecture
     h, i = a.hidden_size, a.intermediate_size
@@ -152,6 +158,9 @@ def expected_shapes(config: Config, sparse: bool) -> dict[str, tuple[int, ...]]:
             shapes |= {f"layers.{n}.{part}.weight": (h,), f"layers.{n}.{part}.bias": (h,)}
     if sparse:
         shapes |= {"token_head.weight": (1, h), "token_head.bias": (1,)}
+    if reranker:
+        shapes |= {"pair_head.pooler.weight": (h, h), "pair_head.pooler.bias": (h,)}
+        shapes |= {"pair_head.logit.weight": (1, h), "pair_head.logit.bias": (1,)}
     return shapes
 
 
@@ -199,8 +208,20 @@ def _sources(file: SafetensorsFile, prefix: str, config: Config) -> dict[str, So
         )
         sources |= {f"layers.{n}.{name}": source for name, source in layer.items()}
     if "classifier.weight" in file:
-        sources |= {f"token_head.{kind}": whole(f"classifier.{kind}") for kind in ("weight", "bias")}
+        pooler = _pooler(file, prefix)
+        head = "pair_head.logit" if pooler else "token_head"
+        sources |= {f"{head}.{kind}": whole(f"classifier.{kind}") for kind in ("weight", "bias")}
+        if pooler:
+            sources |= {f"pair_head.pooler.{kind}": whole(f"{pooler}.{kind}") for kind in ("weight", "bias")}
     return sources
+
+
+def _pooler(file: SafetensorsFile, prefix: str) -> str | None:
+    """The pooler's name without its kind: behind the prefix in upstream's files, without one in those of some fine-tunes."""
+    found = [name for name in dict.fromkeys((f"{prefix}pooler.dense", "pooler.dense")) if f"{name}.weight" in file]
+    if len(found) > 1:
+        raise CheckpointError(f"{file.name} holds two poolers, {' and '.join(found)}; only one of them can be the trained one")
+    return found[0] if found else None
 
 
 def _upstream_layer(at: str, file: SafetensorsFile, whole: Any, hidden: int, intermediate: int) -> dict[str, Source]:
@@ -241,15 +262,19 @@ def _stored_expectation(source: Source, shape: tuple[int, ...]) -> tuple[int, ..
     return shape if source.stop is None else (source.stored_shape[0], *shape[1:])
 
 
-def _refuse_rerankers(file: SafetensorsFile, prefix: str, config: Config) -> None:
-    """A classifier behind a pooler scores pairs; run as token weights it would be silently wrong."""
-    pooler = any(name.removeprefix(prefix).startswith("pooler.") for name in file)
-    if config.names_reranker and not pooler:
+def _refuse_other_heads(file: SafetensorsFile, sources: dict[str, Source], config: Config) -> None:
+    """A classifier without the pooler before it, or with more labels, would give scores that are silently wrong."""
+    logit = sources.get("pair_head.logit.weight")
+    if config.names_reranker and logit is None:
+        missing = "pooler.dense" if "classifier.weight" in file else "classifier"
+        raise CheckpointError(f"architectures names a sequence classifier, but there is no {missing} tensor; the checkpoint is incomplete")
+    if logit is not None and logit.shape[:1] != (1,):
+        raise CheckpointError(f"the classifier has {logit.shape[0]} labels; implemented are rerankers, which have one")
+    if logit is not None and config.type_vocab_size > 1:
+        # Its documents would take the second row. No released reranker has one.
         raise CheckpointError(
-            "architectures names a sequence classifier, but there is no pooler.dense tensor; the checkpoint is incomplete"
+            f"a reranker with type_vocab_size {config.type_vocab_size} tells query and document apart by token types; implemented: 0 and 1"
         )
-    if pooler and "classifier.weight" in file:
-        raise CheckpointError("this checkpoint is a reranker (a pooler and a classifier); this version builds embedding models")
 
 
 def _some(names: tuple[str, ...]) -> str:

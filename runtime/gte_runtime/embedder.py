@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import scoring, sparse
-from .batching import COSTS, Budget, Cost, make_batch, plan_padded, plan_ragged, runs_together, shared
+from .batching import COSTS, Budget, Cost, make_batch, plan_runs
 from .errors import ConfigError, GteError, InputError, NonFiniteOutputError
 from .fanout import run_all
+from .progress import Progress
 from .session import PROVIDERS, Session
 from .sparse import SparseVectors
 from .threads import thread_count
-from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_texts, check_max_length, check_text
+from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_max_length, check_pair, check_text
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -155,7 +155,9 @@ class Embedder:
             raise ConfigError(f"verify is {verify!r}; expected 'auto' or 'always'")
         count = thread_count(threads)
         bundle = Bundle.open(locate(model))
-        name = variant or _preferred(bundle, provider)
+        if bundle.manifest.reranker:
+            raise ConfigError(f"{bundle.manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open")
+        name = variant or preferred(bundle, provider)
         chosen = bundle.variant(name)
         session, tokenizer = load(
             bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify
@@ -327,7 +329,7 @@ class Embedder:
             InputError: not a pair of strings; the index is the pair's.
         """
         dense_weight, sparse_weight = _check_weight(dense_weight, "dense_weight"), _check_weight(sparse_weight, "sparse_weight")
-        checked = [_check_pair(pair, index) for index, pair in enumerate(_check_pairs(pairs))]
+        checked = [check_pair(pair, index) for index, pair in enumerate(as_pairs(pairs))]
         dim, _, max_length = self._check_options(dim, sparse_weight != 0 or None, max_length, "strict")
         # A text that stands in many pairs is run once.
         unique = {text: row for row, text in enumerate(dict.fromkeys(itertools.chain.from_iterable(checked)))}
@@ -379,7 +381,7 @@ class Embedder:
         groups, wide = self._plan([len(row) for row in ids])
         batches = [partial(make_batch, rows, ids, self._variant.flash_from) for rows in groups]
         lap("plan")
-        with _Progress(len(tokens), show_progress) as advance:
+        with Progress(len(tokens), show_progress) as advance:
             for index, batch, outputs in run_all(self._session, batches, wide):
                 lap("run")
                 rows = groups[index]
@@ -394,21 +396,7 @@ class Embedder:
         return states
 
     def _plan(self, lengths: Sequence[int]) -> tuple[list[Int64], int]:
-        """Positions of the texts that run together, costliest group first, and how many groups get all processors.
-
-        Costliest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
-        """
-        if self._variant.batch == "padded":
-            groups = plan_padded(lengths, self._budget)[::-1]
-            return groups, len(groups)
-        workers = self._session.workers
-        groups = plan_ragged(lengths, self._variant.flash_from, shared(self._budget, sum(lengths), workers), self._cost)
-        tokens = [sum(lengths[row] for row in group) for group in groups]
-        costs = [self._cost.of(len(g), t, max(lengths[row] for row in g)) for g, t in zip(groups, tokens, strict=True)]
-        order = sorted(range(len(groups)), key=lambda i: -costs[i])
-        # Runs side by side share the budget of one.
-        large = sum(t > self._budget.max_tokens // workers for t in tokens)
-        return [groups[i] for i in order], max(large, runs_together([costs[i] for i in order], workers))
+        return plan_runs(lengths, self._variant.batch, self._variant.flash_from, self._budget, self._session.workers, self._cost)
 
     def _finite(self, states: _States) -> tuple[_States, NDArray[np.bool_]]:
         """The texts whose outputs are finite, and which they are. A zero vector has no direction either."""
@@ -456,7 +444,8 @@ class Embedder:
         return int(dim)
 
 
-def _preferred(bundle: Bundle, provider: str) -> str:
+def preferred(bundle: Bundle, provider: str) -> str:
+    """The best variant a bundle has for a provider; raises ConfigError when it has none."""
     for name in VARIANTS[provider]:
         if name in bundle.manifest.variants:
             return name
@@ -466,43 +455,7 @@ def _preferred(bundle: Bundle, provider: str) -> str:
     )
 
 
-def _check_pairs(pairs: object) -> list[object]:
-    if isinstance(pairs, (str, bytes, dict)) or not isinstance(pairs, Iterable):
-        raise InputError(
-            f"expected an iterable of (query, document) pairs, found {type(pairs).__name__}", field="pairs", got=type(pairs).__name__
-        )
-    return list(pairs)
-
-
-def _check_pair(pair: object, index: int) -> tuple[str, str]:
-    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-        found = f"{len(pair)} items" if isinstance(pair, Sequence) and not isinstance(pair, str) else type(pair).__name__
-        raise InputError(f"expected a (query, document) pair, found {found}", index=index, field="pairs", got=found)
-    try:
-        return check_text(pair[0], index), check_text(pair[1], index)
-    except InputError as error:
-        raise InputError(error.reason, index=index, field="pairs", got=error.got) from None
-
-
 def _check_weight(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not np.isfinite(value):
         raise ConfigError(f"{name} is {str(value)[:40]}; expected a finite number")
     return float(value)
-
-
-class _Progress:
-    """A bar on stderr while texts run, if asked for and if stderr is a terminal."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        self._bar: Any = None
-        if show and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, unit="text", file=sys.stderr)
-
-    def __enter__(self) -> Any:
-        return self._bar.update if self._bar is not None else lambda n: None
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -68,11 +68,12 @@ class InputTooLongError(InputError):
     were not tokenized to the end.
     """
 
-    def __init__(self, *, tokens: int, limit: int, index: int | None, exact: bool = True) -> None:
+    def __init__(self, *, tokens: int, limit: int, index: int | None, exact: bool = True, field: str = "texts") -> None:
         count = f"{tokens}" if exact else f"at least {tokens}"
         super().__init__(
             f"{count} tokens, the limit is {limit}; shorten the text or pass truncate=True",
             index=index,
+            field=field,
             got=f"{count} tokens",
         )
         self.tokens = tokens
@@ -91,8 +92,8 @@ class NonFiniteOutputError(GteError):
 
     http_status = 500
 
-    def __init__(self, index: int) -> None:
-        super().__init__(f"texts[{index}]: the model gave a vector that is not finite; `gte verify` checks the bundle")
+    def __init__(self, index: int, field: str = "texts") -> None:
+        super().__init__(f"{field}[{index}]: the model gave a result that is not finite; `gte verify` checks the bundle")
         self.index = index
 
 

@@ -26,7 +26,7 @@ VALUE_NAME = 1
 
 OPERATORS = {
     *("Abs", "Add", "Cast", "Clip", "Concat", "Constant", "Div", "Gather", "Gelu", "If", "LayerNormalization", "MatMul", "Mod", "Mul"),
-    *("QuantizeLinear", "ReduceMax", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+    *("QuantizeLinear", "ReduceMax", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"),
     *("com.microsoft::MatMulIntegerToFloat", "com.microsoft::MultiHeadAttention", "com.microsoft::RotaryEmbedding"),
 }
 """What graphs of this family consist of. A bundle is data from elsewhere: an operator that loads a device's

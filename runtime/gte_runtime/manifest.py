@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, is_dataclass
+from dataclasses import fields as dataclass_fields
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -30,6 +31,11 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}")
 
 
+VECTORS = ("cls", "token_weights")
+LOGITS = ("logits",)
+"""What a graph gives: an embedding model's vectors, or a reranker's scores."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
     size: int
@@ -46,9 +52,11 @@ class Variant:
     batch: str
     """`ragged` or `padded`."""
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...] = VECTORS
     min_onnxruntime: str
     tolerance: float
-    """Largest Euclidean distance of a normalised vector to the self-check's."""
+    """Largest Euclidean distance of a normalised vector to the self-check's; of a reranker, largest difference of a
+    logit, as a share of it where it is above 1."""
     flash_from: int
     """Ragged graphs only: texts of this many tokens and more take the path without mask. Two paths
     differ in the last bit, so the number belongs to the bundle, not to the program that runs it."""
@@ -80,6 +88,16 @@ class SelfCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PairCheck:
+    """One pair and what the oracle says of it."""
+
+    query: str
+    document: str
+    ids: tuple[int, ...]
+    logit: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     model: str
     made_by: str
@@ -96,6 +114,12 @@ class Manifest:
     files: dict[str, FileRecord]
     variants: dict[str, Variant]
     self_checks: tuple[SelfCheck, ...]
+    pair_checks: tuple[PairCheck, ...] = ()
+    """Rerankers have these, embedding models the others."""
+
+    @property
+    def reranker(self) -> bool:
+        return any(variant.outputs == LOGITS for variant in self.variants.values())
 
     def to_json(self) -> str:
         body = {"format": FORMAT, **asdict(self)}
@@ -144,7 +168,7 @@ def _read(kind: Any, raw: Any, at: str) -> Any:
     """
     if isinstance(kind, type) and is_dataclass(kind) and isinstance(raw, dict):
         fields = _fields(kind)
-        if odd := fields.keys() ^ raw.keys():
+        if odd := (fields.keys() ^ raw.keys()) - (_optional(kind) - raw.keys()):
             name = min(odd)
             raise ValueError(f"no {at}{name}" if name in fields else f"an unknown {at}{name}")
         return kind(**{name: _read(fields[name], value, f"{at}{name}.") for name, value in raw.items()})
@@ -165,6 +189,12 @@ def _read(kind: Any, raw: Any, at: str) -> Any:
 
 
 _fields = cache(get_type_hints)
+
+
+@cache
+def _optional(kind: type) -> frozenset[str]:
+    """Fields that came to the format later: a bundle may lack them."""
+    return frozenset(field.name for field in dataclass_fields(kind) if field.default is not MISSING)
 
 
 def _check_names(manifest: Manifest) -> None:
@@ -198,8 +228,10 @@ def _check_values(manifest: Manifest) -> None:
         _expect(VERSION.fullmatch(variant.min_onnxruntime), f"{at}.min_onnxruntime such as 1.24", repr(variant.min_onnxruntime))
         _expect(variant.weights and variant.inputs, f"weights and inputs in {at}", "none")
         _expect(variant.tolerance > 0, f"a positive {at}.tolerance", f"{variant.tolerance}")
+        expected = LOGITS if manifest.reranker else VECTORS
+        _expect(variant.outputs == expected, f"{', '.join(expected)} in {at}.outputs", ", ".join(variant.outputs))
         _expect(variant.flash_from > 0, f"a positive {at}.flash_from", f"{variant.flash_from}")
-    _expect(manifest.self_checks, "at least one self-check", "none")
+    _expect(manifest.pair_checks if manifest.reranker else manifest.self_checks, "at least one self-check", "none")
     for check in manifest.self_checks:
         _expect(len(check.dense) == a.hidden_size, f"{a.hidden_size} values in each self_check", f"{len(check.dense)}")
         _expect(len(check.token_weights) == len(check.ids), "one weight per token in each self_check", f"{len(check.token_weights)}")

@@ -26,6 +26,8 @@ class Reference(NamedTuple):
     """ReLU of the sparse head for every token, [n]; zeros without a head."""
     hidden: Float
     """States of all tokens, [n, H]."""
+    logit: float
+    """What a reranker says of the pair; 0 without a pair head."""
     largest: dict[str, Float]
     """{linear layer: largest magnitude of each of its input channels, [K]}."""
 
@@ -73,7 +75,10 @@ def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type =
         h = layer_norm(h + y, f"{at}.mlp_norm")
 
     weights = np.maximum(linear(h, "token_head")[:, 0], 0) if checkpoint.has_sparse_head else np.zeros(len(ids), dtype)
-    return Reference(h[0], weights, h, largest)
+    logit = 0.0
+    if checkpoint.reranker:
+        logit = float(linear(np.tanh(linear(h[:1], "pair_head.pooler")), "pair_head.logit")[0, 0])
+    return Reference(h[0], weights, h, logit, largest)
 
 
 def _heads(x: Float, heads: int) -> Float:

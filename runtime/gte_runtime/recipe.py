@@ -10,10 +10,11 @@ from pathlib import Path
 from .architecture import Architecture
 from .errors import BundleError, CheckpointError
 from .files import read_regular
-from .manifest import PLAIN_NAME
+from .manifest import LOGITS, PLAIN_NAME, VECTORS
 
 FORMAT = 1
 FILE = "recipe.toml"
+KIND = {False: "an embedding model", True: "a reranker"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +30,10 @@ class GraphRecipe:
     sha256: str
     weights: tuple[str, ...]
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...] = VECTORS
     min_onnxruntime: str
     tolerance: float
-    """Largest Euclidean distance of a normalised vector to the oracle's."""
+    """Largest Euclidean distance of a normalised vector to the oracle's; of a reranker, difference of a logit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,11 @@ class Recipe:
     @property
     def variants(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(graph.variant for graph in self.graphs))
+
+    @property
+    def reranker(self) -> bool:
+        """The graphs score pairs and give no vectors."""
+        return any(graph.outputs == LOGITS for graph in self.graphs)
 
     def choose(self, variant: str, table: str) -> GraphRecipe | None:
         """The graph of a variant for a checkpoint whose table has this type, or any if there is one only."""
@@ -83,7 +90,15 @@ def read_recipe(directory: Path) -> Recipe:
         raise BundleError(f"{directory.name}/{FILE} has format {raw.get('format')!r}; this version reads {FORMAT}")
     try:
         graphs = tuple(
-            GraphRecipe(**{**graph, "weights": tuple(graph["weights"]), "inputs": tuple(graph["inputs"])}) for graph in raw["graph"]
+            GraphRecipe(
+                **{
+                    **graph,
+                    "weights": tuple(graph["weights"]),
+                    "inputs": tuple(graph["inputs"]),
+                    "outputs": tuple(graph.get("outputs", VECTORS)),
+                }
+            )
+            for graph in raw["graph"]
         )
         recipe = Recipe(name=raw["name"], architecture=Architecture(**raw["architecture"]), graphs=graphs)
         names = [name for graph in graphs for name in (graph.variant, graph.file, *graph.weights)]
@@ -96,8 +111,8 @@ def read_recipe(directory: Path) -> Recipe:
     return recipe
 
 
-def find_graphs(architecture: Architecture, directory: Path | None, *, shipped: Path) -> tuple[Path, Recipe]:
-    """The graphs of an architecture: in `directory` if given, else among the folders of `shipped`.
+def find_graphs(architecture: Architecture, directory: Path | None, *, shipped: Path, reranker: bool = False) -> tuple[Path, Recipe]:
+    """The graphs of an architecture and kind of model: in `directory` if given, else among the folders of `shipped`.
 
     Raises:
         CheckpointError: there are none; says which architectures there are and how to trace more.
@@ -108,13 +123,15 @@ def find_graphs(architecture: Architecture, directory: Path | None, *, shipped: 
             raise CheckpointError(
                 f"the graphs in {directory.name} are for another architecture: {_difference(recipe.architecture, architecture)}"
             )
+        if recipe.reranker != reranker:
+            raise CheckpointError(f"the graphs in {directory.name} are for {KIND[recipe.reranker]}; the checkpoint is {KIND[reranker]}")
         return directory, recipe
     known = [(file.parent, read_recipe(file.parent)) for file in sorted(shipped.glob(f"*/{FILE}"))]
     for path, recipe in known:
-        if recipe.architecture == architecture:
+        if recipe.architecture == architecture and recipe.reranker == reranker:
             return path, recipe
     raise CheckpointError(
-        f"no graphs for this architecture ({_describe(architecture)}); shipped are those of "
+        f"no graphs for {KIND[reranker]} of this architecture ({_describe(architecture)}); shipped are those of "
         f"{', '.join(recipe.name for _, recipe in known) or 'none'}. Trace them once with `gte-export trace CHECKPOINT -o DIR` "
         "(package gte-export) and pass --graphs DIR"
     )

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from .batching import make_batch
 from .errors import BundleError, SelfCheckFailed
-from .manifest import Manifest, SelfCheck
+from .manifest import Manifest, PairCheck, SelfCheck
 from .scoring import cut_and_normalise
 from .session import Session
-from .tokenization import Tokenizer
+from .tokenization import Tokenizer, Tokens
 
 WEIGHT_SLACK = 5
 """Token weights are not normalised; relative to their largest they may differ by this many tolerances."""
@@ -30,13 +30,10 @@ def self_check(manifest: Manifest, variant: str, tokenizer: Tokenizer, session: 
     """
     published = manifest.variants[variant]
     checks = [c for c in manifest.self_checks if thorough or len(c.ids) < published.flash_from]
-    longest = manifest.architecture.max_positions
-    for check, tokens in zip(checks, tokenizer.encode([c.text for c in checks], max_length=longest), strict=True):
-        if tuple(tokens.ids.tolist()) != check.ids:
-            raise BundleError(
-                "tokenizer.json gives other ids for the self-check than when the bundle was built; "
-                "tokenizer and model do not belong together"
-            )
+    if manifest.reranker:
+        return _check_pairs(manifest, variant, tokenizer, session, thorough)
+    encoded = tokenizer.encode([c.text for c in checks], max_length=manifest.architecture.max_positions)
+    _same_ids(encoded, checks)
     worst = 0.0
     for rows in _groups(checks, published.flash_from):
         batch = make_batch(rows, [np.array(c.ids, np.int64) for c in checks], published.flash_from)
@@ -47,7 +44,37 @@ def self_check(manifest: Manifest, variant: str, tokenizer: Tokenizer, session: 
     return worst
 
 
-def _groups(checks: Iterable[SelfCheck], flash_from: int) -> list[NDArray[np.int64]]:
+def _check_pairs(manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, thorough: bool) -> float:
+    """The same for a reranker; the largest difference of a logit, as a share of it where it is above 1."""
+    published = manifest.variants[variant]
+    checks = [c for c in manifest.pair_checks if thorough or len(c.ids) < published.flash_from]
+    _same_ids(tokenizer.encode_pairs([(c.query, c.document) for c in checks], max_length=manifest.architecture.max_positions), checks)
+    worst = 0.0
+    for rows in _groups(checks, published.flash_from):
+        logits = session.run(make_batch(rows, [np.array(c.ids, np.int64) for c in checks], published.flash_from)).logits
+        for row, logit in zip(rows.tolist(), logits.tolist(), strict=True):
+            expected = checks[row].logit
+            difference = abs(logit - expected) / max(1.0, abs(expected))
+            worst = max(worst, difference)
+            if not difference <= published.tolerance:
+                raise SelfCheckFailed(
+                    f"variant {variant}: a score of the self-check is {logit:.6f}, recorded is {expected:.6f} (allowed "
+                    f"{published.tolerance:.0e}); the weights, the graph or ONNX Runtime changed. Build the bundle again with this "
+                    "ONNX Runtime"
+                )
+    return worst
+
+
+def _same_ids(encoded: Iterable[Tokens], checks: Iterable[SelfCheck | PairCheck]) -> None:
+    for check, tokens in zip(checks, encoded, strict=True):
+        if tuple(tokens.ids.tolist()) != check.ids:
+            raise BundleError(
+                "tokenizer.json gives other ids for the self-check than when the bundle was built; "
+                "tokenizer and model do not belong together"
+            )
+
+
+def _groups(checks: Iterable[SelfCheck | PairCheck], flash_from: int) -> list[NDArray[np.int64]]:
     """Short texts in one run, each other alone: both ways through the graph."""
     lengths = np.array([len(check.ids) for check in checks])
     short = np.flatnonzero(lengths < flash_from)

@@ -11,7 +11,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -30,6 +30,7 @@ from .errors import (
     ProviderError,
     ProviderUnavailableError,
 )
+from .manifest import LOGITS
 from .permits import Permits
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ Share = Literal["one", "any", "all"]
 """Of the processors, for one run: one; all if they are free and else one; all, after waiting for them."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-OUTPUTS = ("cls", "token_weights")
 INPUT_TYPES = {
     "input_ids": "tensor(int64)",
     "attention_mask": "tensor(int64)",
@@ -62,6 +62,9 @@ MEMORY_WORDS = ("failed to allocate memory", "bad allocation", "std::bad_alloc",
 TOO_NEW_WORDS = ("opset", "ir_version", "ir version", "not a registered function/op", "no op registered", "is under development")
 
 
+NOTHING: Float32 = np.zeros(0, np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """What a run gives, float32."""
@@ -70,6 +73,8 @@ class Outputs:
     """States of the first tokens, [B, H], not normalised."""
     token_weights: Float32
     """After ReLU, for all tokens of the batch in a row, [T]."""
+    logits: Float32 = field(default_factory=lambda: NOTHING)
+    """Of a reranker, [B]; its other two are empty."""
 
 
 class Session(Protocol):
@@ -132,7 +137,10 @@ class OrtSession:
         padded = self._variant.batch == "padded"
         feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
         least, most = {"one": (1, 1), "any": (1, self.workers), "all": (self.workers, self.workers)}[share]
-        cls, weights = self._run(feeds, least, most, party or object())
+        outputs = self._run(feeds, least, most, party or object())
+        if self._variant.outputs == LOGITS:
+            return Outputs(NOTHING, NOTHING, outputs[0])
+        cls, weights = outputs
         return Outputs(cls, weights[padding_mask(batch)] if padded else weights)
 
     def _run(self, feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
@@ -186,7 +194,7 @@ class OrtSession:
                 raise Cancelled("this engine is closed")
             self._running[options] = party
         try:
-            return list(session.run(OUTPUTS, dict(feeds), options))
+            return list(session.run(self._variant.outputs, dict(feeds), options))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
             raise _translated(error, bool(options.terminate)) from None
         finally:
@@ -301,9 +309,9 @@ def _check_signature(session: Any, variant: Variant, width: int) -> None:
     """Names are compared before the first run: a graph with others would fail later and less clearly."""
     inputs = tuple(i.name for i in session.get_inputs())
     outputs = tuple(o.name for o in session.get_outputs())
-    if set(inputs) != set(variant.inputs) or outputs != OUTPUTS or not set(inputs) <= INPUT_TYPES.keys():
+    if set(inputs) != set(variant.inputs) or outputs != variant.outputs or not set(inputs) <= INPUT_TYPES.keys():
         raise BundleError(
-            f"{variant.graph}: expected inputs {', '.join(variant.inputs)} and outputs {', '.join(OUTPUTS)}, "
+            f"{variant.graph}: expected inputs {', '.join(variant.inputs)} and outputs {', '.join(variant.outputs)}, "
             f"found {', '.join(inputs)} and {', '.join(outputs)}"
         )
     for value in session.get_inputs():
@@ -316,7 +324,7 @@ def _check_signature(session: Any, variant: Variant, width: int) -> None:
         if output.type != "tensor(float)":
             raise BundleError(f"{variant.graph}: expected float32 from {output.name}, found {output.type}")
     found_width = session.get_outputs()[0].shape[-1]
-    if found_width != width:
+    if outputs != LOGITS and found_width != width:
         raise BundleError(f"{variant.graph}: expected {width} values in each row of cls, found {found_width}")
 
 

@@ -13,14 +13,15 @@ from gte_export.layout import table_layout, weights_layout
 from gte_export.trace import trace
 from gte_runtime.architecture import read_config
 from gte_runtime.graph import inspect_graph
+from gte_runtime.manifest import LOGITS, VECTORS
 from gte_runtime.recipe import read_recipe
-from gte_runtime.session import OUTPUTS
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = {
     "gte-multilingual-base": (ROOT / "models/gte-multilingual-base", ROOT / "models/gte-multilingual-base"),
     "gte-mini": (ROOT / "models/gte-mini", ROOT / "models/gte-mini"),
     "tiny": (ROOT / "tests/data/gte-tiny-random", ROOT / "tests/data/gte-tiny-random/graphs"),
+    "tiny-reranker": (ROOT / "tests/data/gte-tiny-reranker", ROOT / "tests/data/gte-tiny-reranker/graphs"),
 }
 
 
@@ -52,16 +53,19 @@ def test_graphs_carry_no_weights(name: str):
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_graph_contract(name: str):
-    """Inputs as the recipe declares them, outputs `cls` and `token_weights` in float32, axes that batches need dynamic."""
+    """Inputs and outputs as the recipe declares them, outputs in float32, axes that batches need dynamic."""
     _, directory = COMMITTED[name]
     recipe = read_recipe(directory)
     for graph in recipe.graphs:
         model = onnx.load(directory / graph.file, load_external_data=False)
         assert tuple(i.name for i in model.graph.input) == graph.inputs
-        assert tuple(o.name for o in model.graph.output) == OUTPUTS
+        assert tuple(o.name for o in model.graph.output) == graph.outputs == (LOGITS if recipe.reranker else VECTORS)
         assert {o.type.tensor_type.elem_type for o in model.graph.output} == {TensorProto.FLOAT}
-        for value in (*model.graph.input, model.graph.output[1]):
+        for value in (*model.graph.input, model.graph.output[-1]):
             assert all(dim.dim_param for dim in value.type.tensor_type.shape.dim), value.name
+        if recipe.reranker:
+            assert len(model.graph.output[0].type.tensor_type.shape.dim) == 1
+            continue
         assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim][1:] == [recipe.architecture.hidden_size]
 
 

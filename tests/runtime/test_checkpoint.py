@@ -325,11 +325,54 @@ def no_sparse_head(tensors: Tensors) -> None:
     del tensors["classifier.weight"], tensors["classifier.bias"]
 
 
+def bare_pooler(tensors: Tensors) -> None:
+    pooler(tensors)
+    for kind in ("weight", "bias"):
+        tensors[f"pooler.dense.{kind}"] = tensors.pop(f"new.pooler.dense.{kind}")
+
+
 @pytest.mark.parametrize("names", [["NewForSequenceClassification"], ["NewForTokenClassification"], None], ids=repr)
-@pytest.mark.parametrize("ignore_unused", [False, True])
-def test_a_reranker(derived: Derive, names: list[str] | None, ignore_unused: bool):
+@pytest.mark.parametrize("change", [pooler, bare_pooler])
+def test_a_reranker(derived: Derive, names: list[str] | None, change: Callable[[Tensors], None]):
     """A classifier behind a pooler scores pairs; as a sparse head it would be silently wrong, whatever the config says."""
-    refused(derived(pooler, architectures=names), "this checkpoint is a reranker", ignore_unused=ignore_unused)
+    with Checkpoint(derived(change, architectures=names)) as checkpoint:
+        assert checkpoint.reranker
+        assert not checkpoint.has_sparse_head
+        assert checkpoint.read("pair_head.pooler.weight").shape == (HIDDEN, HIDDEN)
+        assert checkpoint.read("pair_head.logit.weight").shape == (1, HIDDEN)
+
+
+@pytest.mark.parametrize("ignore_unused", [False, True])
+def test_two_poolers(derived: Derive, ignore_unused: bool):
+    """One with the prefix and one without: which was trained cannot be known."""
+
+    def change(tensors: Tensors) -> None:
+        bare_pooler(tensors)
+        pooler(tensors)
+
+    refused(derived(change), "two poolers", "new.pooler.dense and pooler.dense", ignore_unused=ignore_unused)
+
+
+@pytest.mark.parametrize("ignore_unused", [False, True])
+def test_a_classifier_of_several_labels(derived: Derive, ignore_unused: bool):
+    """What sorts texts into classes is no reranker."""
+
+    def change(tensors: Tensors) -> None:
+        pooler(tensors)
+        tensors["classifier.weight"] = Tensor.of(np.zeros((3, HIDDEN), np.float32))
+        tensors["classifier.bias"] = Tensor.of(np.zeros(3, np.float32))
+
+    refused(derived(change), "3 labels", "which have one", ignore_unused=ignore_unused)
+
+
+def test_token_types_of_pairs(derived: Derive):
+    """A reranker whose documents take a second token-type row is refused, not run with the first."""
+
+    def change(tensors: Tensors) -> None:
+        pooler(tensors)
+        tensors["new.embeddings.token_type_embeddings.weight"] = Tensor.of(np.zeros((2, HIDDEN), np.float32))
+
+    refused(derived(change, type_vocab_size=2), "type_vocab_size 2", "token types")
 
 
 @pytest.mark.parametrize("ignore_unused", [False, True])

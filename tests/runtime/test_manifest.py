@@ -90,17 +90,20 @@ def test_another_format(raw: Json, version: object):
 
 FIELDS = (
     *("model", "made_by", "source", "notice", "architecture", "sparse", "smallest_dim", "tokenizer", "files", "variants", "self_checks"),
+    "pair_checks",
     *(("architecture", field) for field in ("layers", "hidden_size", "heads", "intermediate_size", "vocab_size", "max_positions")),
     ("architecture", "layer_norm_eps"),
     *(("tokenizer", field) for field in ("drop_ids", "longest_piece", "splits_on_whitespace")),
     *(("files", "tokenizer.json", field) for field in ("size", "sha256")),
     *(
         ("variants", "cpu-fp32", field)
-        for field in ("graph", "weights", "batch", "inputs", "min_onnxruntime", "tolerance", "flash_from")
+        for field in ("graph", "weights", "batch", "inputs", "outputs", "min_onnxruntime", "tolerance", "flash_from")
     ),
     *(("self_checks", 0, field) for field in ("text", "ids", "dense", "token_weights")),
 )  # fmt: skip
 PATHS = [(field,) if isinstance(field, str) else field for field in FIELDS]
+LATER = [("pair_checks",), ("variants", "cpu-fp32", "outputs")]
+"""Fields that came to the format with rerankers."""
 
 
 def name_of(path: tuple[str | int, ...]) -> str:
@@ -124,12 +127,36 @@ def test_every_field_is_tried(raw: Json):
     assert set(PATHS) == expected
 
 
-@pytest.mark.parametrize("path", PATHS, ids=name_of)
+@pytest.mark.parametrize("path", [path for path in PATHS if path not in LATER], ids=name_of)
 def test_a_field_that_is_missing(raw: Json, path: tuple[str | int, ...]):
     """A manifest without one of its fields is refused, and the field is named."""
     del parent(raw, path)[path[-1]]
     with pytest.raises(BundleCorruptError, match=rf"^manifest.json: .*{path[-1]}"):
         parse(raw)
+
+
+def test_fields_that_came_later(raw: Json):
+    """A bundle from before there were rerankers is an embedding model's."""
+    for path in LATER:
+        del parent(raw, path)[path[-1]]
+    read = parse(raw)
+    assert not read.reranker
+    assert read.variants["cpu-fp32"].outputs == ("cls", "token_weights")
+
+
+def test_a_reranker_needs_pair_checks(raw: Json):
+    """Variants of one bundle are all of one kind, and its self-checks are of that kind."""
+    variants = raw["variants"]
+    variants["cpu-fp32"]["outputs"] = ["logits"]
+    if len(variants) > 1:
+        with pytest.raises(BundleCorruptError, match=r"^manifest.json: .*(outputs|self-check)"):
+            parse(raw)
+    for variant in variants.values():
+        variant["outputs"] = ["logits"]
+    with pytest.raises(BundleCorruptError, match="at least one self-check"):
+        parse(raw)
+    raw["pair_checks"] = [{"query": "a", "document": "b", "ids": [0, 1, 2], "logit": 0.5}]
+    assert parse(raw).reranker
 
 
 @pytest.mark.parametrize("path", PATHS, ids=name_of)
@@ -153,7 +180,7 @@ def _same_kind(value: object, path: tuple[str | int, ...]) -> bool:
         return isinstance(value, str)
     if name in {"sparse", "splits_on_whitespace"}:
         return isinstance(value, bool)
-    if name == "drop_ids":
+    if name in {"drop_ids", "pair_checks"}:
         return value == []
     if name == "inputs":
         return value == ["odd"]  # the graph then has others

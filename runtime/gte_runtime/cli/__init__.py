@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "Embed the model card's texts and show what comes out.",
     "embed": "Texts to vectors.",
     "score": "Hybrid scores of documents for a query.",
+    "rerank": "Rank documents by how well they answer a query.",
     "tokens": "Tokens of a text and their sparse weights.",
     "build": "Turn a checkpoint into a bundle.",
     "verify": "Hash a bundle and compare it with its recorded vectors.",

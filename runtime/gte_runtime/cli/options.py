@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 Decorator = Callable[[Any], Any]
 
 
-def model_options(function: Any) -> Any:
+def model_options(function: Any, default: str = "gte-mini") -> Any:
     """--model, --variant, --provider, --threads."""
     for option in (
         click.option("--threads", type=click.IntRange(min=1), help="Threads of one run. Default: all this process may use."),
@@ -22,11 +23,13 @@ def model_options(function: Any) -> Any:
             help="Where to run. There is no fallback.",
         ),
         click.option("--variant", help="A variant of the bundle. Default: the best for the provider."),
-        click.option("--model", default="gte-mini", show_default=True, help="A bundle directory or a shipped model."),
+        click.option("--model", default=default, show_default=True, help="A bundle directory, or the name of a shipped or pulled model."),
     ):
         function = option(function)
     return function
 
+
+reranker_options = partial(model_options, default="gte-multilingual-reranker-base")
 
 max_length_option = click.option(
     "--max-length", type=int, default=8192, show_default=True, help="Tokens per text, special tokens included."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -48,6 +48,25 @@ def as_texts(texts: object) -> list[object]:
         kind = type(texts).__name__
         raise InputError(f"expected a string or an iterable of strings, found {kind}", got=kind)
     return list(texts)
+
+
+def as_pairs(pairs: object) -> list[object]:
+    """Raises InputError for what holds no pairs."""
+    if isinstance(pairs, (str, bytes, dict)) or not isinstance(pairs, Iterable):
+        kind = type(pairs).__name__
+        raise InputError(f"expected an iterable of (query, document) pairs, found {kind}", field="pairs", got=kind)
+    return list(pairs)
+
+
+def check_pair(pair: object, index: int, errors: OnBadUnicode = "strict") -> tuple[str, str]:
+    """Raises InputError, with the pair's index, for anything but two strings that can be tokenized."""
+    if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+        found = f"{len(pair)} items" if isinstance(pair, Sequence) and not isinstance(pair, str) else type(pair).__name__
+        raise InputError(f"expected a (query, document) pair, found {found}", index=index, field="pairs", got=found)
+    try:
+        return check_text(pair[0], index, errors), check_text(pair[1], index, errors)
+    except InputError as error:
+        raise InputError(error.reason, index=index, field="pairs", got=error.got) from None
 
 
 def check_max_length(value: object, specials: int, limit: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -93,6 +94,48 @@ class Tokenizer:
             out.append(Tokens(np.array([*self.prefix, *ids[:room], *self.suffix], np.int64), len(ids) > room))
         return out
 
+    @cached_property
+    def pair_template(self) -> tuple[list[int], list[int], list[int]]:
+        """Special ids before, between and after the two texts of a pair.
+
+        Raises:
+            BundleError: the file's post-processor knows no pairs.
+        """
+        with _mapped_panics():
+            return _pair_template(self._tokenizer)
+
+    @property
+    def pair_specials(self) -> int:
+        return sum(map(len, self.pair_template))
+
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], *, max_length: int, truncate: bool = True, first_index: int = 0
+    ) -> list[Tokens]:
+        """Tokenize pairs of checked texts. What is over the limit is cut from the longer text, as the reference does.
+
+        A text that stands in many pairs, such as the query, is tokenized once.
+
+        Raises:
+            InputTooLongError: a pair over the limit with truncate=False.
+        """
+        before, between, after = self.pair_template
+        room = max_length - self.pair_specials
+        unique = list(dict.fromkeys(text for pair in pairs for text in pair))
+        bodies = dict(zip(unique, self._bodies(unique, room), strict=True))
+        out = []
+        for index, pair in enumerate(pairs):
+            (first, first_whole), (second, second_whole) = bodies[pair[0]], bodies[pair[1]]
+            count = len(first) + len(second)
+            if count > room and not truncate:
+                exact = first_whole and second_whole
+                raise InputTooLongError(
+                    tokens=count + self.pair_specials, limit=max_length, index=first_index + index, exact=exact, field="pairs"
+                )
+            # A beginning of more than `room` tokens counts as longer than any text that was tokenized whole.
+            a, b = longest_first(len(first) if first_whole else sys.maxsize, len(second) if second_whole else sys.maxsize, room)
+            out.append(Tokens(np.array([*before, *first[:a], *between, *second[:b], *after], np.int64), count > room))
+        return out
+
     def decode(self, token: int) -> str:
         """The text of one id, as the model's authors key their token weights: U+2581 is dropped."""
         if token not in self._decoded:
@@ -125,6 +168,19 @@ class Tokenizer:
         from .prefix import Prefixes
 
         return Prefixes(self._tokenizer, self.record, [token.content for token in self._added.values()])
+
+
+def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each text of a pair are kept: as if the longer one lost its last until both fit.
+
+    Where both are over half the room, the token left over by an odd room goes to the longer, of equals to the second.
+    """
+    if first + second <= room:
+        return first, second
+    half = room // 2
+    if min(first, second) > half:
+        return (room - half, half) if first > second else (half, room - half)
+    return (first, room - first) if first <= second else (room - second, second)
 
 
 HIDDEN = "\x00 "
@@ -170,6 +226,19 @@ def _template(tokenizer: Any) -> tuple[list[int], list[int]]:
         if full[start : start + len(bare)] == bare:
             return full[:start], full[start + len(bare) :]
     raise BundleError("tokenizer.json: the special tokens around a text could not be found")
+
+
+def _pair_template(tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
+    """Found by encoding a pair: two texts that have the same tokens show where each stands."""
+    bare = tokenizer.encode("a", add_special_tokens=False).ids
+    full = tokenizer.encode("a", "a", add_special_tokens=True).ids
+    size = len(bare)
+    places = [start for start in range(len(full) - size + 1) if full[start : start + size] == bare]
+    single, _ = _template(tokenizer)
+    if len(places) != 2 or full[: places[0]] != single or len(full) == 2 * size:
+        raise BundleError("tokenizer.json has no special tokens for pairs of texts, which a reranker needs")
+    first, second = places
+    return full[:first], full[first + size : second], full[second + size :]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,266 @@
+"""Pairs of texts in, scores out: tokenize, plan, run, collect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .batching import COSTS, Budget, Cost, make_batch, plan_runs
+from .embedder import preferred
+from .errors import ConfigError, InputError, NonFiniteOutputError
+from .fanout import run_all
+from .progress import Progress
+from .session import PROVIDERS, Session
+from .threads import thread_count
+from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_max_length, check_pair, check_text
+
+if TYPE_CHECKING:
+    from .bundle import Verify
+    from .manifest import Manifest, Variant
+
+Float32 = NDArray[np.float32]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A document and how well it answers the query."""
+
+    index: int
+    """Its position among the documents given."""
+    score: float
+    document: str | None = None
+    """Its text, if asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores:
+    """The result for N pairs, in input order."""
+
+    scores: Float32
+    """[N]."""
+    tokens: Int64
+    """Tokens of each pair as run, special tokens included, [N]."""
+    truncated: NDArray[np.bool_]
+    """Which pairs were cut at max_length, [N]."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class Reranker:
+    """Scores of (query, document) pairs by one model. Safe to use from several threads; close it, or use it in a `with`.
+
+    A pair gets the same bits alone and in any company, as a text does from an `Embedder`.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        variant: Variant,
+        tokenizer: Tokenizer,
+        session: Session,
+        *,
+        budget: Budget | None = None,
+        cost: Cost = Cost(),
+    ) -> None:
+        """Put an engine together from its parts. `Reranker.open` does this for a bundle on disk."""
+        self.manifest = manifest
+        self._variant = variant
+        self._tokenizer = tokenizer
+        self._session = session
+        self._budget = budget or Budget()
+        self._cost = cost
+        self.info: dict[str, Any] = {}
+        """How this engine runs: bundle, variant, provider, threads."""
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path = "gte-multilingual-reranker-base",
+        *,
+        provider: str = "cpu",
+        variant: str | None = None,
+        threads: int | None = None,
+        budget: Budget | None = None,
+        encode_special_tokens: bool = False,
+        verify: Verify = "auto",
+    ) -> Reranker:
+        """Open a reranker's bundle and prove that it runs. Arguments and errors are those of `Embedder.open`.
+
+        Raises:
+            ConfigError: the bundle is an embedding model's, or a parameter is out of range.
+        """
+        from .bundle import Bundle
+        from .loading import load
+        from .shipped import locate
+
+        if provider not in PROVIDERS:
+            raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
+        if verify not in ("auto", "always"):
+            raise ConfigError(f"verify is {verify!r}; expected 'auto' or 'always'")
+        count = thread_count(threads)
+        bundle = Bundle.open(locate(model))
+        if not bundle.manifest.reranker:
+            raise ConfigError(f"{bundle.manifest.model} is an embedding model, which has no pair head; use Embedder.open")
+        name = variant or preferred(bundle, provider)
+        chosen = bundle.variant(name)
+        session, tokenizer = load(
+            bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify
+        )
+        engine = cls(bundle.manifest, chosen, tokenizer, session, budget=budget, cost=COSTS.get(name, Cost()))
+        engine.info = {
+            "model": bundle.manifest.model,
+            "bundle": bundle.digest[:12],
+            "variant": name,
+            "provider": provider,
+            "threads": count,
+            "batch_invariant": chosen.batch == "ragged",
+        }
+        return engine
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference of a raw score to the oracle's, as a share of it where it is above 1."""
+        return self._variant.tolerance
+
+    @property
+    def max_length(self) -> int:
+        """Tokens the model has positions for, special tokens included."""
+        return self.manifest.architecture.max_positions
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        max_length: int = 8192,
+        truncate: bool = True,
+        show_progress: bool = False,
+        *,
+        sigmoid: bool = False,
+        errors: OnBadUnicode = "strict",
+    ) -> list[Ranked]:
+        """Documents in order of how well they answer a query, best first; of equals, the one given first.
+
+        Args:
+            query: what is asked.
+            documents: what may answer it.
+            top_k: return so many of the best; by default all.
+            return_documents: put each document's text beside its score.
+            max_length: tokens of query and document together, special tokens included.
+            truncate: cut the longer of the two until both fit; False refuses pairs over the limit.
+            sigmoid: scores from 0 to 1 instead of the model's own, which have no bounds. The order is the same.
+            errors: "replace" puts "?" where a string holds half a surrogate pair.
+
+        Raises:
+            InputError: a bad text, with the document's index; an empty query; no documents.
+            ConfigError: a parameter out of range.
+        """
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1):
+            raise ConfigError(f"top_k is {repr(top_k)[:40]}; expected an integer of at least 1, or None for all")
+        if isinstance(documents, str):
+            raise InputError("expected an iterable of strings, found str", field="documents", got="str")
+        asked = _checked(query, None, "query", errors)
+        if not asked:
+            raise InputError("an empty query has no answer", field="query", got="an empty string")
+        checked = [_checked(text, index, "documents", errors) for index, text in enumerate(_listed(documents))]
+        if not checked:
+            raise InputError("there are no documents to rank", field="documents", got="an empty list")
+        scores = self.evaluate(((asked, document) for document in checked), max_length, truncate, show_progress, sigmoid=sigmoid).scores
+        order = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        return [Ranked(row, float(scores[row]), checked[row] if return_documents else None) for row in order]
+
+    def score(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        max_length: int = 8192,
+        truncate: bool = True,
+        show_progress: bool = False,
+        *,
+        sigmoid: bool = False,
+        errors: OnBadUnicode = "strict",
+    ) -> Float32:
+        """Scores of (query, document) pairs in input order, float32 [N]. Options are those of `rank`.
+
+        Raises:
+            InputError: not a pair of strings; the index is the pair's.
+        """
+        return self.evaluate(pairs, max_length, truncate, show_progress, sigmoid=sigmoid, errors=errors).scores
+
+    def evaluate(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        max_length: int = 8192,
+        truncate: bool = True,
+        show_progress: bool = False,
+        *,
+        sigmoid: bool = False,
+        errors: OnBadUnicode = "strict",
+    ) -> Scores:
+        """`score`, and how many tokens each pair had and whether it was cut."""
+        if errors not in ("strict", "replace"):
+            raise ConfigError(f"errors is {errors!r}; expected 'strict' or 'replace'")
+        limit = min(8192, self.max_length) if max_length == 8192 else max_length
+        length = check_max_length(limit, self._tokenizer.pair_specials, self.max_length)
+        checked = [check_pair(pair, index, errors) for index, pair in enumerate(as_pairs(pairs))]
+        tokens = self._tokenizer.encode_pairs(checked, max_length=length, truncate=truncate)
+        logits = self._run(tokens, show_progress)
+        return Scores(
+            scores=_sigmoid(logits) if sigmoid else logits,
+            tokens=np.array([len(t.ids) for t in tokens], np.int64),
+            truncated=np.array([t.truncated for t in tokens], np.bool_),
+        )
+
+    def close(self) -> None:
+        """Stop what runs and give memory back."""
+        self._session.close()
+
+    def __enter__(self) -> Reranker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, tokens: Sequence[Tokens], show_progress: bool) -> Float32:
+        ids = [t.ids for t in tokens]
+        logits = np.zeros(len(ids), np.float32)
+        groups, wide = plan_runs(
+            [len(row) for row in ids], self._variant.batch, self._variant.flash_from, self._budget, self._session.workers, self._cost
+        )
+        batches = [partial(make_batch, rows, ids, self._variant.flash_from) for rows in groups]
+        with Progress(len(ids), show_progress, "pair") as advance:
+            for index, _, outputs in run_all(self._session, batches, wide):
+                logits[groups[index]] = outputs.logits
+                advance(len(groups[index]))
+        finite = np.isfinite(logits)
+        if not finite.all():
+            raise NonFiniteOutputError(int(np.flatnonzero(~finite)[0]), "pairs")
+        return logits
+
+
+def _listed(documents: Iterable[str]) -> list[object]:
+    try:
+        return as_texts(documents)
+    except InputError as error:
+        raise InputError(error.reason, field="documents", got=error.got) from None
+
+
+def _checked(text: object, index: int | None, field: str, errors: OnBadUnicode) -> str:
+    try:
+        return check_text(text, index, errors)
+    except InputError as error:
+        raise InputError(error.reason, index=index, field=field, got=error.got) from None
+
+
+def _sigmoid(logits: Float32) -> Float32:
+    """Without overflow on either side."""
+    small = np.exp(-np.abs(logits.astype(np.float64)))
+    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
