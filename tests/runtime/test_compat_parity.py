@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from golden import Golden
 from numpy.typing import NDArray
 
-from gte_runtime.compat import BGEM3FlagModel, SentenceTransformer
+from gte_runtime.compat import BGEM3FlagModel, CrossEncoder, SentenceTransformer
 
 DATA = Path(__file__).parents[1] / "data" / "compat"
 LIMIT = 1e-5
@@ -106,3 +107,38 @@ def test_flag_embedding_scores(flag: BGEM3FlagModel, kept: dict[str, Any], golde
     assert scores.keys() == kept["scores"].keys()
     for mode, found in scores.items():
         assert found == pytest.approx(kept["scores"][mode], rel=1e-5, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def cross(reranker_bundle: Path) -> CrossEncoder:
+    return CrossEncoder(str(reranker_bundle))
+
+
+def raw(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The model's own numbers: no activation."""
+    return logits
+
+
+def test_cross_encoder_scores(cross: CrossEncoder, expected: Arrays, golden: Golden):
+    """With the logistic function by default, without any, cut at 20 tokens, and of one pair alone."""
+    pairs = [*golden.pairs, *itertools.pairwise(golden.texts)]
+    for found, name in ((cross.predict(pairs), "default"), (cross.predict(pairs, activation_fn=raw), "logits")):
+        assert found.dtype == expected[f"cross.{name}"].dtype
+        assert np.abs(found - expected[f"cross.{name}"]).max() <= 2e-5, name
+    assert abs(cross.predict(pairs[0]) - expected["cross.single"]) <= 2e-5
+    assert np.ndim(cross.predict(pairs[0])) == expected["cross.single"].ndim == 0
+    cross.max_seq_length = 20
+    cut = cross.predict([(query * 9, document * 2) for query, document in pairs], activation_fn=raw)
+    cross.max_seq_length = 8192
+    assert np.abs(cut - expected["cross.cut"]).max() <= 2e-5
+
+
+def test_cross_encoder_rank(cross: CrossEncoder, expected: Arrays, golden: Golden):
+    """The same order, the same keys, the best three."""
+    pairs = [*golden.pairs, *itertools.pairwise(golden.texts)]
+    documents = [document for _, document in pairs]
+    ranked = cross.rank(pairs[0][0], documents, top_k=3, return_documents=True)
+    assert [row["corpus_id"] for row in ranked] == expected["cross.rank.ids"].tolist()
+    assert [row["score"] for row in ranked] == pytest.approx(expected["cross.rank.scores"].tolist(), abs=2e-5)
+    assert [list(row) for row in ranked] == [["corpus_id", "score", "text"]] * 3
+    assert [row["text"] for row in ranked] == [documents[row["corpus_id"]] for row in ranked]

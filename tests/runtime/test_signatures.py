@@ -11,11 +11,17 @@ from signatures import SOURCES, Parameter, Source, download, read_signatures, re
 
 from gte_runtime import compat
 
-OURS: dict[str, Any] = {"SentenceTransformer": compat.SentenceTransformer, "M3Embedder": compat.BGEM3FlagModel}
+OURS: dict[str, Any] = {
+    "SentenceTransformer": compat.SentenceTransformer,
+    "CrossEncoder": compat.CrossEncoder,
+    "M3Embedder": compat.BGEM3FlagModel,
+}
 OWN_DEFAULTS = {
     ("SentenceTransformer", "model_name_or_path"): "'gte-mini'",
     # Either of two names must be given, so neither can be required.
     ("SentenceTransformer", "inputs"): "None",
+    ("CrossEncoder", "model_name_or_path"): "'gte-multilingual-reranker-base'",
+    ("CrossEncoder", "inputs"): "None",
 }
 
 

@@ -1,4 +1,4 @@
-"""Writes expected.npz and expected.json: what sentence-transformers and FlagEmbedding say of the tiny golden checkpoint.
+"""Writes expected.npz and expected.json: what sentence-transformers and FlagEmbedding say of two tiny checkpoints.
 
 Both run transformers' own GTE model. They need an environment of their own: Python 3.11, torch 2.13.0, transformers 5.23.0,
 sentence-transformers 6.2.0, FlagEmbedding 1.4.2. From the root of the repository:
@@ -12,6 +12,7 @@ classifier; the multi-vector head that it insists on is random, and what depends
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import sys
@@ -26,15 +27,18 @@ from transformers import GteConfig
 
 HERE = Path(__file__).parent
 TINY = HERE.parent / "gte-tiny-random"
+RERANKER = HERE.parent / "gte-tiny-reranker"
+CUT = 20
+"""Tokens at which pairs are cut, the longer text first."""
 PROMPTS = {"query": "query: ", "passage": "passage: "}
 PRECISIONS = ("int8", "uint8", "binary", "ubinary")
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 WEIGHTS = [0.4, 0.2, 0.0]
 
 
-def write_checkpoint(directory: Path) -> None:
-    """The tiny checkpoint with its config as transformers spells it; transformers un-packs upstream's tensors by itself."""
-    config = json.loads((TINY / "config.json").read_text())
+def write_checkpoint(source: Path, directory: Path, model: str) -> None:
+    """A tiny checkpoint with its config as transformers spells it; transformers un-packs upstream's tensors by itself."""
+    config = json.loads((source / "config.json").read_text())
     head = config["hidden_size"] // config["num_attention_heads"]
     factor = config["rope_scaling"]["factor"]
     same = (
@@ -42,13 +46,18 @@ def write_checkpoint(directory: Path) -> None:
         "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id",
     )  # fmt: skip
     rope = {"rope_type": "linear", "rope_theta": config["rope_theta"] * factor, "factor": factor ** (2 / head)}
-    native = GteConfig(**{key: config[key] for key in same}, rope_parameters=rope, architectures=["GteModel"], dtype="float32")
+    native = GteConfig(**{key: config[key] for key in same}, rope_parameters=rope, architectures=[model], num_labels=1, dtype="float32")
     native.save_pretrained(directory)
     for name in ("model.safetensors", "tokenizer.json"):
-        shutil.copy(TINY / name, directory)
+        shutil.copy(source / name, directory)
     # Taken as it stands: under its own class name transformers 5 rebuilds the tokenizer, and loses this one's normaliser.
     tokenizer = json.loads((TINY / "tokenizer_config.json").read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+
+
+def write_heads(directory: Path) -> None:
+    """What FlagEmbedding wants beside the model."""
+    config = json.loads((TINY / "config.json").read_text())
     tensors = load_file(TINY / "model.safetensors")
     torch.save({kind: tensors[f"classifier.{kind}"].float() for kind in ("weight", "bias")}, directory / "sparse_linear.pt")
     width = config["hidden_size"]
@@ -80,6 +89,27 @@ def from_sentence_transformers(directory: Path, texts: list[str]) -> dict[str, A
     return found
 
 
+def from_cross_encoder(directory: Path, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    from sentence_transformers import CrossEncoder
+
+    model = CrossEncoder(str(directory), device="cpu", model_kwargs={"dtype": torch.float32})
+    documents = [document for _, document in pairs]
+    found = {
+        "cross.default": model.predict(pairs),
+        "cross.logits": model.predict(pairs, activation_fn=torch.nn.Identity()),
+        "cross.single": model.predict(pairs[0]),
+    }
+    model.max_seq_length = CUT
+    found["cross.cut"] = model.predict([(query * 9, document * 2) for query, document in pairs], activation_fn=torch.nn.Identity())
+    model.max_seq_length = 8192
+    ranked = model.rank(pairs[0][0], documents, top_k=3, return_documents=True)
+    found["cross.rank.ids"] = np.array([row["corpus_id"] for row in ranked])
+    found["cross.rank.scores"] = np.array([row["score"] for row in ranked])
+    if [documents[row["corpus_id"]] for row in ranked] != [row["text"] for row in ranked]:
+        raise ValueError("rank gave other texts than those of its ids")
+    return found
+
+
 def from_flag_embedding(directory: Path, texts: list[str], pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]]:
     from FlagEmbedding import BGEM3FlagModel
 
@@ -102,9 +132,14 @@ def main() -> None:
     texts, pairs = golden["texts"], [tuple(pair) for pair in golden["pairs"]]
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        write_checkpoint(directory)
+        write_checkpoint(TINY, directory, "GteModel")
+        write_heads(directory)
         arrays = from_sentence_transformers(directory, texts)
         flag, kept = from_flag_embedding(directory, texts, pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        write_checkpoint(RERANKER, directory, "GteForSequenceClassification")
+        arrays |= from_cross_encoder(directory, [*pairs, *itertools.pairwise(texts)])
     np.savez_compressed(HERE / "expected.npz", **arrays, **flag)
     (HERE / "expected.json").write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     print({name: array.shape for name, array in (arrays | flag).items()}, file=sys.stderr)
