@@ -49,12 +49,13 @@ def test_activation_of_the_constructor(reranker_bundle: Path, model: CrossEncode
 
 def test_rank(model: CrossEncoder):
     """Best first; of equals the one given first; nothing for no documents; no text unless asked for."""
-    documents = ["北京", "Quick sort divides and conquers.", "北京"]
+    documents = ["北京", "Quick sort divides and conquers."] * 20
     ranked = model.rank("what is the capital of China?", documents)
     scores = [row["score"] for row in ranked]
     assert scores == sorted(scores, reverse=True)
     order = [row["corpus_id"] for row in ranked]
-    assert order.index(0) + 1 == order.index(2)
+    assert sorted(order[:20]) == order[:20]
+    assert sorted(order[20:]) == order[20:]
     assert list(ranked[0]) == ["corpus_id", "score"]
     assert isinstance(ranked[0]["score"], float)
     assert model.rank("what?", []) == []

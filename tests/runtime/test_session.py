@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
@@ -133,3 +134,24 @@ def test_nothing_on_stdout(tiny_bundle: Path, capfd: pytest.CaptureFixture[str])
         OrtSession(b"not a graph", tiny_bundle, bundle.variant("cpu-fp32"), WIDTH)
     assert str(tiny_bundle) not in str(caught.value)
     assert capfd.readouterr().out == ""
+
+
+def test_foreign_threads_leave_nothing_behind(session: OrtSession):
+    """A thread that Python did not start, as a C++ host's are, gets no object that stays in Python's list of threads."""
+    before = threading.enumerate()
+    done = _thread.allocate_lock()
+    outcome: list[object] = []
+
+    def work() -> None:
+        with done:
+            outcome.append(session.run(batch()))
+
+    done.acquire()
+    _thread.start_new_thread(work, ())
+    done.release()
+    for _ in range(1000):
+        if outcome and not done.locked():
+            break
+        time.sleep(0.01)
+    assert outcome
+    assert threading.enumerate() == before
