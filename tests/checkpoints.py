@@ -92,9 +92,24 @@ VARIATIONS: dict[str, Variation] = {
 }  # fmt: skip
 
 
+RERANKER: dict[str, Any] = {**BASE, "architectures": ["NewForSequenceClassification"]}
+RERANKERS: dict[str, Variation] = {
+    "reranker": _of(31, base=RERANKER),
+    "reranker_fp32": _of(32, Form(dtype="F32"), RERANKER),
+    "bare_pooler": _of(33, Form(pooler_prefix=""), RERANKER),
+    "bare_pooler_fp32": _of(34, Form(dtype="F32", pooler_prefix=""), RERANKER),
+    "reranker_no_prefix": _of(36, Form(prefix=""), RERANKER, type_vocab_size=0, pad_token_id=0),
+    "reranker_native": _of(
+        37, Form(prefix="gte.", spelling="native", dtype="F32"), {**NATIVE, "architectures": ["GteForSequenceClassification"]},
+        rope_parameters={"rope_type": "linear", "rope_theta": 160000.0, "factor": 8 ** (2 / 16)},
+    ),
+}  # fmt: skip
+"""Rerankers: `pooler.dense` behind the prefix and without it, in both types, and in transformers' own names."""
+
+
 def write_variation(name: str, directory: Path, tokenizer: Path | None = None) -> None:
     """Write a variation's checkpoint. A build needs a tokenizer beside it; see `write_tokenizer`."""
-    variation = VARIATIONS[name]
+    variation = (VARIATIONS | RERANKERS)[name]
     write_random_checkpoint(directory, dict(variation.config), variation.form, seed=variation.seed, tokenizer=tokenizer)
 
 
@@ -113,7 +128,9 @@ def write_tokenizer(path: Path) -> Path:
     scores = [0.0] * len(SPECIALS) + [-6.0] * len(CHARACTERS) + [-4.0] * len(WORDS)
     tokenizer = Tokenizer(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=3, byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
     tokenizer.add_special_tokens(list(SPECIALS))
     path.write_text(tokenizer.to_str(), encoding="utf-8")
     return path

@@ -177,12 +177,14 @@ def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation of the tracer optimum drives, shape inference of our operators
         path = Path(folder) / "traced.onnx"
+        # A last bit that differs turns roundings to int8 over, and with random weights each layer enlarges that.
+        atol = plan.atol * (10 if plan.weights == "int8" and a.layers > 12 else 1)
         _, outputs = export(
-            encoder, EncoderOnnxConfig(encoder, attention, TRACED_ROWS, plan.atol), path, opset=OPSET,
+            encoder, EncoderOnnxConfig(encoder, attention, TRACED_ROWS, atol), path, opset=OPSET,
             do_constant_folding=False,
         )  # fmt: skip
         for batch in range(len(attention.dummy_inputs(TRACED_ROWS))):
-            config = EncoderOnnxConfig(encoder, attention, TRACED_ROWS, plan.atol, batch)
+            config = EncoderOnnxConfig(encoder, attention, TRACED_ROWS, atol, batch)
             validate_model_outputs(config, encoder, path, outputs, use_subprocess=False)
         return onnx.load(path)
 

@@ -12,8 +12,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from .session import OrtSession
 from .shipped import models_directory
 from .threads import thread_count
 from .tokenization import Tokenizer
+from .usage import Usage, read_usage
 
 FLASH_FROM = 128
 """Tokens from which a text runs without mask. Measured on 2 cores; see benchmarks/NOTES-cpu.md."""
@@ -65,6 +66,9 @@ def build(
     ignore_unused: bool = False,
     overwrite: bool = False,
     keep_existing: bool = False,
+    origin: str = "",
+    name: str | None = None,
+    prompts: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Turn a checkpoint directory into a bundle directory.
 
@@ -76,6 +80,9 @@ def build(
         ignore_unused: accept tensors that the architecture does not use.
         overwrite: replace a bundle that is there.
         keep_existing: if another process finishes the same bundle first, leave that one.
+        origin: where the checkpoint came from, as `owner/name@commit`.
+        name: of the model; by default the checkpoint directory's.
+        prompts: what to put before texts, by name, where the checkpoint does not say itself.
 
     Raises:
         CheckpointError: a file is missing, or a tensor is missing, extra or of another shape.
@@ -87,6 +94,9 @@ def build(
     with Checkpoint(checkpoint, ignore_unused=ignore_unused) as opened:
         source, recipe = find_graphs(opened.config.architecture, graphs, shipped=models_directory(), reranker=opened.reranker)
         chosen = _choose(recipe, variants, opened.table_dtype)
+        usage = read_usage(checkpoint)
+        if prompts and not usage.prompts:
+            usage = Usage(dict(prompts))
         tokenizer_json = _tokenizer_json(checkpoint)
         tokenizer = _checked_tokenizer(tokenizer_json, opened)
         try:
@@ -99,6 +109,9 @@ def build(
                 answers = _ask_oracle(opened, tokenizer)
                 files |= _write_weights(staged, source, chosen, _material(opened, answers))
                 manifest = _manifest(opened, tokenizer, chosen, files, answers)
+                manifest = replace(
+                    manifest, model=name or manifest.model, origin=origin, prompts=usage.prompts, default_prompt=usage.default_prompt
+                )
                 for name in manifest.variants:
                     _prove(staged, manifest, name, tokenizer)
                 _write(staged / manifests.FILE, [manifest.to_json().encode()])

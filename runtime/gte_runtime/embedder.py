@@ -199,6 +199,7 @@ class Embedder:
         show_progress: bool = False,
         *,
         errors: OnBadUnicode = "strict",
+        prompt_name: str | None = None,
     ) -> Embeddings:
         """Embed texts.
 
@@ -211,6 +212,8 @@ class Embedder:
             truncate: cut longer texts and report it; False refuses them.
             show_progress: a progress bar on stderr, if that is a terminal.
             errors: "replace" puts "?" where a string holds half a surrogate pair; "strict" refuses it.
+            prompt_name: put this prompt of the model before every text, such as "query"; by default the model's
+                default prompt, which most do not have. "" is none.
 
         Returns:
             Rows in input order. An empty list gives shape [0, dim].
@@ -220,7 +223,8 @@ class Embedder:
             ConfigError: a parameter out of range, or sparse=True for a checkpoint without a sparse head.
         """
         dim, sparse, max_length = self._check_options(dim, sparse, max_length, errors)
-        checked = [check_text(text, index, errors) for index, text in enumerate(as_texts(texts))]
+        prompt = self._prompt(prompt_name)
+        checked = [prompt + check_text(text, index, errors) for index, text in enumerate(as_texts(texts))]
         tokens = self._tokenizer.encode(checked, max_length=max_length, truncate=truncate)
         states = self._run(tokens, show_progress)
         return self._embeddings(states, np.arange(len(tokens)), dense, sparse, dim)
@@ -235,6 +239,7 @@ class Embedder:
         truncate: bool = True,
         *,
         errors: OnBadUnicode = "strict",
+        prompt_name: str | None = None,
         texts_per_part: int = STREAM_TEXTS,
     ) -> Iterator[Embeddings]:
         """Embed any number of texts in bounded memory, in input order, part by part.
@@ -247,7 +252,9 @@ class Embedder:
             raise InputError(f"expected an iterable of strings, found {type(texts).__name__}", got=type(texts).__name__)
         if isinstance(texts_per_part, bool) or not isinstance(texts_per_part, int) or texts_per_part < 1:
             raise ConfigError(f"texts_per_part is {texts_per_part!r}; expected an integer of at least 1")
-        return self._parts(iter(texts), dense, sparse, dim, max_length, truncate, errors, texts_per_part)
+        prompt = self._prompt(prompt_name)
+        asked = (prompt + text if isinstance(text, str) else text for text in texts) if prompt else iter(texts)
+        return self._parts(asked, dense, sparse, dim, max_length, truncate, errors, texts_per_part)
 
     def _parts(
         self, texts: Iterator[object], dense: bool, sparse: bool, dim: int, max_length: int, truncate: bool, errors: OnBadUnicode, size: int
@@ -433,6 +440,17 @@ class Embedder:
         limit = min(8192, self.max_length) if max_length == 8192 else max_length
         length = check_max_length(limit, self._tokenizer.specials, self.max_length)
         return self._check_dim(dim), self.manifest.sparse if want_sparse is None else want_sparse, length
+
+    def _prompt(self, name: object) -> str:
+        prompts = self.manifest.prompts
+        if name is None:
+            name = self.manifest.default_prompt
+        if name == "":
+            return ""
+        if not isinstance(name, str) or name not in prompts:
+            known = f"its prompts are {', '.join(prompts)}" if prompts else "it has none"
+            raise ConfigError(f"{self.manifest.model} has no prompt {repr(name)[:80]}; {known}")
+        return prompts[name]
 
     def _check_dim(self, dim: object) -> int:
         if dim is None:

@@ -11,6 +11,7 @@
     |  |- BundleCorruptError               a file is not what the manifest promises
     |  |- BundleVersionError               made for another format or a newer ONNX Runtime
     |  `- SelfCheckFailed                   the model runs but gives other vectors than when it was built
+    |- DownloadError (OSError)             a checkpoint that could not be had from the hub
     |- OutputError (OSError)               a result that could not be written
     |- ProviderError (RuntimeError)        a device that failed
     |  `- ProviderUnavailableError         a device that is not there
@@ -130,6 +131,13 @@ class SelfCheckFailed(BundleError):
     def __init__(self, message: str, *, cos: float | None = None) -> None:
         super().__init__(message)
         self.cos = cos
+
+
+class DownloadError(GteError, OSError):
+    """A checkpoint that could not be had from the hub, or came with other bytes than promised."""
+
+    exit_code = 4
+    http_status = 503
 
 
 class OutputError(GteError, OSError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, is_dataclass
 from dataclasses import fields as dataclass_fields
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
@@ -116,6 +116,12 @@ class Manifest:
     self_checks: tuple[SelfCheck, ...]
     pair_checks: tuple[PairCheck, ...] = ()
     """Rerankers have these, embedding models the others."""
+    origin: str = ""
+    """Where the checkpoint came from, as `owner/name@commit` of the hub; empty where that is not known."""
+    prompts: dict[str, str] = field(default_factory=dict)
+    """What is put before a text, by name."""
+    default_prompt: str = ""
+    """The prompt for texts of which nothing is said; empty for none."""
 
     @property
     def reranker(self) -> bool:
@@ -194,7 +200,7 @@ _fields = cache(get_type_hints)
 @cache
 def _optional(kind: type) -> frozenset[str]:
     """Fields that came to the format later: a bundle may lack them."""
-    return frozenset(field.name for field in dataclass_fields(kind) if field.default is not MISSING)
+    return frozenset(f.name for f in dataclass_fields(kind) if f.default is not MISSING or f.default_factory is not MISSING)
 
 
 def _check_names(manifest: Manifest) -> None:
@@ -219,6 +225,8 @@ def _check_values(manifest: Manifest) -> None:
     _expect(0 < manifest.smallest_dim <= a.hidden_size, f"smallest_dim from 1 to {a.hidden_size}", f"{manifest.smallest_dim}")
     for name, record in manifest.files.items():
         _expect(SHA256.fullmatch(record.sha256), f"files.{name}.sha256 in 64 hexadecimal digits", repr(record.sha256))
+    known = manifest.default_prompt in ("", *manifest.prompts)
+    _expect(known, "default_prompt among the prompts", repr(manifest.default_prompt))
     _expect(manifest.variants, "at least one variant", "none")
     for name, variant in manifest.variants.items():
         if variant.batch not in ("ragged", "padded"):

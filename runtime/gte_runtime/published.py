@@ -1,57 +1,136 @@
 """Numbers that others have published for real checkpoints, for whoever has the weights.
 
 They cannot be tested where this project is built, since the weights are not there; `gte verify`
-compares them on a machine that has them. Checkpoints are known by the hash of model.safetensors.
+compares them on a machine that has them. They lie in `published.json` beside a known model's `model.toml`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .embedder import Embedder
+from .errors import BundleError
+from .files import read_regular
+from .known import KnownModel
+from .manifest import Manifest
+from .reranker import Reranker
+from .tokenization import Tokenizer
 
-CARD_TEXTS = ("what is the capital of China?", "how to implement quick sort in python?", "北京", "快排算法介绍")
+FILE = "published.json"
+FORMAT = 1
+
+Numbers = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """Cosines of text 0 with the others."""
+class Found:
+    """One published number beside ours."""
 
-    source: str
-    texts: tuple[str, ...]
-    cosines: tuple[float, ...]
-    tolerance: float
-    """For float32 arithmetic; a variant's own tolerance is used where it is larger."""
+    line: str
+    good: bool
 
 
-KNOWN = {
-    # Alibaba-NLP/gte-multilingual-base at revision 9bbca17d, model.safetensors.
-    "f5a35a10faa54da7717870af1517c9b41e9bd8e3880bc5a8e9363d4c3c63e9b0": Published(
-        source="model card of gte-multilingual-base",
-        texts=CARD_TEXTS,
-        cosines=(0.3016996, 0.7503870, 0.3203084),
-        tolerance=1e-5,
-    ),
-}
+def known_as(manifest: Manifest, models: Mapping[str, KnownModel]) -> KnownModel | None:
+    """The model a bundle is of: by the hash of its weights, or by the repository it was pulled from.
+
+    Of a repository at another commit than the one whose numbers are known, nothing is known.
+    """
+    hub, _, commit = manifest.origin.partition("@")
+    for model in models.values():
+        weights = model.files.get("model.safetensors")
+        if weights is not None and weights.sha256 == manifest.source:
+            return model
+        if model.hub == hub and model.revision in (None, commit):
+            return model
+    return None
 
 
-def known(source: str) -> Published | None:
-    return KNOWN.get(source)
+def read_published(model: KnownModel) -> list[Numbers]:
+    """What is published for a model; nothing for some."""
+    try:
+        raw = json.loads(read_regular(model.directory / FILE).decode("utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{model.name}/{FILE} cannot be read: {str(error)[:120]}") from None
+    if raw.get("format") != FORMAT:
+        raise BundleError(f"{model.name}/{FILE} has another format; this version reads {FORMAT}")
+    checks: list[Numbers] = raw["checks"]
+    return checks
 
 
-def compare(published: Published, gte: Embedder) -> Iterator[tuple[str, bool]]:
-    """(a line to print, within tolerance) for every published value."""
-    dense = gte.encode(published.texts, sparse=False).dense
+def compare(checks: list[Numbers], engine: Embedder | Reranker, tokenizer: Tokenizer) -> Iterator[Found]:
+    """Token ids first: a wrong tokenizer explains everything after it. A variant's own tolerance counts where it is larger."""
+    for check in checks:
+        if check["kind"] == "ids":
+            yield from _ids(check, tokenizer)
+        elif isinstance(engine, Reranker):
+            yield from _logits(check, engine)
+        else:
+            yield from OF_VECTORS[check["kind"]](check, engine)
+
+
+def _ids(check: Numbers, tokenizer: Tokenizer) -> Iterator[Found]:
+    found = [tokens.ids.tolist() for tokens in tokenizer.encode(check["texts"], max_length=512)]
+    same = sum(ours == theirs for ours, theirs in zip(found, check["ids"], strict=True))
+    yield Found(f"token ids of {len(found)} texts: {same} the same ({check['source']})", same == len(found))
+
+
+def _states(check: Numbers, gte: Embedder) -> Iterator[Found]:
+    """States of the first tokens, not normalised, all dimensions."""
+    ours, theirs = gte.states(check["texts"]).astype(np.float64), np.array(check["cls"])
+    allowed = max(check["tolerance"], gte.tolerance)
+    least = min(check["cosine"], 1 - gte.tolerance**2 / 2)
+    for number, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+        apart = float(np.linalg.norm(x - y) / np.linalg.norm(y))
+        cosine = float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+        yield Found(
+            f"state of text {number}: relative distance {apart:.1e} (allowed {allowed:.0e}), cosine {cosine:.7f} "
+            f"(at least {least:.5f}; {check['source']})",
+            apart <= allowed and cosine >= least,
+        )
+
+
+def _cosines(check: Numbers, gte: Embedder) -> Iterator[Found]:
+    """Of text 0 with the others."""
+    dense = gte.encode(check["texts"], sparse=False).dense
     assert dense is not None
     found = dense[0].astype(np.float64) @ dense[1:].T.astype(np.float64)
-    tolerance = max(published.tolerance, gte.tolerance)
-    for n, (expected, value) in enumerate(zip(published.cosines, found.tolist(), strict=True), 1):
+    yield from _numbers("cosine of text 0 and text", found, check, check["cosines"], gte.tolerance)
+
+
+def _weights(check: Numbers, gte: Embedder) -> Iterator[Found]:
+    """How many tokens of all texts together have a weight."""
+    sparse = gte.encode(check["texts"], dense=False, sparse=True).sparse
+    assert sparse is not None
+    count, allowed = sum(len(vector.indices) for vector in sparse), check["tolerance"]
+    line = f"sparse weights of {len(check['texts'])} texts: {count}, published {check['count']} (allowed ±{allowed}; {check['source']})"
+    yield Found(line, abs(count - check["count"]) <= allowed)
+
+
+def _logits(check: Numbers, reranker: Reranker) -> Iterator[Found]:
+    found = reranker.score([(query, document) for query, document in check["pairs"]], max_length=512).astype(np.float64)
+    scale = max(1.0, max(abs(logit) for logit in check["logits"]))
+    yield from _numbers("score of pair", found, check, check["logits"], reranker.tolerance * scale, first=0)
+
+
+def _numbers(
+    what: str, found: NDArray[np.float64], check: Numbers, published: list[float], tolerance: float, first: int = 1
+) -> Iterator[Found]:
+    allowed = max(check["tolerance"], tolerance)
+    for number, (value, expected) in enumerate(zip(found.tolist(), published, strict=True), first):
         difference = abs(value - expected)
-        line = (
-            f"cosine of texts 0 and {n}: {value:.7f}, {published.source} says {expected:.7f} "
-            f"(difference {difference:.1e}, allowed {tolerance:.0e})"
+        yield Found(
+            f"{what} {number}: {value:.7f}, published {expected:.7f} (difference {difference:.1e}, allowed {allowed:.0e}; "
+            f"{check['source']})",
+            difference <= allowed,
         )
-        yield line, difference <= tolerance
+
+
+OF_VECTORS: dict[str, Callable[[Numbers, Embedder], Iterator[Found]]] = {"states": _states, "cosines": _cosines, "weights": _weights}

@@ -6,13 +6,17 @@ In a wheel they lie in `gte_runtime/models`, in a checkout in `models/` at its r
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from .bundle import cache_directory
 from .errors import BundleError
+from .known import KnownModel, known_models
 from .manifest import FILE as MANIFEST
 
 PACKAGED = Path(__file__).parent / "models"
+PULLED = re.compile(r"[A-Za-z0-9_][\w.@-]{0,250}")
 CHECKOUT = Path(__file__).parents[2] / "models"
 
 
@@ -27,6 +31,8 @@ def shipped_models() -> tuple[str, ...]:
 
 def locate(model: str | Path) -> Path:
     """A bundle directory for a path or a name; a shipped model is built into the user's cache at first use.
+
+    A model that was pulled from the hub is found by the name it was pulled by. Nothing is downloaded here.
 
     Raises:
         BundleError: neither a directory nor a name we know.
@@ -43,10 +49,23 @@ def locate(model: str | Path) -> Path:
         return path
     if path.exists():
         raise BundleError(f"{path.name} is a file; expected a bundle directory")
+    known = known_models(models_directory())
+    if (pulled := pulled_directory(model, known)) and (pulled / MANIFEST).exists():
+        return pulled
+    if model in known or any(each.hub == model for each in known.values()):
+        raise BundleError(f"{model} is not on this machine yet; `gte pull {model}` downloads its checkpoint and builds it")
     raise BundleError(
-        f"{model!r} is neither a bundle directory nor a shipped model ({', '.join(shipped_models()) or 'none'}); "
-        "`gte build CHECKPOINT BUNDLE` turns a downloaded checkpoint into a bundle"
+        f"{model!r:.80} is neither a bundle directory nor a model that is here (shipped: {', '.join(shipped_models()) or 'none'}); "
+        "`gte pull OWNER/NAME` makes a bundle of a checkpoint on the hub, `gte build CHECKPOINT BUNDLE` of one on disk"
     )
+
+
+def pulled_directory(name: str, known: Mapping[str, KnownModel]) -> Path | None:
+    """Where `gte pull` puts the bundle of a name, OWNER/NAME or OWNER/NAME@REVISION; None for what is none of these."""
+    model, at, revision = name.partition("@")
+    model = next((each.name for each in known.values() if each.hub == model), model)
+    folder = f"{model}{at}{revision}".replace("/", "--")
+    return cache_directory() / "pulled" / folder if PULLED.fullmatch(folder) else None
 
 
 def _built(checkpoint: Path) -> Path:

@@ -184,7 +184,7 @@ def test_build_verify_info(golden, tmp_path: Path):
         (["embed", "-i", "missing.txt"], 4, "missing.txt"),
         (["embed", "-i", "."], 4, "directory"),
         (["embed", "-o", "missing/out.jsonl", "x"], 6, "out.jsonl"),
-        (["embed", "--model", "missing", "x"], 4, "neither a bundle directory nor a shipped model"),
+        (["embed", "--model", "missing", "x"], 4, "neither a bundle directory nor a model that is here"),
         (["embed", "--variant", "cpu-int3", "x"], 4, "cpu-int3"),
         (["build", "missing", "out"], 4, "missing is not a directory"),
         (["verify", "missing"], 4, "expected a bundle directory, found nothing"),

@@ -90,7 +90,7 @@ def test_another_format(raw: Json, version: object):
 
 FIELDS = (
     *("model", "made_by", "source", "notice", "architecture", "sparse", "smallest_dim", "tokenizer", "files", "variants", "self_checks"),
-    "pair_checks",
+    *("pair_checks", "origin", "prompts", "default_prompt"),
     *(("architecture", field) for field in ("layers", "hidden_size", "heads", "intermediate_size", "vocab_size", "max_positions")),
     ("architecture", "layer_norm_eps"),
     *(("tokenizer", field) for field in ("drop_ids", "longest_piece", "splits_on_whitespace")),
@@ -102,8 +102,8 @@ FIELDS = (
     *(("self_checks", 0, field) for field in ("text", "ids", "dense", "token_weights")),
 )  # fmt: skip
 PATHS = [(field,) if isinstance(field, str) else field for field in FIELDS]
-LATER = [("pair_checks",), ("variants", "cpu-fp32", "outputs")]
-"""Fields that came to the format with rerankers."""
+LATER = [("pair_checks",), ("origin",), ("prompts",), ("default_prompt",), ("variants", "cpu-fp32", "outputs")]
+"""Fields that came to the format with rerankers and the hub."""
 
 
 def name_of(path: tuple[str | int, ...]) -> str:
@@ -173,7 +173,7 @@ def test_a_field_of_another_type(raw: Json, path: tuple[str | int, ...], value: 
 
 def _same_kind(value: object, path: tuple[str | int, ...]) -> bool:
     """What each field may hold, of the values above."""
-    texts = {"model", "made_by", "source", "notice", "text"}
+    texts = {"model", "made_by", "source", "notice", "text", "origin"}
     numbers = {"smallest_dim", "longest_piece", "flash_from", "layers", "intermediate_size", "vocab_size", "max_positions"}
     name = path[-1]
     if name in texts:
@@ -182,6 +182,8 @@ def _same_kind(value: object, path: tuple[str | int, ...]) -> bool:
         return isinstance(value, bool)
     if name in {"drop_ids", "pair_checks"}:
         return value == []
+    if name in {"prompts", "default_prompt"}:
+        return value == ({} if name == "prompts" else "")
     if name == "inputs":
         return value == ["odd"]  # the graph then has others
     if name == "tolerance":

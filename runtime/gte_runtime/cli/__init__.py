@@ -24,6 +24,7 @@ COMMANDS = {
     "score": "Hybrid scores of documents for a query.",
     "rerank": "Rank documents by how well they answer a query.",
     "tokens": "Tokens of a text and their sparse weights.",
+    "pull": "Download a checkpoint from the hub and build it.",
     "build": "Turn a checkpoint into a bundle.",
     "verify": "Hash a bundle and compare it with its recorded vectors.",
     "info": "What is installed, and what a bundle holds.",

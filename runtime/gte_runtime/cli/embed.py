@@ -21,11 +21,12 @@ from .options import max_length_option, model_options
 @click.option("--sparse/--no-sparse", default=False, help="Give sparse vectors too.")
 @click.option("--dense/--no-dense", default=True, help="Give dense vectors.")
 @click.option("--truncate/--no-truncate", default=True, help="Cut texts over --max-length, or reject them.")
+@click.option("--prompt-name", help="Put this prompt of the model before every text, such as query.")
 @max_length_option
 @model_options
 def command(
     texts: tuple[str, ...], source: str | None, output: str, form: str | None, text_field: str, dim: int | None, sparse: bool, dense: bool,
-    truncate: bool, max_length: int, model: str, variant: str | None, provider: str, threads: int | None,
+    truncate: bool, prompt_name: str | None, max_length: int, model: str, variant: str | None, provider: str, threads: int | None,
 ) -> int:  # fmt: skip
     """Texts to vectors.
 
@@ -47,7 +48,15 @@ def command(
         Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte,
         writing.open_writer(output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse) as writer,
     ):
-        parts = gte.stream((row.text for row in rows), dense=dense, sparse=sparse, dim=dim, max_length=max_length, truncate=truncate)  # type: ignore[misc]
+        parts = gte.stream(
+            (row.text for row in rows),  # type: ignore[misc]
+            dense=dense,
+            sparse=sparse,
+            dim=dim,
+            max_length=max_length,
+            truncate=truncate,
+            prompt_name=prompt_name,
+        )
         for part in parts:
             writer.write(part, rows.ids(part.index))
             for row in part.rejected:

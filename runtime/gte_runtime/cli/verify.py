@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -16,18 +17,26 @@ def command(bundle: Path) -> None:
 
     For checkpoints whose numbers others have published, those are compared, too.
     """
+    verify(bundle, click.echo)
+
+
+def verify(bundle: Path, say: Callable[[str], object]) -> None:
+    """Raises BundleError when a file, a vector or a published value is not as it should be."""
     from ..bundle import Bundle
     from ..embedder import Embedder
-    from ..published import compare, known
+    from ..known import known_models
+    from ..published import compare, known_as, read_published
+    from ..reranker import Reranker
     from ..selfcheck import self_check
     from ..session import OrtSession
+    from ..shipped import models_directory
     from ..threads import thread_count
     from ..tokenization import Tokenizer
 
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     opened.check(tuple(manifest.files), "always")
-    click.echo(f"hashes     {len(manifest.files)} files as in the manifest")
+    say(f"hashes     {len(manifest.files)} files as in the manifest")
     tokenizer = Tokenizer(opened.read("tokenizer.json"), manifest.tokenizer)
     for name, variant in manifest.variants.items():
         session = OrtSession(
@@ -37,15 +46,18 @@ def command(bundle: Path) -> None:
             worst = self_check(manifest, name, tokenizer, session, thorough=True)
         finally:
             session.close()
-        click.echo(f"self-check {name}: largest distance {worst:.1e}, allowed {variant.tolerance:.0e}")
-    published = known(manifest.source)
-    if published is None:
-        click.echo("published  none for this checkpoint")
+        what = "difference" if manifest.reranker else "distance"
+        say(f"self-check {name}: largest {what} {worst:.1e}, allowed {variant.tolerance:.0e}")
+    model = known_as(manifest, known_models(models_directory()))
+    checks = read_published(model) if model else []
+    if not checks:
+        say("published  none for this checkpoint")
         return
-    with Embedder.open(bundle) as gte:
-        failed = False
-        for line, good in compare(published, gte):
-            click.echo(f"published  {line}")
-            failed |= not good
+    failed = False
+    for name in manifest.variants:
+        with (Reranker if manifest.reranker else Embedder).open(bundle, variant=name) as engine:
+            for found in compare(checks, engine, tokenizer):
+                say(f"published  {name}: {'' if found.good else 'DIFFERS: '}{found.line}")
+                failed |= not found.good
     if failed:
         raise SelfCheckFailed("a published value differs by more than its tolerance")

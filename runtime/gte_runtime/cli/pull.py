@@ -1,0 +1,75 @@
+"""`gte pull`: from a model's name to a bundle that is proven to run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("name")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write the bundle. Default: where --model NAME finds it.")
+@click.option("--variant", "variants", multiple=True, help="What to build; may be given several times. Default: cpu-fp32.")
+@click.option("--graphs", type=click.Path(path_type=Path), help="A directory of traced graphs. Default: those shipped.")
+@click.option("--ignore-unused", is_flag=True, help="Accept tensors and config keys that the architecture does not use.")
+@click.option("--overwrite", is_flag=True, help="Build again what is there already.")
+def command(
+    name: str, output: Path | None, variants: tuple[str, ...], graphs: Path | None, ignore_unused: bool, overwrite: bool
+) -> None:  # fmt: skip
+    """Download a checkpoint from the hub, build a bundle of it and verify that.
+
+    NAME is a model's short name, OWNER/NAME or OWNER/NAME@REVISION. A download that is cut off goes on
+    where it stopped. HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT mean what they always mean.
+    The bundle's path goes to stdout.
+    """
+    from ..build import DEFAULT_VARIANTS, build
+    from ..hub import download, wanted
+    from ..known import known_models
+    from ..shipped import models_directory, pulled_directory
+    from .verify import verify
+
+    known = known_models(models_directory())
+    want = wanted(name, known)
+    chosen = tuple(dict.fromkeys(variants or DEFAULT_VARIANTS))
+    target = output or pulled_directory(name, known)
+    assert target is not None  # a name that is wanted has a place
+    say(f"{want.hub} at {want.revision}")
+    found = download(want)
+    origin = f"{want.hub}@{found.commit}"
+    there = _variants(target, origin)
+    if overwrite or not set(chosen) <= set(there):
+        chosen = tuple(dict.fromkeys((*there, *chosen)))
+        say(f"building {', '.join(chosen)} of {origin}")
+        build(
+            found.directory,
+            target,
+            graphs=graphs,
+            variants=chosen,
+            ignore_unused=ignore_unused,
+            overwrite=overwrite or output is None,
+            origin=origin,
+            name=want.known.name if want.known else want.hub.rpartition("/")[2],
+            prompts=want.known.prompts if want.known else None,
+        )
+    else:
+        say(f"{origin} was built before")
+    verify(target, say)
+    click.echo(target)
+
+
+def say(line: str) -> None:
+    print(f"gte: {line}", file=sys.stderr)
+
+
+def _variants(target: Path, origin: str) -> tuple[str, ...]:
+    """Those of a bundle of the same commit that is there. One of another commit is replaced: the revision has moved."""
+    from ..bundle import Bundle
+    from ..errors import BundleError
+
+    try:
+        manifest = Bundle.open(target).manifest
+    except BundleError:
+        return ()
+    return tuple(manifest.variants) if manifest.origin == origin else ()
