@@ -65,7 +65,7 @@ class Reader:
         self.names: dict[str, object] = {"__name__": "__main__"}
         self.printed = ""
         self.sessions: list[int] = []
-        for entry in ("models", "examples", "docs"):
+        for entry in ("models", "examples", "docs", "tests"):
             (folder / entry).symlink_to(REPOSITORY / entry)
         (REPOSITORY / ".ort").mkdir(exist_ok=True)
         (folder / ".ort").symlink_to(REPOSITORY / ".ort")

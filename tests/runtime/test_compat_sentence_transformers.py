@@ -12,6 +12,7 @@ import pytest
 from golden import Golden
 
 from gte_runtime import Embedder
+from gte_runtime.build import build
 from gte_runtime.compat import SentenceTransformer
 from gte_runtime.compat.similarity import NAMES, each_with_each, pairwise
 from gte_runtime.errors import ConfigError, InputError
@@ -80,6 +81,18 @@ def test_prompts_are_put_in_front(tiny_bundle: Path):
         SentenceTransformer(str(tiny_bundle), default_prompt_name="nothing")
     default = SentenceTransformer(str(tiny_bundle), prompts={"query": "query: "}, default_prompt_name="query")
     assert np.array_equal(default.encode("a"), plain[0])
+
+
+def test_prompts_of_the_model(golden: Golden, tmp_path: Path):
+    """A bundle's own prompts are used by name and by method; the constructor's win over them."""
+    build(golden.checkpoint, tmp_path / "bundle", graphs=golden.graphs, prompts={"query": "query: "})
+    model = SentenceTransformer(tmp_path / "bundle")
+    plain = model.encode(["query: a", "a", "other: a"])
+    assert np.array_equal(model.encode_query("a"), plain[0])
+    assert np.array_equal(model.encode("a", prompt_name="query"), plain[0])
+    assert np.array_equal(model.encode("a"), plain[1])
+    assert np.array_equal(model.encode_document("a"), plain[1])
+    assert np.array_equal(SentenceTransformer(tmp_path / "bundle", prompts={"query": "other: "}).encode_query("a"), plain[2])
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])

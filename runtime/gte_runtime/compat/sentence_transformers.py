@@ -67,8 +67,9 @@ class SentenceTransformer:
             model_name_or_path: a bundle directory, or the name of a model.
             modules: refused; a bundle is one whole model.
             device: None or "cpu", or "cuda".
-            prompts: texts to put in front, by name; "query" and "document" are empty unless given.
-            default_prompt_name: the one that is used where a call names none.
+            prompts: texts to put in front, by name; they win over the model's own. "query" and "document" are empty unless
+                the model or the caller says otherwise.
+            default_prompt_name: the one that is used where a call names none; by default the model's.
             cache_folder, trust_remote_code, local_files_only, token, use_auth_token, model_card_data: accepted; nothing is
                 downloaded here, and nobody's code is run.
             revision: refused; a bundle is of one revision.
@@ -86,14 +87,15 @@ class SentenceTransformer:
         length = processor.pop("model_max_length", None)
         other_backend = {"backend": backend} if backend != "torch" else {}
         warn_without_effect({"model_kwargs": model_kwargs, "config_kwargs": config_kwargs, "processor_kwargs": processor, **other_backend})
-        self.prompts = {"query": "", "document": "", **(prompts or {})}
-        self.default_prompt_name = default_prompt_name
-        resolve(self.prompts, None, None, default_prompt_name)
         self._similarity = ""
         self.similarity_fn_name = "cosine" if similarity_fn_name is None else similarity_fn_name
         self.truncate_dim = truncate_dim
         self._provider = provider_of(device)
         self.embedder = Embedder.open(model_name_or_path, provider=self._provider, variant=variant, threads=threads)
+        manifest = self.embedder.manifest
+        self.prompts = {"query": "", "document": "", **manifest.prompts, **(prompts or {})}
+        self.default_prompt_name = default_prompt_name or manifest.default_prompt or None
+        resolve(self.prompts, None, None, self.default_prompt_name)
         self.max_seq_length: int = min(8192, self.embedder.max_length) if length is None else length
 
     def encode(
