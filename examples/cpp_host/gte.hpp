@@ -5,7 +5,8 @@
 //   gte::Embeddings out = engine.encode(texts);       // out.dense.row(0): std::span<const float>
 //
 // Rules: Python is started once per process and ended by the thread that started it; threads that use
-// an engine are joined before it is destroyed. Everything else is safe from every thread.
+// an engine are joined before it is destroyed. Everything else is safe from every thread. A program that
+// runs Python already leaves gte::Python out.
 #pragma once
 
 #include <pybind11/embed.h>
@@ -44,11 +45,16 @@ class Python {
   // The interpreter of a virtual environment. Environment variables, signals and argv are left alone.
   explicit Python(const std::string& executable) {
     static std::atomic<bool> started{false};
+    if (Py_IsInitialized()) throw Error("InterpreterError", "Python runs in this process already; make engines without gte::Python");
     if (started.exchange(true)) throw Error("InterpreterError", "Python can be started once in a process: numpy cannot be loaded twice");
     PyConfig config;
     PyConfig_InitIsolatedConfig(&config);
     PyConfig_SetBytesString(&config, &config.program_name, executable.c_str());
-    py::initialize_interpreter(&config, 0, nullptr, false);
+    try {
+      py::initialize_interpreter(&config, 0, nullptr, false);
+    } catch (const std::exception& error) {
+      throw Error("InterpreterError", error.what());
+    }
     main_ = PyEval_SaveThread();  // from here on every thread takes the lock for itself, this one too
   }
   ~Python() {
@@ -106,6 +112,10 @@ class Engine {
           return new py::object(open(model, py::arg("threads") = count));
         })) {}
   ~Engine() {
+    if (!Py_IsInitialized()) {  // destroyed too late: nothing is left to close
+      embedder_->release();
+      return;
+    }
     py::gil_scoped_acquire lock;
     try {
       embedder_->attr("close")();

@@ -103,8 +103,9 @@ def test_python_started_again(built: Path):
 
 
 def test_a_failure_is_one_line(built: Path, tmp_path: Path):
-    """An unknown model: the Python error's class and message, exit code 1, no traceback."""
-    done = _run(built / "cpp_host/gte_host", sys.executable, tmp_path / "nothing", 1, tmp_path / "out", stdin=subprocess.DEVNULL)
-    assert done.returncode == 1
-    assert done.stderr.startswith("gte_host: BundleError: ")
-    assert len(done.stderr.splitlines()) == 1
+    """An unknown model, a Python without the package: class and message of the error, exit code 1, no traceback."""
+    for python, error in ((sys.executable, "BundleError: "), ("/nonexistent/python", "ModuleNotFoundError: No module named 'gte_runtime'")):
+        done = _run(built / "cpp_host/gte_host", python, tmp_path / "nothing", 1, tmp_path / "out", stdin=subprocess.DEVNULL)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"gte_host: {error}")
+        assert len(done.stderr.splitlines()) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -235,6 +237,26 @@ def test_iterables(model: SentenceTransformer, golden: Golden):
     expected = model.encode(golden.texts[:4])
     for given in ((text for text in golden.texts[:4]), tuple(golden.texts[:4]), np.array(golden.texts[:4])):
         assert np.array_equal(model.encode(given), expected)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_bar(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch):
+    """On a terminal, where it is asked for, or where the module's logger wants to know."""
+    monkeypatch.setattr(sys, "stderr", shown := Terminal())
+    model.encode(["a"])
+    assert shown.getvalue() == ""
+    model.encode(["a"], show_progress_bar=True)
+    assert "1/1" in shown.getvalue()
+    monkeypatch.setattr(sys, "stderr", shown := Terminal())
+    logger = logging.getLogger("gte_runtime.compat.sentence_transformers")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "_cache", {})
+    model.encode(["a"])
+    assert "1/1" in shown.getvalue()
 
 
 TENSORS = """

@@ -64,6 +64,16 @@ class GTEEmbedding:
         scores = self.embedder.score(pairs, dense_weight, sparse_weight, dim=dimension, max_length=max_length)
         return [float(score) for score in scores]
 
+    def close(self) -> None:
+        """Stop what runs and give memory back."""
+        self.embedder.close()
+
+    def __enter__(self) -> GTEEmbedding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 GTEEmbeddidng = GTEEmbedding
 """The class's name in the original script, with its spelling."""

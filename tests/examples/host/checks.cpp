@@ -113,7 +113,7 @@ int main(int, char** argv) {
   double total = 0;
   {
     gte::Python python(argv[1]);
-    require(starts(kind_of([&] { gte::Python again(argv[1]); }), "InterpreterError"), "Python is started once");
+    require(starts(kind_of([&] { gte::Python again(argv[1]); }), "InterpreterError: Python runs in this process already"), "Python runs already");
     gte::Engine engine(bundle);
     const std::vector<std::string> texts{"北京", "what is the capital of China?", ""};
     kept = engine.encode(texts);
@@ -127,6 +127,7 @@ int main(int, char** argv) {
     after_fork(engine);
     total = sum(*kept);
   }
+  require(starts(kind_of([&] { gte::Python again(argv[1]); }), "InterpreterError: Python can be started once"), "Python is started once");
   require(sum(*kept) == total, "results outlive the engine and Python");
   kept.reset();
   require(look() == before, "signals, environment and folder are the host's, at the end too");
