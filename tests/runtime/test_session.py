@@ -101,6 +101,27 @@ sys.exit(0)
     assert "terminate called" not in done.stderr
 
 
+def test_foreign_threads_leave_nothing_behind(session: OrtSession):
+    """A thread that Python did not start, as a C++ host's are, gets no object that stays in Python's list of threads."""
+    before = threading.enumerate()
+    done = _thread.allocate_lock()
+    outcome: list[object] = []
+
+    def work() -> None:
+        with done:
+            outcome.append(session.run(batch()))
+
+    done.acquire()
+    _thread.start_new_thread(work, ())
+    done.release()
+    for _ in range(1000):
+        if outcome and not done.locked():
+            break
+        time.sleep(0.01)
+    assert outcome
+    assert threading.enumerate() == before
+
+
 def test_failures_are_ours(session: OrtSession, tiny_bundle: Path):
     """An error inside a run is an EngineError without paths, and the session works afterwards."""
     wrong = batch()
@@ -134,24 +155,3 @@ def test_nothing_on_stdout(tiny_bundle: Path, capfd: pytest.CaptureFixture[str])
         OrtSession(b"not a graph", tiny_bundle, bundle.variant("cpu-fp32"), WIDTH)
     assert str(tiny_bundle) not in str(caught.value)
     assert capfd.readouterr().out == ""
-
-
-def test_foreign_threads_leave_nothing_behind(session: OrtSession):
-    """A thread that Python did not start, as a C++ host's are, gets no object that stays in Python's list of threads."""
-    before = threading.enumerate()
-    done = _thread.allocate_lock()
-    outcome: list[object] = []
-
-    def work() -> None:
-        with done:
-            outcome.append(session.run(batch()))
-
-    done.acquire()
-    _thread.start_new_thread(work, ())
-    done.release()
-    for _ in range(1000):
-        if outcome and not done.locked():
-            break
-        time.sleep(0.01)
-    assert outcome
-    assert threading.enumerate() == before
