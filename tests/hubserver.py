@@ -62,6 +62,8 @@ class Hub:
     starts: list[int] = field(default_factory=list)
     """Where downloads of large files began."""
     url: str = ""
+    elsewhere: str = ""
+    """The same server under another host name: large files lie on another host."""
     on_download: Callable[[], None] | None = None
     """Called when a large file is asked for."""
 
@@ -159,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag_of(content)}"'}
         if size_of(content) >= LARGE:
             linked = {"X-Linked-Etag": f'"{etag_of(content)}"', "X-Linked-Size": str(size_of(content))}
-            return self.plain(302, b"", headers | linked | {"Location": f"{self.hub.url}/cdn/{etag_of(content)}"})
+            return self.plain(302, b"", headers | linked | {"Location": f"{self.hub.elsewhere}/cdn/{etag_of(content)}"})
         data = content.read_bytes() if isinstance(content, Path) else content
         return self.plain(200, data, headers)
 
@@ -236,6 +238,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    hub.elsewhere = hub.url.replace("127.0.0.1", "localhost")
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

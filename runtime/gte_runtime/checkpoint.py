@@ -64,6 +64,11 @@ class Checkpoint:
         try:
             prefix = _prefix(self._file)
             self._sources = _sources(self._file, prefix, self.config)
+            if self.config.unknown and not ignore_unused:
+                raise CheckpointError(
+                    f"config.json has {_some(self.config.unknown, 'keys')}, of which it is not known whether they change vectors; "
+                    "pass --ignore-unused if you know that they do not"
+                )
             _refuse_other_heads(self._file, self._sources, self.config)
             self._check()
             self.unused = self._unused(prefix)
@@ -277,6 +282,6 @@ def _refuse_other_heads(file: SafetensorsFile, sources: dict[str, Source], confi
         )
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _some(names: tuple[str, ...], kind: str = "tensors") -> str:
     shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more {kind}"

@@ -31,6 +31,7 @@ HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 REVISION = re.compile(r"[\w][\w./-]{0,199}")
 
 ATTEMPTS = 5
+WAITED_OUT = 3
 LONGEST_WAIT = 60.0
 """Seconds; a server that asks for more is told to the user instead."""
 
@@ -202,19 +203,22 @@ def _attempt(want: Wanted, name: str | None, call: Callable[[], T], wait: Callab
         try:
             return call()
         except Exception as error:  # noqa: BLE001 - the library's errors changed their bases with its HTTP client
-            pause = _pause(error, attempt)
+            pause = _pause(error, attempt, waited_out=name is not None)
             if attempt == ATTEMPTS or pause is None:
                 raise _translated(want, name, error) from None
         wait(pause)
     raise AssertionError("the last attempt returns or raises")
 
 
-def _pause(error: Exception, attempt: int) -> float | None:
-    """Seconds to wait before the next attempt; None where another one would end the same."""
+def _pause(error: Exception, attempt: int, *, waited_out: bool) -> float | None:
+    """Seconds to wait before the next attempt; None where another one would end the same.
+
+    Where the hub was not well, downloads of files have been `waited_out` by the library, by some versions of it.
+    """
     status, headers = _response(error)
     if status is None:
         return 2.0 ** (attempt - 1) if _is_network(error) else None
-    if status != 429 and status < 500:
+    if status != 429 and (status < 500 or (waited_out and attempt >= WAITED_OUT)):
         return None
     try:
         asked = float(headers.get("Retry-After", ""))
@@ -264,8 +268,8 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
         return DownloadError(f"{what}: the hub answered {status}")
     if _is_network(error):
         return DownloadError(f"{what}: the connection failed or broke off; pull again, the download goes on where it stopped")
-    if isinstance(error, OSError):
-        return DownloadError(f"{what}: {error.strerror or _line(error)}; HF_HOME names where downloads go")
+    if isinstance(error, OSError) and error.strerror:
+        return DownloadError(f"{what}: {error.strerror}; HF_HOME names where downloads go")
     return DownloadError(f"{what}: {_line(error)}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
@@ -218,16 +219,82 @@ def test_a_scaling_that_is_no_object(key: str, value: object):
         ({"rope_scaling": {"type": "default"}}, Rope(head_size=32, theta=20000)),
         ({"rope_scaling": {"rope_type": "ntk", "factor": 8.0}}, Rope.ntk(head_size=32, theta=20000, factor=8)),
         ({"rope_scaling": {"type": "ntk", "factor": 8, "mixed_b": 2.0}}, Rope.ntk(head_size=32, theta=20000, factor=8, mixed_b=2)),
-        ({"rope_parameters": {"rope_type": "default"}}, Rope(head_size=32, theta=20000)),
-        ({"rope_parameters": {"rope_theta": 160000.0}}, Rope(head_size=32, theta=160000)),
-        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 160000}}, Rope(head_size=32, theta=160000, divisor=2)),
-        ({"rope_parameters": {"rope_type": "ntk", "factor": 8.0, "rope_theta": 500}}, Rope.ntk(head_size=32, theta=500, factor=8)),
+        ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": None}, Rope(head_size=32, theta=20000)),
         ({"rope_parameters": None, "rope_theta": 5.5}, Rope.ntk(head_size=32, theta=5.5, factor=8)),
     ],
 )
 def test_forms_of_rope(changes: Json, expected: Rope):
     """Every way in which the family writes its frequencies down."""
     assert parsed(**changes).rope == expected
+
+
+LINEAR = {"rope_type": "linear", "factor": 8 ** (1 / 16), "rope_theta": 160000.0}
+"""What the native class needs for BASE's scaling."""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"rope_theta": 160000.0}, Rope(head_size=32, theta=160000)),
+        ({"rope_type": "linear", "factor": 2.0, "rope_theta": 160000}, Rope(head_size=32, theta=160000, divisor=2)),
+        ({"rope_type": "ntk", "factor": 8.0, "rope_theta": 500}, Rope.ntk(head_size=32, theta=500, factor=8)),
+        (LINEAR, Rope(head_size=32, theta=160000, divisor=8 ** (1 / 16))),
+    ],
+)
+def test_forms_of_native_rope(parameters: Json, expected: Rope):
+    """What transformers 5 writes, without upstream's keys."""
+    native = {key: value for key, value in BASE.items() if key not in ("rope_theta", "rope_scaling")}
+    assert parse_config({**native, "rope_parameters": parameters}).rope == expected
+
+
+def test_both_spellings():
+    """A config may hold both, as long as they give the same frequencies; the theta of rope_parameters may stand outside, too."""
+    both = parsed(rope_parameters=LINEAR)
+    np.testing.assert_allclose(both.rope.frequencies(), parsed().rope.frequencies(), rtol=1e-6)
+    assert parsed(rope_scaling=None, rope_theta=160000.0, rope_parameters=LINEAR).rope == both.rope
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": LINEAR | {"rope_theta": 20000.0}},
+        {"rope_parameters": LINEAR | {"factor": 8.0}},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 160000.0}},
+        {"rope_parameters": LINEAR, "rope_scaling": None},
+        {"rope_parameters": LINEAR, "rope_scaling": {"type": "ntk", "factor": 4.0}},
+    ],
+)
+def test_spellings_that_contradict_each_other(changes: Json):
+    """Which of them the model was trained with is not guessed."""
+    refused("rope_parameters contradicts rope_theta and rope_scaling", **changes)
+
+
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_a_scaling_with_more(key: str):
+    """A key of a kind of scaling that is not implemented, or two kinds at once."""
+    refused(f"{key} has the key beta_fast", **{key: {"type": "ntk", "factor": 8.0, "beta_fast": 32}})
+    refused(f"{key} has rope_type 'default' and type 'ntk'", **{key: {"rope_type": "default", "type": "ntk", "factor": 8.0}})
+    refused(f"{key} has the key partial_rotary_factor", **{key: {"type": "ntk", "factor": 8.0, "partial_rotary_factor": 0.5}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"is_decoder": True}, "is_decoder is set"),
+        ({"add_cross_attention": "true"}, "add_cross_attention is set"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads is set"),
+        ({"head_dim": 64}, "head_dim is 64"),
+    ],
+)
+def test_what_would_change_the_forward_pass(changes: Json, word: str):
+    refused(word, **changes)
+
+
+def test_keys_without_effect_and_unknown_ones():
+    """What every config holds is no matter; what nobody has looked at is listed, and a build refuses it."""
+    generic = {"id2label": {"0": "LABEL_0"}, "use_cache": True, "pruned_heads": {}, "is_decoder": False, "head_dim": 32, "dtype": "float16"}
+    assert parsed(**generic).unknown == ()
+    assert parsed(**generic, sliding_window=128, attention_bias=False).unknown == ("attention_bias", "sliding_window")
 
 
 @pytest.mark.parametrize(

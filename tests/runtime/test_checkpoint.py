@@ -313,6 +313,14 @@ def test_files_behind_links(derived: Derive, mini_checkpoint: Path, tmp_path: Pa
     np.testing.assert_array_equal(found["embeddings.word"], expected["embeddings.word"])
 
 
+def test_a_config_with_more(derived: Derive):
+    """A key that nobody has looked at may change the vectors: refused, until the user says that it does not."""
+    directory = derived(sliding_window=128)
+    refused(directory, "sliding_window", "--ignore-unused")
+    with Checkpoint(directory, ignore_unused=True) as checkpoint:
+        assert checkpoint.config.unknown == ("sliding_window",)
+
+
 # Heads
 
 

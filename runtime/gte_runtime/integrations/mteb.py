@@ -1,0 +1,225 @@
+"""Models for mteb's evaluations: dense, sparse and hybrid retrieval, and reranking.
+
+    import mteb
+    from gte_runtime.integrations.mteb import GteEncoder
+
+    mteb.evaluate(GteEncoder("gte-multilingual-base"), mteb.get_tasks(tasks=["STS12"]))
+
+mteb brings PyTorch along, so it belongs in an environment of its own: pip install mteb 'gte-runtime[cpu]'.
+Here it is asked for one thing, the description of a model; arrays are numpy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..embedder import Embedder, Embeddings
+from ..reranker import Reranker
+from ..scoring import cut_and_normalise
+
+Float32 = NDArray[np.float32]
+QUERY = "query"
+"""mteb's name for one kind of text, and that of the prompt which models have for it."""
+
+
+class GteEncoder:
+    """Dense vectors: mteb's EncoderProtocol, for every kind of task."""
+
+    def __init__(
+        self,
+        model_name: str = "gte-mini",
+        revision: str | None = None,
+        *,
+        device: str | None = None,
+        dim: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Open a bundle.
+
+        Args:
+            model_name: a bundle directory, or the name of a shipped or pulled model.
+            revision: only recorded.
+            device: None or "cpu", or "cuda".
+            dim: cut vectors to this many values.
+            options: of `Embedder.open`.
+        """
+        self.gte = Embedder.open(model_name, provider=device or "cpu", **options)
+        self.dim = dim
+        self._revision = revision
+
+    def encode(self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **_: Any) -> Float32:
+        """[N, dim] for all texts of all batches, planned together."""
+        dense = _encode(self.gte, _texts(inputs), _is_query(prompt_type), dense=True, sparse=False, dim=self.dim).dense
+        assert dense is not None
+        return dense
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Float32:
+        """Cosines of all pairs, [N, M]."""
+        return _unit(embeddings1) @ _unit(embeddings2).T
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Float32:
+        """Cosines of rows with rows, [N]."""
+        pairwise: Float32 = np.einsum("ij,ij->i", _unit(embeddings1), _unit(embeddings2))
+        return pairwise
+
+    @cached_property
+    def mteb_model_meta(self) -> Any:
+        return _meta(self.gte, self._revision, "dense", self.dim or self.gte.dim)
+
+
+class GteSearch:
+    """Sparse or hybrid retrieval: mteb's SearchProtocol.
+
+    score = dense_weight x cosine + sparse_weight x sum of products over shared tokens, over all documents and exactly.
+    (The paper adds the scores of two result lists, in which a document that one of them lacks has 0 for it.)
+    """
+
+    def __init__(
+        self,
+        model_name: str = "gte-mini",
+        revision: str | None = None,
+        *,
+        device: str | None = None,
+        dense_weight: float = 1.0,
+        sparse_weight: float = 0.01,
+        dim: int | None = None,
+        **options: Any,
+    ) -> None:
+        """As `GteEncoder`. Weights: the paper searches sparse ones of 0.001 to 0.01 for a dense one of 1; (0, 1) is sparse alone."""
+        self.gte = Embedder.open(model_name, provider=device or "cpu", **options)
+        self.dense_weight, self.sparse_weight, self.dim = dense_weight, sparse_weight, dim
+        self._revision = revision
+        self._ids: list[str] = []
+        self._dense: Float32 | None = None
+        self._postings: dict[int, tuple[NDArray[np.int64], Float32]] = {}
+
+    def index(self, corpus: Iterable[Mapping[str, Any]], **_: Any) -> None:
+        rows = list(corpus)
+        self._ids = [str(row["id"]) for row in rows]
+        out = self._run([_document(row) for row in rows], query=False)
+        self._dense, self._postings = out.dense, {}
+        if out.sparse is not None:
+            csr = out.sparse.to_csr()
+            documents = np.repeat(np.arange(len(rows)), np.diff(csr.indptr))
+            order = np.argsort(csr.indices, kind="stable")
+            tokens, starts = np.unique(csr.indices[order], return_index=True)
+            columns = zip(np.split(documents[order], starts[1:]), np.split(csr.data[order], starts[1:]), strict=True)
+            self._postings = dict(zip(tokens.tolist(), columns, strict=True))
+
+    def search(
+        self, queries: Iterable[Mapping[str, Any]], *, top_k: int, top_ranked: Mapping[str, list[str]] | None = None, **_: Any
+    ) -> dict[str, dict[str, float]]:
+        """{query id: {document id: score}} of the best documents; of those in `top_ranked`, where it is given."""
+        rows = list(queries)
+        out = self._run([str(row["text"]) for row in rows], query=True)
+        places = {document: place for place, document in enumerate(self._ids)}
+        results = {}
+        for n, row in enumerate(rows):
+            scores = self._scores(out, n)
+            if top_ranked is None:
+                best = np.argsort(-scores, kind="stable")[:top_k]
+            else:
+                allowed = np.array([places[d] for d in top_ranked[row["id"]]], np.int64)
+                best = allowed[np.argsort(-scores[allowed], kind="stable")][:top_k]
+            results[str(row["id"])] = {self._ids[place]: float(scores[place]) for place in best.tolist()}
+        return results
+
+    def _scores(self, out: Embeddings, n: int) -> NDArray[np.float64]:
+        """Of all documents for one query."""
+        scores = np.zeros(len(self._ids))
+        if out.dense is not None and self._dense is not None:
+            scores += self.dense_weight * (self._dense @ out.dense[n])
+        if out.sparse is not None:
+            for token, weight in out.sparse[n].as_dict().items():
+                if token in self._postings:
+                    documents, weights = self._postings[token]
+                    scores[documents] += self.sparse_weight * weight * weights
+        return scores
+
+    def _run(self, texts: list[str], *, query: bool) -> Embeddings:
+        return _encode(self.gte, texts, query, dense=self.dense_weight != 0, sparse=self.sparse_weight != 0, dim=self.dim)
+
+    @cached_property
+    def mteb_model_meta(self) -> Any:
+        kind = "hybrid" if self.dense_weight and self.sparse_weight else "sparse" if self.sparse_weight else "dense"
+        return _meta(self.gte, self._revision, kind, self.dim or self.gte.dim)
+
+
+class GteReranker:
+    """Scores of pairs: mteb's CrossEncoderProtocol."""
+
+    def __init__(
+        self,
+        model_name: str = "gte-multilingual-reranker-base",
+        revision: str | None = None,
+        *,
+        device: str | None = None,
+        max_length: int = 8192,
+        **options: Any,
+    ) -> None:
+        self.gte = Reranker.open(model_name, provider=device or "cpu", **options)
+        self.max_length = max_length
+        self._revision = revision
+
+    def predict(self, inputs1: Iterable[Mapping[str, Any]], inputs2: Iterable[Mapping[str, Any]], **_: Any) -> Float32:
+        """[N], without sigmoid."""
+        return self.gte.score(list(zip(_texts(inputs1), _texts(inputs2), strict=True)), max_length=self.max_length)
+
+    @cached_property
+    def mteb_model_meta(self) -> Any:
+        return _meta(self.gte, self._revision, "cross-encoder", None)
+
+
+def _encode(gte: Embedder, texts: list[str], query: bool, *, dense: bool, sparse: bool, dim: int | None) -> Embeddings:
+    prompt = QUERY if query and QUERY in gte.manifest.prompts else None
+    return gte.encode(texts, dense=dense, sparse=sparse, dim=dim, prompt_name=prompt)
+
+
+def _texts(batches: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [text for batch in batches for text in batch["text"]]
+
+
+def _document(row: Mapping[str, Any]) -> str:
+    """Title and text, as mteb puts them together for encoders."""
+    return f"{row.get('title') or ''} {row['text']}".strip()
+
+
+def _is_query(prompt_type: Any) -> bool:
+    return bool(getattr(prompt_type, "value", prompt_type) == QUERY)
+
+
+def _unit(vectors: Any) -> Float32:
+    return cut_and_normalise(np.atleast_2d(np.asarray(vectors, np.float32)))
+
+
+def _meta(gte: Embedder | Reranker, revision: str | None, kind: str, dim: int | None) -> Any:
+    from mteb.models.model_meta import ModelMeta
+
+    _, _, commit = gte.manifest.origin.partition("@")
+    return ModelMeta(
+        loader=None,
+        name=f"gte-runtime/{gte.manifest.model}-{gte.info['variant']}",
+        revision=revision or commit or gte.manifest.source[:12],
+        release_date=None,
+        languages=None,
+        n_parameters=None,
+        memory_usage_mb=None,
+        max_tokens=gte.max_length,
+        embed_dim=dim,
+        license="apache-2.0",
+        open_weights=True,
+        public_training_code=None,
+        public_training_data=None,
+        framework=["ONNX"],
+        similarity_fn_name="cosine",
+        use_instructions=bool(gte.manifest.prompts),
+        training_datasets=None,
+        model_type=[kind],
+        experiment_kwargs={"gte_runtime": __version__},
+    )
