@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint fix wheel-test export clean
+.PHONY: demo test lint fix wheel-test mteb-test export clean
 
 demo: $(VENV)/.runtime  ## set up the runtime and embed the model card's texts
 	$(BIN)/gte demo
@@ -37,8 +37,11 @@ wheel-test:  ## the wheel alone, in an environment of its own
 	cd dist && GTE_CACHE=$(CURDIR)/dist/cache ../$(VENV)-wheel/bin/gte demo
 	cd dist && ../$(VENV)-wheel/bin/python -c "import importlib.util as u; assert not any(map(u.find_spec, ('torch', 'onnx', 'transformers')))"
 
+mteb-test: $(VENV)-mteb/.mteb  ## mteb's evaluation of our models, in an environment of its own
+	$(VENV)-mteb/bin/python -m pytest -p no:cacheprovider tests/contract/test_mteb.py
+
 clean:
-	rm -rf $(VENV) $(VENV)-wheel dist
+	rm -rf $(VENV) $(VENV)-wheel $(VENV)-mteb dist
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -50,4 +53,12 @@ $(VENV)/.dev: $(VENV)/.runtime export/pyproject.toml export/constraints.txt
 	$(PIP) --upgrade "pip>=25.1"
 	$(PIP) -c constraints.txt -c export/constraints.txt "torch==2.13.0"
 	$(PIP) -c constraints.txt -c export/constraints.txt -e ".[cpu,arrow]" -e ./export --group dev
+	touch $@
+
+# Its releases of transformers and huggingface_hub are later than those of gte-export.
+$(VENV)-mteb/.mteb: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-mteb
+	$(VENV)-mteb/bin/python -m pip --disable-pip-version-check install --quiet "torch==2.13.0"
+	$(VENV)-mteb/bin/python -m pip --disable-pip-version-check install --quiet "torch==2.13.0" "mteb==2.26.24" "pytest>=8" "onnxruntime>=1.24"
+	$(VENV)-mteb/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
 	touch $@

@@ -7,11 +7,14 @@ the oracle.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -53,6 +56,9 @@ SHORT_PAIRS = (
 )
 LONG_TEXT = "The quick brown fox jumps over the lazy dog, and sorts 1024 numbers in Python. " * 10
 """Long enough for the path without mask; checked when files are new, and by `gte verify`."""
+
+ABANDONED = 3600
+"""Seconds after which an unfinished build is taken for dead."""
 
 DEFAULT_VARIANTS = ("cpu-fp32",)
 
@@ -101,6 +107,7 @@ def build(
         tokenizer = _checked_tokenizer(tokenizer_json, opened)
         try:
             bundle.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(bundle)
             with tempfile.TemporaryDirectory(prefix=f".{bundle.name}.", dir=bundle.parent) as temporary:
                 staged = Path(temporary) / "bundle"
                 staged.mkdir()
@@ -122,6 +129,14 @@ def build(
         except OSError as error:
             raise OutputError(f"{bundle.name[:80]} could not be written: {error.strerror or error}") from None
     return manifest
+
+
+def _sweep(bundle: Path) -> None:
+    """Remove what builds of this bundle that were killed have left: nobody has touched it for longer than any build takes."""
+    for left in bundle.parent.glob(f".{glob.escape(bundle.name)}.*"):
+        with contextlib.suppress(OSError):
+            if left.is_dir() and time.time() - max(path.stat().st_mtime for path in (left, *left.rglob("*"))) > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:

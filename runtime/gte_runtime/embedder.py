@@ -131,7 +131,7 @@ class Embedder:
         """Open a bundle and prove that it runs.
 
         Args:
-            model: a bundle directory, or the name of a model that ships with the package.
+            model: a bundle directory, or the name of a model that ships with the package or was pulled from the hub.
             provider: "cpu", "cuda" or "tensorrt". What is not there is an error, never another provider.
             variant: one of the bundle's; by default the best it has for the provider.
             threads: of one run; by default all that affinity and container quota grant.

@@ -87,6 +87,9 @@ def _states(check: Numbers, gte: Embedder) -> Iterator[Found]:
     ours, theirs = gte.states(check["texts"]).astype(np.float64), np.array(check["cls"])
     allowed = max(check["tolerance"], gte.tolerance)
     least = min(check["cosine"], 1 - gte.tolerance**2 / 2)
+    if ours.shape != theirs.shape:
+        yield Found(f"states have {ours.shape[1]} values, published are {theirs.shape[1]} ({check['source']})", False)
+        return
     for number, (x, y) in enumerate(zip(ours, theirs, strict=True)):
         apart = float(np.linalg.norm(x - y) / np.linalg.norm(y))
         cosine = float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))

@@ -150,6 +150,19 @@ def test_prompts(machine: Machine, monkeypatch: pytest.MonkeyPatch):
             gte.encode("fox", prompt_name="passage")
 
 
+def test_a_known_model_with_other_numbers(machine: Machine):
+    """A repository that has a name here, and weights that do not give its published numbers: said, with every number."""
+    snowflake = known_models(models_directory())["snowflake-arctic-embed-m-v2.0"]
+    machine.hub.add(snowflake.hub, machine.hub.repositories[REPOSITORY][commit_of(1)])
+    done = machine.pull(snowflake.name)
+    assert done.returncode == 4
+    assert "DIFFERS: token ids of 6 texts" in done.stderr
+    assert "DIFFERS: states have 64 values, published are 768" in done.stderr
+    assert done.stderr.splitlines()[-1] == "gte: a published value differs by more than its tolerance"
+    manifest = Bundle.open(machine.folder / "gte" / "pulled" / snowflake.name).manifest
+    assert (manifest.model, manifest.prompts) == (snowflake.name, {"query": "query: "})
+
+
 # Downloads that break off
 
 
@@ -226,6 +239,19 @@ def test_killed_while_building(machine: Machine):
     assert not list(pulled.glob("*/manifest.json"))
     machine.works()
     assert machine.hub.sent["cdn"] == weights(machine)
+
+
+def test_what_a_killed_build_left(machine: Machine):
+    """Gigabytes of it go when nobody has touched them for an hour; a build that is going on is left alone."""
+    pulled = machine.folder / "gte" / "pulled"
+    for name, age in ((".org--tiny.old", 4000), (".org--tiny.new", 0), (".org--other.old", 4000)):
+        file = pulled / name / "bundle" / "weights-fp32.bin"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half")
+        for path in (file, file.parent, file.parent.parent):
+            os.utime(path, (time.time() - age,) * 2)
+    machine.works()
+    assert sorted(path.name for path in pulled.iterdir()) == [".org--other.old", ".org--tiny.new", "org--tiny"]
 
 
 # Answers of the hub

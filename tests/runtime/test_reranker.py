@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reranking import GRAPHS, RERANKER, VARIANTS
 from tokenizers import Tokenizer as Library
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from gte_runtime import Embedder, Reranker
 from gte_runtime.build import build
@@ -162,6 +163,31 @@ def test_truncation_is_the_librarys(tokenizer: Tokenizer, query: str, document: 
     assert found.ids.tolist() == library.encode(query, document).ids
     library.no_truncation()
     assert found.truncated == (len(library.encode(query, document).ids) > limit)
+
+
+def word_piece() -> Library:
+    """As the English checkpoints have it: three special tokens around a pair, so that an odd number may be left for two texts."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    pieces = [*specials, *"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), "dog", "fox", "##er"]
+    library = Library(models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    library.normalizer, library.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    library.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    library.add_special_tokens(specials)
+    return library
+
+
+@given(st.text("adefgorx ", max_size=60), st.text("adefgorx ", max_size=60), st.integers(4, 40))
+@settings(max_examples=150, deadline=None)
+def test_truncation_of_word_pieces(query: str, document: str, limit: int):
+    """The same for the tokenizer of the English models."""
+    library = word_piece()
+    tokenizer = Tokenizer(library.to_str().encode())
+    assert tokenizer.pair_template == ([2], [3], [3])
+    library.enable_truncation(limit, strategy="longest_first")
+    found = tokenizer.encode_pairs([(query, document)], max_length=limit)[0]
+    assert found.ids.tolist() == library.encode(query, document).ids
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 50))

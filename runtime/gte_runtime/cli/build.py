@@ -33,5 +33,6 @@ def command(checkpoint: Path, bundle: Path, graphs: Path | None, variants: tuple
         checkpoint, bundle, graphs=graphs, variants=variants or DEFAULT_VARIANTS, ignore_unused=ignore_unused, overwrite=overwrite
     )
     size = sum(record.size for record in manifest.files.values()) / 1e6
-    head = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"
+    vectors = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"
+    head = "a reranker" if manifest.reranker else vectors
     print(f"gte: {bundle.name}: {', '.join(manifest.variants)}; {head}; {size:.0f} MB; agrees with the oracle", file=sys.stderr)

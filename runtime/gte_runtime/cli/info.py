@@ -34,6 +34,7 @@ def command(model: str, as_json: bool) -> None:
         "model": manifest.model,
         "bundle": bundle.digest[:12],
         "made_by": manifest.made_by,
+        "kind": "reranker" if manifest.reranker else "embedding model",
         "layers": a.layers,
         "dimensions": a.hidden_size,
         "max_length": a.max_positions,
@@ -48,6 +49,10 @@ def command(model: str, as_json: bool) -> None:
             for name, v in manifest.variants.items()
         },
     }
+    if manifest.origin:
+        facts["origin"] = manifest.origin
+    if manifest.prompts:
+        facts["prompts"] = list(manifest.prompts)
     if manifest.notice:
         facts["notice"] = manifest.notice
     if as_json:

@@ -22,14 +22,15 @@ def command(bundle: Path) -> None:
 
 def verify(bundle: Path, say: Callable[[str], object]) -> None:
     """Raises BundleError when a file, a vector or a published value is not as it should be."""
+    check_itself(bundle, say)
+    check_published(bundle, say)
+
+
+def check_itself(bundle: Path, say: Callable[[str], object]) -> None:
+    """Files against the manifest's hashes, and what runs against its vectors. A build does both as it writes."""
     from ..bundle import Bundle
-    from ..embedder import Embedder
-    from ..known import known_models
-    from ..published import compare, known_as, read_published
-    from ..reranker import Reranker
     from ..selfcheck import self_check
     from ..session import OrtSession
-    from ..shipped import models_directory
     from ..threads import thread_count
     from ..tokenization import Tokenizer
 
@@ -48,11 +49,26 @@ def verify(bundle: Path, say: Callable[[str], object]) -> None:
             session.close()
         what = "difference" if manifest.reranker else "distance"
         say(f"self-check {name}: largest {what} {worst:.1e}, allowed {variant.tolerance:.0e}")
+
+
+def check_published(bundle: Path, say: Callable[[str], object]) -> None:
+    """Numbers that others have published, where the model is one of which there are any."""
+    from ..bundle import Bundle
+    from ..embedder import Embedder
+    from ..known import known_models
+    from ..published import compare, known_as, read_published
+    from ..reranker import Reranker
+    from ..shipped import models_directory
+    from ..tokenization import Tokenizer
+
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
     model = known_as(manifest, known_models(models_directory()))
     checks = read_published(model) if model else []
     if not checks:
         say("published  none for this checkpoint")
         return
+    tokenizer = Tokenizer(opened.read("tokenizer.json"), manifest.tokenizer)
     failed = False
     for name in manifest.variants:
         with (Reranker if manifest.reranker else Embedder).open(bundle, variant=name) as engine:
