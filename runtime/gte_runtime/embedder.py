@@ -330,7 +330,7 @@ class Embedder:
         Raises:
             ConfigError: the checkpoint has no sparse head.
         """
-        return self._by_string(self._states(texts, max_length, sparse=True))
+        return self._by_key(self._states(texts, max_length, sparse=True))
 
     def score(
         self,
@@ -357,7 +357,7 @@ class Embedder:
         unique = {text: row for row, text in enumerate(dict.fromkeys(itertools.chain.from_iterable(checked)))}
         states = self._run(self._tokenizer.encode(list(unique), max_length=max_length))
         vectors = scoring.cut_and_normalise(states.cls, dim)
-        weights = self._by_string(states) if sparse_weight else []
+        weights = self._by_key(states) if sparse_weight else []
         scores = np.zeros(len(checked))
         for row, (query, document) in enumerate(checked):
             q, d = unique[query], unique[document]
@@ -368,8 +368,7 @@ class Embedder:
 
     def states(self, texts: str | Iterable[str], dim: int | None = None, max_length: int = 8192) -> Float32:
         """States of the first tokens cut to `dim`, not normalised, float32 [N, dim]."""
-        dim, _, _ = self._check_options(dim, False, max_length, "strict")
-        return self._states(texts, max_length, sparse=None).cls[:, :dim]
+        return self._states(texts, max_length, sparse=None, dim=dim).cls
 
     def tokenize(self, text: str, max_length: int = 8192) -> list[tuple[int, str]]:
         """The tokens of one text as run: (id, piece as decoded by itself)."""
@@ -387,10 +386,14 @@ class Embedder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _states(self, texts: str | Iterable[str], max_length: int, sparse: bool | None) -> _States:
-        _, _, max_length = self._check_options(None, sparse, max_length, "strict")
+    def _states(
+        self, texts: str | Iterable[str], max_length: int, sparse: bool | None, dim: int | None = None, show_progress: bool = False
+    ) -> _States:
+        """One pass, for whoever wants vectors and weights in another shape than `encode` gives; `cls` is cut to `dim`."""
+        dim, _, max_length = self._check_options(dim, sparse, max_length, "strict")
         checked = [check_text(text, index) for index, text in enumerate(as_texts(texts))]
-        return self._run(self._tokenizer.encode(checked, max_length=max_length))
+        states = self._run(self._tokenizer.encode(checked, max_length=max_length), show_progress)
+        return replace(states, cls=states.cls[:, :dim])
 
     def _run(self, tokens: Sequence[Tokens], show_progress: bool = False, check: bool = True, lap: Lap = lambda stage: None) -> _States:
         """Run tokenized texts. `lap` is told when a stage ends."""
@@ -437,8 +440,9 @@ class Embedder:
             index=index,
         )
 
-    def _by_string(self, states: _States) -> list[dict[str, float]]:
-        drop, decode = self.manifest.tokenizer.drop_ids, self._tokenizer.decode
+    def _by_key(self, states: _States, key: Callable[[int], str] | None = None) -> list[dict[str, float]]:
+        """Token weights under a string for each token: as decoded by itself, or what `key` says."""
+        drop, decode = self.manifest.tokenizer.drop_ids, key or self._tokenizer.decode
         return [sparse.by_string(t.ids, w, drop, decode) for t, w in zip(states.tokens, states.weights, strict=True)]
 
     def _check_options(self, dim: object, want_sparse: bool | None, max_length: object, errors: str) -> tuple[int, bool, int]:

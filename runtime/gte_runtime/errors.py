@@ -1,6 +1,7 @@
 """Every error this package raises on purpose.
 
     GteError
+    |- InterpreterError (ImportError)      a sub-interpreter, or Python started twice in one process
     |- InputError (ValueError)             a text or pair we refuse; has `index`
     |  `- InputTooLongError                more tokens than the limit, and truncation is off
     |- ConfigError (ValueError)            a parameter out of range
@@ -183,3 +184,7 @@ class ForkedProcessError(EngineError):
             "this engine was opened before os.fork() and its threads do not exist here; "
             "open an engine in the child, or start workers with the 'spawn' method"
         )
+
+
+class InterpreterError(GteError, ImportError):
+    """The package was imported in a Python that numpy and ONNX Runtime cannot run in."""

@@ -148,7 +148,8 @@ class OrtSession:
         return Outputs(cls, weights[padding_mask(batch)] if padded else weights)
 
     def _run(self, feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
-        if threading.current_thread() is not threading.main_thread():
+        # By number: current_thread() would keep an object for ever for each thread that Python did not start.
+        if threading.get_ident() != threading.main_thread().ident:
             return self._run_here(feeds, least, most, party)
         # Python delivers Ctrl-C to the main thread only, and only between bytecodes: so the main
         # thread waits, and another one runs.

@@ -10,7 +10,7 @@ import pytest
 from golden import Golden
 
 from gte_runtime.compat import GTEEmbeddidng, GTEEmbedding
-from gte_runtime.errors import ConfigError
+from gte_runtime.errors import Cancelled, ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +75,11 @@ def test_unknown_device(tiny_bundle: Path):
     """A device we cannot run on is refused, not replaced."""
     with pytest.raises(ConfigError, match="mps"):
         GTEEmbedding(tiny_bundle, device="mps")
+
+
+def test_closes(tiny_bundle: Path):
+    """In a `with`; afterwards the engine says that it is closed."""
+    with GTEEmbedding(tiny_bundle) as model:
+        assert model.encode(["a"])["dense_embeddings"].shape == (1, 64)
+    with pytest.raises(Cancelled, match="closed"):
+        model.encode(["a"])

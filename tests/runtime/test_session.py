@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import platform
 import signal
@@ -99,6 +100,27 @@ sys.exit(0)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "terminate called" not in done.stderr
+
+
+def test_foreign_threads_leave_nothing_behind(session: OrtSession):
+    """A thread that Python did not start, as a C++ host's are, gets no object that stays in Python's list of threads."""
+    before = threading.enumerate()
+    done = _thread.allocate_lock()
+    outcome: list[object] = []
+
+    def work() -> None:
+        with done:
+            outcome.append(session.run(batch()))
+
+    done.acquire()
+    _thread.start_new_thread(work, ())
+    done.release()
+    for _ in range(1000):
+        if outcome and not done.locked():
+            break
+        time.sleep(0.01)
+    assert outcome
+    assert threading.enumerate() == before
 
 
 def test_failures_are_ours(session: OrtSession, tiny_bundle: Path):

@@ -1,9 +1,4 @@
-"""Call shapes that people already have in their code.
-
-`GTEEmbedding` is the authors' helper script (`scripts/gte_embedding.py` of the model's repository)
-with its import changed and numpy arrays for tensors:
-
-    from gte_runtime.compat import GTEEmbedding
+"""The authors' helper script (`scripts/gte_embedding.py` of the model's repository), with numpy arrays for tensors.
 
 What differs: `return_dense=False` works (the original fails on an empty list), and texts are run
 sorted by length, which does not change their vectors.
@@ -15,14 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from . import scoring
-from .embedder import Embedder
-from .errors import ConfigError
-
-DEVICES = {None: "cpu", "cpu": "cpu", "cuda": "cuda"}
+from .. import scoring
+from ..embedder import Embedder
+from .device import provider_of
 
 
 class GTEEmbedding:
@@ -37,10 +27,8 @@ class GTEEmbedding:
             use_fp16: accepted for the original's sake; the precision is the bundle's.
             device: None or "cpu", or "cuda". Unlike the original, None never looks for another device.
         """
-        if device not in DEVICES:
-            raise ConfigError(f"device is {device!r}; expected one of None, 'cpu', 'cuda'")
         self.normalized = normalized
-        self.embedder = Embedder.open(model_name, provider=DEVICES[device])
+        self.embedder = Embedder.open(model_name, provider=provider_of(device))
 
     def encode(
         self,
@@ -55,12 +43,12 @@ class GTEEmbedding:
 
         batch_size is accepted and not used: runs are planned by tokens.
         """
-        given = [] if texts is None else texts if isinstance(texts, str) else list(texts)
+        states = self.embedder._states([] if texts is None else texts, max_length, return_sparse or None, dimension)
         result: dict[str, Any] = {}
         if return_dense:
-            result["dense_embeddings"] = self._dense(given, dimension, max_length)
+            result["dense_embeddings"] = scoring.cut_and_normalise(states.cls) if self.normalized else states.cls
         if return_sparse:
-            result["token_weights"] = self.embedder.token_weights(given, max_length=max_length)
+            result["token_weights"] = self.embedder._by_key(states)
         return result
 
     def compute_scores(
@@ -76,9 +64,15 @@ class GTEEmbedding:
         scores = self.embedder.score(pairs, dense_weight, sparse_weight, dim=dimension, max_length=max_length)
         return [float(score) for score in scores]
 
-    def _dense(self, texts: str | list[str], dimension: int | None, max_length: int) -> NDArray[np.float32]:
-        states = self.embedder.states(texts, dim=dimension, max_length=max_length)
-        return scoring.cut_and_normalise(states) if self.normalized else states
+    def close(self) -> None:
+        """Stop what runs and give memory back."""
+        self.embedder.close()
+
+    def __enter__(self) -> GTEEmbedding:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 GTEEmbeddidng = GTEEmbedding

@@ -1,0 +1,215 @@
+"""sentence-transformers' CrossEncoder, on a reranker's bundle; with numpy arrays where the original gives tensors.
+
+Checked against sentence-transformers 6.2.0. What differs: no other device is looked for, there are no
+process pools and no prompts for pairs, and `batch_size` changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..reranker import Reranker
+from .arguments import check_batch_size, refuse, warn_without_effect
+from .device import provider_of
+from .tensors import as_rows, as_torch, is_tensor
+
+logger = logging.getLogger(__name__)
+
+Activation = Callable[[Any], Any]
+
+
+class CrossEncoder:
+    """sentence-transformers' constructor, `predict` and `rank`."""
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path = "gte-multilingual-reranker-base",
+        *,
+        modules: object = None,
+        device: object = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        model_card_data: object = None,
+        backend: str = "torch",
+        num_labels: int | None = None,
+        max_length: int | None = None,
+        activation_fn: Activation | None = None,
+        keep_in_fp32_modules: list[str] | None = None,
+        automodel_args: Mapping[str, Any] | None = None,
+        default_activation_function: Activation | None = None,
+        variant: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Open a bundle.
+
+        Args:
+            model_name_or_path: a reranker's bundle directory, or the name of a model.
+            modules: refused; a bundle is one whole model.
+            device: None or "cpu", or "cuda".
+            prompts, default_prompt_name: refused; pairs take no prompts here.
+            cache_folder, trust_remote_code, local_files_only, token, model_card_data: accepted; nothing is downloaded here,
+                and nobody's code is run.
+            revision: refused; a bundle is of one revision.
+            model_kwargs, processor_kwargs, config_kwargs, backend, keep_in_fp32_modules: accepted with a warning.
+            num_labels: None or 1, which is what a reranker has.
+            max_length: tokens of a pair; by default the model's.
+            activation_fn: what makes a score of the model's raw number; by default the logistic function, as there.
+            automodel_args, default_activation_function: older names of model_kwargs and activation_fn.
+            variant: ours; a variant of the bundle.
+            threads: ours; of one run, by default all that this process may use.
+        """
+        refuse({"modules": modules}, "a bundle is one whole model; name a bundle")
+        refuse({"prompts": prompts, "default_prompt_name": default_prompt_name}, "pairs take no prompts here")
+        refuse({"revision": revision}, "a bundle is of one revision; build or pull the one you want")
+        if num_labels not in (None, 1):
+            raise ConfigError(f"num_labels is {num_labels}; a reranker has 1")
+        warn_without_effect(
+            {
+                "model_kwargs": model_kwargs or automodel_args,
+                "processor_kwargs": processor_kwargs,
+                "config_kwargs": config_kwargs,
+                "keep_in_fp32_modules": keep_in_fp32_modules,
+                **({"backend": backend} if backend != "torch" else {}),
+            }
+        )
+        self.activation_fn = activation_fn or default_activation_function
+        self._provider = provider_of(device)
+        self.reranker = Reranker.open(model_name_or_path, provider=self._provider, variant=variant, threads=threads)
+        self.max_seq_length: int = min(8192, self.reranker.max_length) if max_length is None else max_length
+
+    def predict(
+        self,
+        inputs: Sequence[tuple[str, str]] | tuple[str, str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        apply_softmax: bool | None = False,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: object = None,
+        pool: object = None,
+        chunk_size: int | None = None,
+        *,
+        sentences: Sequence[tuple[str, str]] | tuple[str, str] | None = None,
+    ) -> Any:
+        """Scores of pairs, float32 [N]; one number for a single pair.
+
+        Args:
+            inputs: pairs of texts, or one pair. `sentences` is its older name.
+            prompt_name, prompt: refused.
+            batch_size: accepted; runs are planned by tokens.
+            show_progress_bar: on stderr, if that is a terminal. None shows it where this module logs INFO.
+            activation_fn: in the constructor's place. A torch function gets a tensor, any other a numpy array.
+            apply_softmax: accepted; there is one score for each pair.
+            convert_to_numpy: False gives a list of tensors, if the program has imported torch.
+            convert_to_tensor: one tensor, if the program has imported torch.
+            device: the one the model was opened on, or None.
+            pool: refused; one call uses all processors it may.
+            chunk_size: accepted; it is about pools.
+
+        Raises:
+            InputError: not a pair of strings; the index is the pair's.
+            ConfigError: a parameter out of range, or one that asks for what is not given here.
+        """
+        if (inputs is None) == (sentences is None):
+            raise TypeError("predict() takes the pairs once: as `inputs`, or as `sentences`, its older name")
+        given: Any = sentences if inputs is None else inputs
+        self._check(prompt_name, prompt, batch_size, device, pool)
+        single = len(given) == 2 and all(isinstance(text, str) for text in given)
+        pairs = [tuple(given)] if single else given.tolist() if isinstance(given, np.ndarray) else given
+        shown = logger.getEffectiveLevel() <= logging.INFO if show_progress_bar is None else show_progress_bar
+        function = activation_fn or self.activation_fn
+        scores = self.reranker.score(pairs, self.max_seq_length, show_progress=shown, sigmoid=function is None)
+        if function is not None:
+            scores = _activated(scores, function)
+        result: Any = scores
+        if convert_to_tensor:
+            result = as_torch(scores, "convert_to_tensor=True")
+        elif not convert_to_numpy:
+            result = list(as_torch(scores, "convert_to_numpy=False"))
+        return result[0] if single else result
+
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        top_k: int | None = None,
+        return_documents: bool = False,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        activation_fn: Activation | None = None,
+        device: object = None,
+        pool: object = None,
+        chunk_size: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """[{"corpus_id": position, "score": float, "text": document}], best first; "text" if asked for."""
+        listed = list(documents)
+        pairs = [(query, document) for document in listed]
+        scores = self.predict(
+            pairs, prompt_name, prompt, batch_size, show_progress_bar, activation_fn, device=device, pool=pool, chunk_size=chunk_size
+        )
+        order = np.argsort(-scores, kind="stable")[:top_k].tolist()
+        text = [{"text": listed[row]} if return_documents else {} for row in order]
+        return [{"corpus_id": row, "score": float(scores[row]), **more} for row, more in zip(order, text, strict=True)]
+
+    @property
+    def max_length(self) -> int:
+        """max_seq_length, by its older name."""
+        return self.max_seq_length
+
+    @max_length.setter
+    def max_length(self, value: int) -> None:
+        self.max_seq_length = value
+
+    @property
+    def device(self) -> str:
+        """Where the model runs; a string, where the original has a torch.device."""
+        return self._provider
+
+    def eval(self) -> CrossEncoder:
+        """Itself: there is nothing but inference."""
+        return self
+
+    def close(self) -> None:
+        """Stop what runs and give memory back."""
+        self.reranker.close()
+
+    def __enter__(self) -> CrossEncoder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self, prompt_name: str | None, prompt: str | None, batch_size: int, device: object, pool: object) -> None:
+        check_batch_size(batch_size)
+        refuse({"prompt_name": prompt_name, "prompt": prompt}, "pairs take no prompts here")
+        refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
+        if device is not None and (isinstance(device, (list, tuple)) or provider_of(device) != self._provider):
+            raise ConfigError(f"device is {str(device)[:40]!r}; this model is open on {self._provider!r}")
+
+
+def _activated(logits: NDArray[np.float32], function: Activation) -> NDArray[np.float32]:
+    torch = sys.modules.get("torch")
+    theirs = torch is not None and (isinstance(function, torch.nn.Module) or str(getattr(function, "__module__", "")).startswith("torch"))
+    result = function(as_torch(logits, "activation_fn") if theirs else logits)
+    return as_rows(result) if is_tensor(result) else np.asarray(result, np.float32)

@@ -1,0 +1,305 @@
+"""sentence-transformers' model class, on a bundle; with numpy arrays where the original gives tensors.
+
+Checked against sentence-transformers 6.2.0. What differs:
+
+- `similarity` gives a numpy array, unless it is given tensors.
+- An empty list gives shape [0, dim]; the original's array has no second axis.
+- No other device is looked for, and there are no process pools: one call uses all processors it may.
+- `batch_size` changes nothing. Texts are run by length, within a budget of tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..embedder import Embedder
+from ..errors import ConfigError
+from ..scoring import cut_and_normalise
+from ..tokenization import as_texts, check_text
+from . import similarity
+from .arguments import check_batch_size, refuse, warn_without_effect
+from .device import provider_of
+from .precision import check_precision, quantize
+from .prompts import DOCUMENT_NAMES, resolve
+from .tensors import as_rows, as_torch, is_tensor
+
+logger = logging.getLogger(__name__)
+
+
+class SentenceTransformer:
+    """sentence-transformers' constructor and methods, as far as they embed text."""
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path = "gte-mini",
+        *,
+        modules: object = None,
+        device: object = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        cache_folder: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        use_auth_token: bool | str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        model_card_data: object = None,
+        backend: str = "torch",
+        similarity_fn_name: str | None = None,
+        truncate_dim: int | None = None,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
+        variant: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Open a bundle.
+
+        Args:
+            model_name_or_path: a bundle directory, or the name of a model.
+            modules: refused; a bundle is one whole model.
+            device: None or "cpu", or "cuda".
+            prompts: texts to put in front, by name; they win over the model's own. "query" and "document" are empty unless
+                the model or the caller says otherwise.
+            default_prompt_name: the one that is used where a call names none; by default the model's.
+            cache_folder, trust_remote_code, local_files_only, token, use_auth_token, model_card_data: accepted; nothing is
+                downloaded here, and nobody's code is run.
+            revision: refused; a bundle is of one revision.
+            model_kwargs, config_kwargs, backend: accepted with a warning.
+            processor_kwargs: "model_max_length" is the length at which texts are cut; anything else is met with a warning.
+            similarity_fn_name: "cosine" (the default), "dot", "euclidean" or "manhattan".
+            truncate_dim: cut vectors to this many values.
+            tokenizer_kwargs: processor_kwargs, by its older name.
+            variant: ours; a variant of the bundle.
+            threads: ours; of one run, by default all that this process may use.
+        """
+        refuse({"modules": modules}, "a bundle is one whole model; name a bundle")
+        refuse({"revision": revision}, "a bundle is of one revision; build or pull the one you want")
+        processor = dict(processor_kwargs or tokenizer_kwargs or {})
+        length = processor.pop("model_max_length", None)
+        other_backend = {"backend": backend} if backend != "torch" else {}
+        warn_without_effect({"model_kwargs": model_kwargs, "config_kwargs": config_kwargs, "processor_kwargs": processor, **other_backend})
+        self._similarity = ""
+        self.similarity_fn_name = "cosine" if similarity_fn_name is None else similarity_fn_name
+        self.truncate_dim = truncate_dim
+        self._provider = provider_of(device)
+        self.embedder = Embedder.open(model_name_or_path, provider=self._provider, variant=variant, threads=threads)
+        manifest = self.embedder.manifest
+        self.prompts = {"query": "", "document": "", **manifest.prompts, **(prompts or {})}
+        self.default_prompt_name = default_prompt_name or manifest.default_prompt or None
+        resolve(self.prompts, None, None, self.default_prompt_name)
+        self.max_seq_length: int = min(8192, self.embedder.max_length) if length is None else length
+
+    def encode(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: object = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: object = None,
+        chunk_size: int | None = None,
+        *,
+        sentences: str | Iterable[str] | None = None,
+    ) -> Any:
+        """Vectors of texts: float32 [N, dim], or [dim] for a single string.
+
+        Whole vectors have length 1, as the model's own `Normalize` module makes them. Cut ones do not,
+        unless `normalize_embeddings` says so.
+
+        Args:
+            inputs: one string or any iterable of strings. `sentences` is its older name.
+            prompt_name: the name of one of `prompts`.
+            prompt: a text to put in front, whatever the name says.
+            batch_size: accepted; runs are planned by tokens.
+            show_progress_bar: on stderr, if that is a terminal. None shows it where this module logs INFO.
+            output_value: "sentence_embedding"; states of single tokens are not given.
+            precision: "float32", "int8", "uint8", "binary" or "ubinary".
+            convert_to_numpy: False gives a list of tensors, if the program has imported torch.
+            convert_to_tensor: one tensor, if the program has imported torch.
+            device: the one the model was opened on, or None.
+            normalize_embeddings: give length 1 after the cut.
+            truncate_dim: cut vectors to this many values; by default the constructor's.
+            pool: refused; one call uses all processors it may.
+            chunk_size: accepted; it is about pools.
+
+        Raises:
+            InputError: with the index of the text.
+            ConfigError: a parameter out of range, or one that asks for what is not given here.
+        """
+        texts = _the_texts(inputs, sentences)
+        check_batch_size(batch_size)
+        check_precision(precision)
+        refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
+        if output_value != "sentence_embedding":
+            raise ConfigError(f"output_value is {output_value!r}; only 'sentence_embedding' is given, states of single tokens are not")
+        if device is not None and (isinstance(device, (list, tuple)) or provider_of(device) != self._provider):
+            raise ConfigError(f"device is {str(device)[:40]!r}; this model is open on {self._provider!r}")
+        single = isinstance(texts, str)
+        front = resolve(self.prompts, prompt, prompt_name, self.default_prompt_name)
+        dim = self.truncate_dim if truncate_dim is None else truncate_dim
+        shown = logger.getEffectiveLevel() <= logging.INFO if show_progress_bar is None else show_progress_bar
+        vectors = self._vectors(_with_prompt(texts, front), dim, normalize_embeddings, shown)
+        finished = quantize(vectors, precision)
+        result: Any = finished
+        if convert_to_tensor:
+            result = as_torch(finished, "convert_to_tensor=True")
+        elif not convert_to_numpy:
+            result = list(as_torch(finished, "convert_to_numpy=False"))
+        return result[0] if single else result
+
+    def encode_query(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: object = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: object = None,
+        chunk_size: int | None = None,
+        *,
+        sentences: str | Iterable[str] | None = None,
+    ) -> Any:
+        """`encode` with the prompt named "query", unless another one is named."""
+        if prompt is None and prompt_name is None and "query" in self.prompts:
+            prompt_name = "query"
+        return self.encode(
+            inputs, prompt_name, prompt, batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor,
+            device, normalize_embeddings, truncate_dim, pool, chunk_size, sentences=sentences,
+        )  # fmt: skip
+
+    def encode_document(
+        self,
+        inputs: str | Iterable[str] | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: object = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: object = None,
+        chunk_size: int | None = None,
+        *,
+        sentences: str | Iterable[str] | None = None,
+    ) -> Any:
+        """`encode` with the prompt for documents ("document", "passage" or "corpus"), unless another one is named."""
+        if prompt is None and prompt_name is None:
+            prompt_name = next((name for name in DOCUMENT_NAMES if name in self.prompts), None)
+        return self.encode(
+            inputs, prompt_name, prompt, batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor,
+            device, normalize_embeddings, truncate_dim, pool, chunk_size, sentences=sentences,
+        )  # fmt: skip
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """Which similarity `similarity` and `similarity_pairwise` compute."""
+        return self._similarity
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: object) -> None:
+        name = getattr(value, "value", value)  # theirs may be a member of an enumeration
+        if name not in similarity.NAMES:
+            raise ConfigError(f"similarity_fn_name is {str(name)[:40]!r}; expected one of {', '.join(similarity.NAMES)}")
+        self._similarity = str(name)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Each with each, [N, M]. Tensors in, a tensor out; else a numpy array."""
+        return _like(similarity.each_with_each(self._similarity, as_rows(embeddings1), as_rows(embeddings2)), embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
+        """Row i with row i, [N]. Tensors in, a tensor out; else a numpy array."""
+        return _like(similarity.pairwise(self._similarity, as_rows(embeddings1), as_rows(embeddings2)), embeddings1, embeddings2)
+
+    def get_embedding_dimension(self) -> int:
+        """Values of a vector as `encode` gives it."""
+        return self.embedder.dim if self.truncate_dim is None else min(self.truncate_dim, self.embedder.dim)
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    def get_max_seq_length(self) -> int:
+        """Tokens at which texts are cut."""
+        return self.max_seq_length
+
+    @contextmanager
+    def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """Another `truncate_dim` for the calls of a `with` block."""
+        before, self.truncate_dim = self.truncate_dim, truncate_dim
+        try:
+            yield
+        finally:
+            self.truncate_dim = before
+
+    truncate_sentence_embeddings = truncate_embeddings
+
+    @property
+    def device(self) -> str:
+        """Where the model runs; a string, where the original has a torch.device."""
+        return self._provider
+
+    def eval(self) -> SentenceTransformer:
+        """Itself: there is nothing but inference."""
+        return self
+
+    def close(self) -> None:
+        """Stop what runs and give memory back."""
+        self.embedder.close()
+
+    def __enter__(self) -> SentenceTransformer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _vectors(self, texts: Iterable[str], dim: int | None, normalize: bool, show_progress: bool) -> NDArray[np.float32]:
+        self.embedder._check_dim(dim)  # before the work, not after
+        whole = cut_and_normalise(self.embedder._states(texts, self.max_seq_length, None, show_progress=show_progress).cls)
+        if dim is None:
+            return whole
+        return cut_and_normalise(whole, dim) if normalize else np.ascontiguousarray(whole[:, :dim])
+
+
+def _the_texts(inputs: Any, sentences: Any) -> Any:
+    if (inputs is None) == (sentences is None):
+        raise TypeError("encode() takes the texts once: as `inputs`, or as `sentences`, its older name")
+    return sentences if inputs is None else inputs
+
+
+def _with_prompt(texts: Any, front: str) -> list[str]:
+    # Checked before the prompt is put in front, or a number would be reported as a failed addition.
+    return [front + check_text(text, index) for index, text in enumerate(as_texts(texts))]
+
+
+def _like(result: Any, *given: Any) -> Any:
+    """A tensor where one was given, alone or in a list; on its device."""
+    for values in given:
+        first = values[0] if isinstance(values, (list, tuple)) and len(values) else values
+        if is_tensor(first):
+            return as_torch(np.asarray(result), "a tensor").to(first.device)
+    return result
