@@ -172,6 +172,23 @@ def _makespan(costs: Sequence[float], workers: int) -> float:
     return max(busy)
 
 
+def plan_packed(lengths: Sequence[int], budget: Budget) -> list[Int64]:
+    """Group texts for packed runs, the longest first. Attention takes any lengths in one run, so only tokens count.
+
+    Neighbours in length run together all the same: the grid of the attention kernel is as long as the longest.
+    """
+    groups: list[list[int]] = []
+    tokens = 0
+    for row in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
+        tokens += lengths[row]
+        if groups and tokens <= budget.max_tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+            tokens = lengths[row]
+    return [np.array(group, np.int64) for group in groups]
+
+
 def plan_padded(lengths: Sequence[int], budget: Budget) -> list[Int64]:
     """Group texts for padded runs, sorted by length so that little is padded."""
     groups: list[list[int]] = []
@@ -211,6 +228,23 @@ def ragged_inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
         "padded_index": np.where(inside, starts[:, None] + column, 0),
         "flat_index": np.flatnonzero(inside),
         "uniform": np.array(batch.uniform),
+    }
+
+
+def packed_inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
+    """The arrays that a packed graph takes, by name.
+
+    `token_offset` [B, S] is the operator's own form: the places of all tokens in a padded [B, S], then
+    the places where padding would stand. Only its shape is read where FlashAttention runs.
+    """
+    lengths, starts = batch.lengths.astype(np.int64), batch.cu_seqlens[:-1].astype(np.int64)
+    inside = np.arange(int(lengths.max())) < lengths[:, None]
+    places = np.concatenate((np.flatnonzero(inside), np.flatnonzero(~inside)))
+    return {
+        "input_ids": batch.input_ids,
+        "position_ids": np.arange(len(batch.input_ids)) - np.repeat(starts, lengths),
+        "cu_seqlens": batch.cu_seqlens,
+        "token_offset": places.astype(np.int32).reshape(inside.shape),
     }
 
 

@@ -49,6 +49,7 @@ INPUT_TYPES = {
     "cu_seqlens": "tensor(int32)",
     "padded_index": "tensor(int64)",
     "flat_index": "tensor(int64)",
+    "token_offset": "tensor(int32)",
     "uniform": "tensor(bool)",
 }
 """Every input that `batching` can make."""
