@@ -9,6 +9,7 @@ Specification: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOp
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, token_offset: Tensor, bounds: Tensor, heads: int) -> Tensor:
     """Bidirectional attention of each text to itself, on rows [T, H]; text i is rows bounds[i] to bounds[i + 1]."""
-    texts = [slice(int(start), int(end)) for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+    texts = [slice(start, end) for start, end in itertools.pairwise(bounds.tolist())]
     return torch.cat([multi_head_attention(q[None, text], k[None, text], v[None, text], None, heads)[0] for text in texts])
 
 

@@ -80,6 +80,9 @@ SMALLEST_SHARE, LARGEST_SHARE = 256, 1024
 """Tokens of one run where work is spread over workers: below, a run costs more than it brings; above,
 activations leave the cache and the last run keeps the others waiting."""
 
+SMALLEST_PACKED = 4096
+"""Tokens of one run on a GPU below which more devices do not help. An estimate: no GPU was at hand."""
+
 TOGETHER = 0.87
 """Speed of one run on all processors, against as many runs on one each. Measured on 2 cores, see the notes."""
 
@@ -88,6 +91,12 @@ def shared(budget: Budget, tokens: int, workers: int) -> Budget:
     """The budget of each run when this many tokens are spread over workers that run at the same time."""
     share = min(max(-(-tokens // workers), SMALLEST_SHARE), LARGEST_SHARE)
     return Budget(max_tokens=min(budget.max_tokens, share), max_scores=max(1, budget.max_scores // workers))
+
+
+def spread(budget: Budget, tokens: int, devices: int) -> Budget:
+    """The budget of each run where several devices share the work: each gets some, as long as a run is worth its start."""
+    share = max(-(-tokens // devices), SMALLEST_PACKED)
+    return Budget(max_tokens=min(budget.max_tokens, share), max_scores=budget.max_scores)
 
 
 def plan_ragged(lengths: Sequence[int], flash_from: int, budget: Budget, cost: Cost = Cost()) -> list[Int64]:
@@ -210,6 +219,17 @@ def make_batch(rows: Int64, ids: Sequence[Int64], flash_from: int) -> Batch:
     return Batch(rows, np.concatenate(chosen), bounds, uniform=len(chosen[0]) >= flash_from)
 
 
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """A batch of several texts as two, of about as many tokens each."""
+    middle = int(np.searchsorted(batch.cu_seqlens, len(batch.input_ids) / 2))
+    cut = min(max(middle, 1), len(batch.rows) - 1)
+    at = int(batch.cu_seqlens[cut])
+    return (
+        Batch(batch.rows[:cut], batch.input_ids[:at], batch.cu_seqlens[: cut + 1], batch.uniform),
+        Batch(batch.rows[cut:], batch.input_ids[at:], batch.cu_seqlens[cut:] - np.int32(at), batch.uniform),
+    )
+
+
 def ragged_inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
     """The arrays that a ragged graph takes, by name.
 
@@ -231,14 +251,15 @@ def ragged_inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
     }
 
 
-def packed_inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
+def packed_inputs(batch: Batch, longest: int | None = None) -> dict[str, NDArray[np.generic]]:
     """The arrays that a packed graph takes, by name.
 
     `token_offset` [B, S] is the operator's own form: the places of all tokens in a padded [B, S], then
-    the places where padding would stand. Only its shape is read where FlashAttention runs.
+    the places where padding would stand. Only its shape is read where FlashAttention runs. S may be larger
+    than the longest text.
     """
     lengths, starts = batch.lengths.astype(np.int64), batch.cu_seqlens[:-1].astype(np.int64)
-    inside = np.arange(int(lengths.max())) < lengths[:, None]
+    inside = np.arange(longest or int(lengths.max())) < lengths[:, None]
     places = np.concatenate((np.flatnonzero(inside), np.flatnonzero(~inside)))
     return {
         "input_ids": batch.input_ids,

@@ -200,7 +200,7 @@ def _gelu(node: Node, x: Array) -> Array:
 
 
 def _relu(node: Node, x: Array) -> Array:
-    return np.maximum(x, x.dtype.type(0))
+    return np.asarray(np.maximum(x, x.dtype.type(0)))
 
 
 def _reshape(node: Node, x: Array, shape: Array) -> Array:
@@ -254,9 +254,7 @@ def _rotary_embedding(node: Node, x: Array, positions: Array, cos: Array, sin: A
     return np.concatenate([first * c - second * s, second * c + first * s], -1).reshape(x.shape)
 
 
-def _packed_attention(
-    node: Node, query: Array, key: Array, value: Array, bias: Array | None, token_offset: Array, bounds: Array
-) -> Array:
+def _packed_attention(node: Node, query: Array, key: Array, value: Array, bias: Array | None, token_offset: Array, bounds: Array) -> Array:
     """Every text attends to itself. Rows behind the last bound are not written by the kernel: here they are not numbers."""
     heads, width = node.attributes["num_heads"], query.shape[-1]
     if query.ndim != 2 or query.shape != key.shape or bias is not None:
@@ -285,8 +283,9 @@ _erf = np.frompyfunc(erf, 1, 1)
 
 
 def _exact_gelu(x: Array) -> Array:
-    error: Array = _erf(x / np.float32(sqrt(2))).astype(np.float32)
-    return np.float32(0.5) * x * (1 + error)
+    error = np.asarray(_erf(x / np.float32(sqrt(2))), np.float32)
+    result: Array = np.float32(0.5) * x * (1 + error)
+    return result
 
 
 SPLIT_GELU_WIDTHS = (2560, 5120, 6144, 10240, 12288)
