@@ -36,6 +36,7 @@ from .session import (
     live,
     load_graph,
     new_run_options,
+    quiet,
     require_provider,
     runtime,
     translated,
@@ -51,9 +52,6 @@ BUFFERS = 64
 """Arrays on a device that are kept for the next run of their shape, in one lane."""
 
 NO_CAPTURE = "-1"
-
-SILENT, WARNINGS = 4, 2
-"""Severities of ONNX Runtime's logger of the whole process; the second is its default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,19 +107,16 @@ class CudaSession:
         self._pid = os.getpid()
         self._variant = variant
         self._lanes: list[Lane] = []
-        # A warning about plug-ins comes with every provider that is not one, and failures name the machine; they reach us as exceptions.
-        runtime().set_default_logger_severity(SILENT)
         try:
-            for device in options.devices:
-                load = partial(_load, graph, folder, variant, options, device)
-                self._lanes.append(Lane(load, Device("cuda", device), variant, width, options.buckets if options.latency else ()))
-            for lane in self._lanes:
-                lane.wait_until_loaded()
+            with quiet():
+                for device in options.devices:
+                    load = partial(_load, graph, folder, variant, options, device)
+                    self._lanes.append(Lane(load, Device("cuda", device), variant, width, options.buckets if options.latency else ()))
+                for lane in self._lanes:
+                    lane.wait_until_loaded()
         except BaseException:
             _close(self._lanes)
             raise
-        finally:
-            runtime().set_default_logger_severity(WARNINGS)
         self.workers = len(self._lanes)
         live.add(self)
         weakref.finalize(self, _close, self._lanes)  # a lane's thread lives on its own: it would hold the device's memory for ever

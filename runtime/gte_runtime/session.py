@@ -10,7 +10,8 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,9 @@ INPUT_TYPES = {
     "uniform": "tensor(bool)",
 }
 """Every input that `batching` can make."""
+
+SILENT, WARNINGS = 4, 2
+"""Severities of ONNX Runtime's logger; the second is its default."""
 
 LARGE = 2048
 """Tokens of a run after which its memory goes back to the system. By itself the arena keeps the peak for ever;
@@ -338,6 +342,19 @@ def check_signature(session: Any, variant: Variant, width: int) -> None:
     found_width = session.get_outputs()[0].shape[-1]
     if found_width != width:
         raise BundleError(f"{variant.graph}: expected {width} values in each row of cls, found {found_width}")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence ONNX Runtime's logger of the whole process while a GPU session opens.
+
+    It warns about plug-ins with every provider that is not one, and its failures, which name the machine, reach us as exceptions.
+    """
+    runtime().set_default_logger_severity(SILENT)
+    try:
+        yield
+    finally:
+        runtime().set_default_logger_severity(WARNINGS)
 
 
 def new_run_options() -> Any:
