@@ -321,12 +321,13 @@ class _Runner:
         shapes = ((bucket.texts, self._width), (bucket.tokens,))
         cls, weights = self._bound(feeds, shapes, options, binding, buffers)
         own = slice(filled.first, filled.first + len(batch.rows))
-        return Outputs(cls[own], weights[: len(batch.input_ids)])
+        # Copies: an array on the CPU is the buffer itself, which the next run writes to.
+        return Outputs(cls[own].copy(), weights[: len(batch.input_ids)].copy())
 
     def _run_padded(self, batch: Batch, options: Any) -> Outputs:
         feeds, mask = padded_inputs(batch), padding_mask(batch)
         cls, weights = self._bound(feeds, ((len(mask), self._width), mask.shape), options, None, self._buffers)
-        return Outputs(cls, weights[mask])
+        return Outputs(cls.copy(), weights[mask])
 
     def _bound(
         self, feeds: Mapping[str, NDArray[Any]], shapes: Sequence[tuple[int, ...]], options: Any, binding: Any, buffers: Buffers
