@@ -164,7 +164,7 @@ class Embedder:
         if verify not in ("auto", "always"):
             raise ConfigError(f"verify is {verify!r}; expected 'auto' or 'always'")
         count = thread_count(threads)
-        bundle = Bundle.open(locate(model))
+        bundle = Bundle.open(locate(model) if provider == "cpu" else locate(model, variant or VARIANTS[provider][0]))
         name = variant or _preferred(bundle, provider)
         chosen = bundle.variant(name)
         gpu = None
