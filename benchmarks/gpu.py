@@ -14,6 +14,7 @@ import argparse
 import datetime as dt
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -105,6 +106,13 @@ def parse() -> argparse.Namespace:
         arguments.checkpoint = arguments.checkpoint or ROOT / "models" / "gte-mini"
     elif arguments.checkpoint is None:
         parser.error("--checkpoint is needed; --dry runs without one")
+    python = shutil.which(arguments.torch_python)
+    if python is None:
+        parser.error(f"--torch-python {arguments.torch_python}: no such program")
+    # Workers run in another directory. Not resolved: an environment's Python is a link.
+    arguments.torch_python = str(Path(python).absolute())
+    arguments.checkpoint = arguments.checkpoint.absolute()
+    arguments.native = arguments.native and arguments.native.absolute()
     return arguments
 
 
