@@ -193,8 +193,8 @@ class _Job:
 class Lane:
     """One device: a thread, a session in it, a queue before it."""
 
-    def __init__(self, load: Callable[[], Any], device: Device, variant: Variant, width: int, buckets: Sequence[Bucket]) -> None:
-        """`load` is called in the lane's own thread, which captures the buckets then."""
+    def __init__(self, open_session: Callable[[], Any], device: Device, variant: Variant, width: int, buckets: Sequence[Bucket]) -> None:
+        """`open_session` is called in the lane's own thread, which captures the buckets then."""
         self.captured: list[Captured] = []
         self.load = 0
         """Tokens in it, waiting or running."""
@@ -206,7 +206,7 @@ class Lane:
         self._loaded = threading.Event()
         self._failure: BaseException | None = None
         name = f"gte-{device.kind}-{device.index}"
-        self._thread = threading.Thread(target=self._work, args=(load, tuple(buckets)), name=name, daemon=True)
+        self._thread = threading.Thread(target=self._work, args=(open_session, tuple(buckets)), name=name, daemon=True)
         self._thread.start()
 
     def wait_until_loaded(self) -> None:
@@ -258,9 +258,9 @@ class Lane:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _work(self, load: Callable[[], Any], buckets: Sequence[Bucket]) -> None:
+    def _work(self, open_session: Callable[[], Any], buckets: Sequence[Bucket]) -> None:
         try:
-            runner = _Runner(load(), self._device, self._variant, self._width)
+            runner = _Runner(open_session(), self._device, self._variant, self._width)
             for bucket in buckets:
                 started = time.perf_counter()
                 runner.capture(bucket)

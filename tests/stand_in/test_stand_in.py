@@ -131,15 +131,8 @@ def on_gpu(libraries: Path, tmp_path: Path) -> Any:
 def short(kernel: str) -> str:
     """What a mangled name stands for."""
     names = (
-        "flash_fwd_kernel",
-        "SkipLayerNorm",
-        "biasSplitGelu",
-        "RotaryEmbedding",
-        "OP_Add",
-        "OP_Cast",
-        "OP_Relu",
-        "Gather",
-        "cuApplyLayerNorm",
+        *("flash_fwd_kernel", "SkipLayerNorm", "biasSplitGelu", "RotaryEmbedding", "OP_Add"),
+        *("OP_Cast", "OP_Relu", "Gather", "cuApplyLayerNorm"),
     )
     return next((name for name in names if name in kernel), kernel)
 
@@ -159,10 +152,11 @@ session.close(); print(json.dumps(True))
     for section in ("1x16", "32x512", "4x8192"):
         started = Counter(short(d) if w == "kernel" else d.split()[0] for s, w, d in log if s == section and w in ("kernel", "product"))
         layers = {"GemmEx": 6, "OP_Add": 2, "RotaryEmbedding": 2, "flash_fwd_kernel": 1, "SkipLayerNorm": 2, "biasSplitGelu": 1}
-        outside = {"GemmEx": 1, "OP_Add": 2, "OP_Cast": 2, "OP_Relu": 1, "Gather": 2, "cuApply": 1}
+        # One Add more with weights that are not zero: ONNX Runtime takes out the head's bias of 0.
+        outside = {"GemmEx": 1, "OP_Add": 1, "OP_Cast": 2, "OP_Relu": 1, "Gather": 2, "cuApplyLayerNorm": 1}
         assert sum(layers.values()) == 14
         expected = Counter({name: 12 * count for name, count in layers.items()}) + Counter(outside)
-        assert started == expected or started == expected - Counter({"OP_Add": 1}), section
+        assert started == expected, section
 
 
 def test_latency_mode_captures_and_replays(on_gpu: Any, base: Path):
