@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint fix wheel-test mteb-test export clean
+.PHONY: demo test test-gpu test-stand-in lint fix wheel-test mteb-test export clean
 
 demo: $(VENV)/.runtime  ## set up the runtime and embed the model card's texts
 	$(BIN)/gte demo
@@ -30,6 +30,13 @@ export: $(VENV)/.dev  ## trace the committed graphs again
 	$(BIN)/gte-export trace tests/data/gte-tiny-reranker -o tests/data/gte-tiny-reranker/graphs
 	$(BIN)/python -m gte_export.probe runtime/gte_runtime/int8_probe.onnx
 
+test-gpu: $(VENV)-gpu/.ready  ## what needs an NVIDIA GPU; skipped with a reason where there is none
+	$(VENV)-gpu/bin/gte doctor --provider cuda || true
+	$(VENV)-gpu/bin/python -m pytest -m gpu tests/gpu
+
+test-stand-in: $(VENV)-gpu/.ready  ## the real CUDA provider on a CUDA without a GPU; needs gcc
+	$(VENV)-gpu/bin/python -m pytest -m stand_in tests/stand_in
+
 wheel-test:  ## the wheel alone, in an environment of its own
 	rm -rf $(VENV)-wheel dist
 	$(PYTHON) -m venv $(VENV)-wheel
@@ -42,7 +49,7 @@ mteb-test: $(VENV)-mteb/.mteb  ## mteb's evaluation of our models, in an environ
 	$(VENV)-mteb/bin/python -m pytest -p no:cacheprovider tests/contract/test_mteb.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-wheel $(VENV)-mteb dist
+	rm -rf $(VENV) $(VENV)-gpu $(VENV)-wheel $(VENV)-mteb dist
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -62,4 +69,13 @@ $(VENV)-mteb/.mteb: pyproject.toml
 	$(VENV)-mteb/bin/python -m pip --disable-pip-version-check install --quiet "torch==2.13.0"
 	$(VENV)-mteb/bin/python -m pip --disable-pip-version-check install --quiet "torch==2.13.0" "mteb==2.26.24" "pytest>=8" "onnxruntime>=1.24"
 	$(VENV)-mteb/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -e .
+	touch $@
+
+# An environment of its own: onnxruntime and onnxruntime-gpu install over each other. NVIDIA's libraries come from the
+# system or, with `make test-gpu EXTRAS=gpu,cuda`, from packages of 0.5 GB.
+EXTRAS ?= gpu
+$(VENV)-gpu/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
+	$(VENV)-gpu/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt -e ".[$(EXTRAS)]" --group test
 	touch $@

@@ -17,7 +17,10 @@ class Gte:
     def __init__(self, settings: dict[str, Any]) -> None:
         from gte_runtime import Embedder
 
-        self._embedder = Embedder.open(Path(settings["bundle"]), variant=settings["variant"], threads=settings["threads"])
+        self._embedder = Embedder.open(
+            Path(settings["bundle"]), variant=settings["variant"], threads=settings["threads"], provider=settings.get("provider", "cpu"),
+            latency=settings.get("latency", False),
+        )  # fmt: skip
         self.notes = dict(self._embedder.info)
 
     def run(self, batch: Sequence[Sequence[int]]) -> Float32:

@@ -149,6 +149,7 @@ class TracedEncoder(nn.Module):
         padded_index: Tensor | None = None,
         flat_index: Tensor | None = None,
         uniform: Tensor | None = None,
+        token_offset: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Every input that some attention asks for; the tracer reads their names here."""
         given = {
@@ -159,6 +160,7 @@ class TracedEncoder(nn.Module):
             "padded_index": padded_index,
             "flat_index": flat_index,
             "uniform": uniform,
+            "token_offset": token_offset,
         }
         inputs = {name: value for name, value in given.items() if value is not None}
         context = self.attention.context(self.rope.cos, self.rope.sin, inputs)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gte_runtime.architecture import Architecture
+from gte_runtime.evaluation import SPLIT_GELU_WIDTHS
 from gte_runtime.layout import Layout, place
 
 TABLE = "embeddings.word"
@@ -20,6 +21,15 @@ def table_file(dtype: str) -> str:
 
 def weights_file(dtype: str) -> str:
     return f"weights-{_short(dtype)}.bin"
+
+
+def packed_file(dtype: str) -> str:
+    return f"packed-{_short(dtype)}.bin"
+
+
+def splits_in_one_kernel(a: Architecture) -> bool:
+    """BiasSplitGelu has kernels for a few widths only; others take Split, Gelu and Mul."""
+    return 2 * a.intermediate_size in SPLIT_GELU_WIDTHS
 
 
 def table_layout(a: Architecture, dtype: str) -> Layout:
@@ -50,6 +60,24 @@ def _head(a: Architecture, dtype: str, reranker: bool) -> Iterator[dict[str, Any
         return
     yield _tensor("token_head.weight", dtype, (h, 1), "transpose_or_zeros", "token_head.weight")
     yield _tensor("token_head.bias", dtype, (1,), "transpose_or_zeros", "token_head.bias")
+
+
+def packed_layout(a: Architecture, dtype: str, reranker: bool = False) -> Layout:
+    """Everything but the table, as `packed.PackedEncoder` names it: up and gate side by side in one tensor."""
+    return place(packed_file(dtype), [*_packed_weights(a, dtype), *_head(a, dtype, reranker)])
+
+
+def _packed_weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
+    h, i = a.hidden_size, a.intermediate_size
+    for tensor in _weights(a, dtype):
+        name = tensor["name"]
+        if name == "layers.0.query.weight" and splits_in_one_kernel(a):
+            yield _tensor("no_bias", dtype, (2 * i,), "zeros")
+        if name.endswith(".gate.weight"):
+            at = name.removesuffix(".gate.weight")
+            yield _tensor(f"{at}.up_gate.weight", dtype, (h, 2 * i), "transpose_beside", f"{at}.up.weight", name)
+        elif not name.endswith(".up.weight"):
+            yield tensor
 
 
 def _weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:

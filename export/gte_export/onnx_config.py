@@ -18,7 +18,9 @@ class EncoderOnnxConfig(OnnxConfig):
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
     MIN_TRANSFORMERS_VERSION = OnnxConfig.MIN_TRANSFORMERS_VERSION
 
-    def __init__(self, encoder: TracedEncoder, attention: TracedAttention, rows: int, atol: float, batch: int = 0) -> None:
+    def __init__(
+        self, encoder: TracedEncoder, attention: TracedAttention, rows: int, atol: float, batch: int = 0, *, runs_on_cpu: bool = True
+    ) -> None:
         """`rows` bounds the token ids, `atol` the difference to PyTorch, `batch` chooses the dummy inputs."""
         super().__init__(PretrainedConfig())
         self.encoder = encoder
@@ -26,6 +28,7 @@ class EncoderOnnxConfig(OnnxConfig):
         self.rows = rows
         self.ATOL_FOR_VALIDATION = atol
         self.batch = batch
+        self.runs_on_cpu = runs_on_cpu
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
@@ -34,6 +37,11 @@ class EncoderOnnxConfig(OnnxConfig):
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
         return {name: dict(axes) for name, axes in self.encoder.outputs.items()}
+
+    def fix_dynamic_axes(self, *arguments: Any, **options: Any) -> None:
+        """Runs the graph to learn the names of open axes; where no CPU has the kernels, the names given here must do."""
+        if self.runs_on_cpu:
+            super().fix_dynamic_axes(*arguments, **options)
 
     def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
         inputs = self.attention.dummy_inputs(self.rows)[self.batch]

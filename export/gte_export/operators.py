@@ -9,6 +9,7 @@ Specification: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOp
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ _library = torch.library.Library("gte", "DEF")
 _library.define("rotary_embedding(Tensor x, Tensor positions, Tensor cos, Tensor sin, int heads) -> Tensor")
 _library.define("quantize_rows(Tensor x, Tensor steps, Tensor zeros) -> Tensor")
 _library.define("matmul_int8(Tensor x, Tensor weight, Tensor scale) -> Tensor")
+_library.define("packed_attention(Tensor q, Tensor k, Tensor v, Tensor token_offset, Tensor bounds, int heads) -> Tensor")
+_library.define("skip_layer_norm(Tensor x, Tensor skip, Tensor weight, Tensor beta, Tensor bias, float eps) -> Tensor")
+_library.define("bias_split_gelu(Tensor x, Tensor bias) -> Tensor")
 _library.define("multi_head_attention(Tensor q, Tensor k, Tensor v, Tensor? lengths, int heads) -> Tensor")
 
 
@@ -47,6 +51,24 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
 
 
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, token_offset: Tensor, bounds: Tensor, heads: int) -> Tensor:
+    """Bidirectional attention of each text to itself, on rows [T, H]; text i is rows bounds[i] to bounds[i + 1]."""
+    texts = [slice(start, end) for start, end in itertools.pairwise(bounds.tolist())]
+    return torch.cat([multi_head_attention(q[None, text], k[None, text], v[None, text], None, heads)[0] for text in texts])
+
+
+def skip_layer_norm(x: Tensor, skip: Tensor, weight: Tensor, beta: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm of a sum of three, in float32."""
+    total = x.float() + skip.float() + bias.float()
+    return torch.nn.functional.layer_norm(total, weight.shape, weight.float(), beta.float(), eps).to(x.dtype)
+
+
+def bias_split_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """First half times the gelu of the second, after the bias."""
+    left, right = (x.float() + bias.float()).chunk(2, -1)
+    return (left * torch.nn.functional.gelu(right)).to(x.dtype)
+
+
 def quantize_rows(x: Tensor, steps: Tensor, zeros: Tensor) -> Tensor:
     """[1, T, K] to uint8 around `zeros` [T] in steps [T], half to even."""
     return (torch.round(x / steps.reshape(1, -1, 1)) + zeros.reshape(1, -1, 1)).clamp(0, 255).to(torch.uint8)
@@ -57,6 +79,9 @@ def matmul_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     return ((x.double() - ZERO) @ weight.double()).float() * scale
 
 
+_library.impl("packed_attention", packed_attention, "CompositeExplicitAutograd")
+_library.impl("skip_layer_norm", skip_layer_norm, "CompositeExplicitAutograd")
+_library.impl("bias_split_gelu", bias_split_gelu, "CompositeExplicitAutograd")
 _library.impl("quantize_rows", quantize_rows, "CompositeExplicitAutograd")
 _library.impl("matmul_int8", matmul_int8, "CompositeExplicitAutograd")
 _library.impl("rotary_embedding", rotary_embedding, "CompositeExplicitAutograd")
@@ -83,6 +108,30 @@ def _attention_symbol(g: Any, q: Any, k: Any, v: Any, lengths: Any, heads: int) 
     return out
 
 
+@symbolic_helper.parse_args("v", "v", "v", "v", "v", "i")
+def _packed_attention_symbol(g: Any, q: Any, k: Any, v: Any, token_offset: Any, bounds: Any, heads: int) -> Any:
+    # q, k and v apart and without bias: the only form that takes FlashAttention for every length.
+    no_bias = g.op("prim::Constant")
+    no_bias.setType(torch._C.OptionalType.ofTensor())
+    out = g.op("com.microsoft::PackedMultiHeadAttention", q, k, v, no_bias, token_offset, bounds, num_heads_i=heads)
+    out.setType(q.type())
+    return out
+
+
+@symbolic_helper.parse_args("v", "v", "v", "v", "v", "f")
+def _skip_layer_norm_symbol(g: Any, x: Any, skip: Any, weight: Any, beta: Any, bias: Any, eps: float) -> Any:
+    out = g.op("com.microsoft::SkipLayerNormalization", x, skip, weight, beta, bias, epsilon_f=eps)
+    out.setType(skip.type())
+    return out
+
+
+@symbolic_helper.parse_args("v", "v")
+def _bias_split_gelu_symbol(g: Any, x: Any, bias: Any) -> Any:
+    out = g.op("com.microsoft::BiasSplitGelu", x, bias)
+    out.setType(x.type().with_sizes([None, None, symbolic_helper._get_tensor_sizes(bias)[0] // 2]))
+    return out
+
+
 @symbolic_helper.parse_args("v", "v", "v")
 def _quantize_symbol(g: Any, x: Any, steps: Any, zeros: Any) -> Any:
     out = g.op("QuantizeLinear", x, steps, zeros, axis_i=1)
@@ -106,6 +155,9 @@ OPSET = 20
 """The first in which Gelu is one operator, and the last of the tracer that optimum drives."""
 
 register_custom_op_symbolic("gte::rotary_embedding", _rotary_symbol, 1)
+register_custom_op_symbolic("gte::packed_attention", _packed_attention_symbol, 1)
+register_custom_op_symbolic("gte::skip_layer_norm", _skip_layer_norm_symbol, 1)
+register_custom_op_symbolic("gte::bias_split_gelu", _bias_split_gelu_symbol, 1)
 register_custom_op_symbolic("gte::quantize_rows", _quantize_symbol, 1)
 register_custom_op_symbolic("gte::matmul_int8", _matmul_int8_symbol, 1)
 register_custom_op_symbolic("gte::multi_head_attention", _attention_symbol, 1)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from optimum.exporters.onnx import export
@@ -22,20 +23,23 @@ from transformers import PretrainedConfig
 
 from gte_runtime.architecture import Architecture, read_config
 from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.evaluation import Evaluator
 from gte_runtime.graph import inspect_graph
 from gte_runtime.layout import DTYPES, Layout
 from gte_runtime.recipe import FILE as RECIPE
 from gte_runtime.recipe import GraphRecipe, Recipe, read_recipe
 
 from .attention import TracedAttention
+from .attention.packed import PackedAttention
 from .attention.padded import PaddedAttention
 from .attention.ragged import RaggedAttention
 from .detach import detach
 from .encoder import Encoder, TracedEncoder
 from .int8 import Int8Encoder
-from .layout import TABLE, table_file, table_layout, weights_file, weights_layout
+from .layout import TABLE, packed_file, packed_layout, splits_in_one_kernel, table_file, table_layout, weights_file, weights_layout
 from .onnx_config import EncoderOnnxConfig
 from .operators import OPSET
+from .packed import PackedEncoder
 
 TRACED_ROWS = 32
 """Rows of the embedding and RoPE tables while tracing; at least the longest dummy text."""
@@ -43,6 +47,10 @@ TRACED_ROWS = 32
 
 INT8_DISTANCE = 0.1
 """A cosine of 0.995, where a build still succeeds: narrow models with random weights come near it. Wide ones are above 0.9995."""
+
+
+SKIP_NORM_IN_FP32 = "1.27"
+"""Before, SkipLayerNormalization summed in float16 (https://github.com/microsoft/onnxruntime/pull/28682)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +63,9 @@ class Plan:
     weights: str
     """Type of all other weights."""
     batch: str
-    """`ragged` or `padded`."""
+    """`ragged`, `packed` or `padded`."""
+    file_of_weights: Callable[[str], str] = weights_file
+    """Name of the weight file for a type."""
     attention: Callable[[Architecture], TracedAttention]
     encoder: Callable[[Architecture, TracedAttention], TracedEncoder] = Encoder
     min_onnxruntime: str
@@ -71,7 +81,7 @@ class Plan:
         return f"{self.variant}.{table_file(self.table).removesuffix('.bin')}.onnx"
 
 
-def plans() -> Iterator[Plan]:
+def plans(a: Architecture) -> Iterator[Plan]:
     """Every graph of an architecture."""
     fused = {"com.microsoft::RotaryEmbedding": 2, "com.microsoft::MultiHeadAttention": 2, "If": 1, "Gelu": 1}
     plain = {"Softmax": 1, "Gelu": 1, "LayerNormalization": 2}
@@ -89,6 +99,15 @@ def plans() -> Iterator[Plan]:
         min_onnxruntime="1.24", tolerance=INT8_DISTANCE,
         atol=3e-2,  # a value between two steps may go the other way
         operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
+    )  # fmt: skip
+    gelu = "com.microsoft::BiasSplitGelu" if splits_in_one_kernel(a) else "Gelu"
+    yield Plan(
+        variant="cuda-fp16", table="float16", weights="float16", batch="packed", attention=PackedAttention, encoder=PackedEncoder,
+        file_of_weights=packed_file, min_onnxruntime=SKIP_NORM_IN_FP32, tolerance=1e-2, atol=2e-2,
+        operators={
+            "com.microsoft::RotaryEmbedding": 2, "com.microsoft::PackedMultiHeadAttention": 1, "com.microsoft::SkipLayerNormalization": 2,
+            gelu: 1, "LayerNormalization": 0, "Gemm": 0,
+        },
     )  # fmt: skip
     yield Plan(
         variant="portable-fp16", table="float16", weights="float16", batch="padded", attention=PaddedAttention,
@@ -113,10 +132,11 @@ def trace(source: Path, output: Path) -> Recipe:
     for layout in (
         *(table_layout(a, dtype) for dtype in DTYPES),
         *(weights_layout(a, dtype, reranker) for dtype in DTYPES),
+        packed_layout(a, "float16", reranker),
     ):
         layouts[layout.file] = layout
         (output / layout_name(layout)).write_text(layout.to_json(), encoding="utf-8")
-    graphs = tuple(_graph(plan, a, layouts, output, reranker) for plan in plans())
+    graphs = tuple(_graph(plan, a, layouts, output, reranker) for plan in plans(a))
     recipe = Recipe(name=output.resolve().name, architecture=a, graphs=graphs)
     (output / RECIPE).write_text(recipe.to_toml(), encoding="utf-8")
     return recipe
@@ -139,7 +159,7 @@ def layout_name(layout: Layout) -> str:
 
 
 def _graph(plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path, reranker: bool) -> GraphRecipe:
-    files = (table_file(plan.table), weights_file(plan.weights))
+    files = (table_file(plan.table), plan.file_of_weights(plan.weights))
     model = detach(_traced(plan, a, reranker), [layouts[file] for file in files])
     _count_operators(model, plan, a.layers)
     if not reranker:
@@ -180,14 +200,29 @@ def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
         path = Path(folder) / "traced.onnx"
         # A last bit that differs turns roundings to int8 over, and with random weights each layer enlarges that.
         atol = plan.atol * (10 if plan.weights == "int8" and a.layers > 12 else 1)
+        on_cpu = plan.batch != "packed"
         _, outputs = export(
-            encoder, EncoderOnnxConfig(encoder, attention, TRACED_ROWS, atol), path, opset=OPSET,
+            encoder, EncoderOnnxConfig(encoder, attention, TRACED_ROWS, atol, runs_on_cpu=on_cpu), path, opset=OPSET,
             do_constant_folding=False,
         )  # fmt: skip
         for batch in range(len(attention.dummy_inputs(TRACED_ROWS))):
             config = EncoderOnnxConfig(encoder, attention, TRACED_ROWS, atol, batch)
-            validate_model_outputs(config, encoder, path, outputs, use_subprocess=False)
+            if on_cpu:
+                validate_model_outputs(config, encoder, path, outputs, use_subprocess=False)
+            else:
+                _evaluate(plan, encoder, path, config.generate_dummy_inputs())
         return onnx.load(path)
+
+
+def _evaluate(plan: Plan, encoder: TracedEncoder, path: Path, inputs: dict[str, torch.Tensor]) -> None:
+    """No CPU has kernels for these operators, so the runtime's own evaluator takes ONNX Runtime's place."""
+    found = Evaluator(path.read_bytes(), path.parent).run({name: value.numpy() for name, value in inputs.items()})
+    with torch.inference_mode():
+        expected = encoder(**inputs)
+    for name, value in expected.items():
+        apart = float(np.abs(found[name] - value.numpy()).max())
+        if not apart <= plan.atol:
+            raise ValueError(f"{plan.file}: {name} differs from PyTorch by {apart:.1e}, allowed {plan.atol:.0e}")
 
 
 def _count_operators(model: onnx.ModelProto, plan: Plan, layers: int) -> None:

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from gte_runtime.batching import make_batch
-from gte_runtime.build import build
+from gte_runtime.build import build, judge
 from gte_runtime.checkpoint import Checkpoint
-from gte_runtime.manifest import Manifest, Variant
+from gte_runtime.manifest import Manifest
 from gte_runtime.recipe import read_recipe
-from gte_runtime.session import OrtSession
 
 from .attention.padded import PaddedAttention
 from .encoder import Encoder
@@ -37,7 +36,7 @@ def verify(checkpoint: Path, graphs: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         manifest = build(checkpoint, bundle, graphs=graphs, variants=recipe.variants, ignore_unused=True)
-        return {name: _difference(bundle, manifest, variant, ids, expected) for name, variant in manifest.variants.items()}
+        return {name: _difference(bundle, manifest, name, ids, expected) for name in manifest.variants}
 
 
 def pytorch_states(checkpoint: Path, ids: list[np.ndarray]) -> list[np.ndarray]:
@@ -56,11 +55,11 @@ def pytorch_states(checkpoint: Path, ids: list[np.ndarray]) -> list[np.ndarray]:
         return states
 
 
-def _difference(bundle: Path, manifest: Manifest, variant: Variant, ids: list[np.ndarray], expected: list[np.ndarray]) -> float:
-    session = OrtSession((bundle / variant.graph).read_bytes(), bundle, variant, manifest.architecture.hidden_size, threads=2)
+def _difference(bundle: Path, manifest: Manifest, name: str, ids: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    session = judge(bundle, manifest, name)
     worst = 0.0
     for row in range(len(ids)):
-        outputs = session.run(make_batch(np.array([row]), ids, variant.flash_from))
+        outputs = session.run(make_batch(np.array([row]), ids, manifest.variants[name].flash_from))
         found = outputs.logits if manifest.reranker else outputs.cls[0]
         # A logit may be near 0; the largest of all is what it is measured by.
         scale = max(np.abs(e).max() for e in expected) if manifest.reranker else np.abs(expected[row]).max()

@@ -90,11 +90,21 @@ COSTS = {"cpu-int8": Cost(run=30.0, scores=1100, together=0.75, share=256)}
 """Attention and all passes over memory are float32 in every variant, so beside int8 products they weigh more."""
 
 
+SMALLEST_PACKED = 4096
+"""Tokens of one run on a GPU below which more devices do not help. An estimate: no GPU was at hand."""
+
+
 def shared(budget: Budget, tokens: int, workers: int, cost: Cost = Cost()) -> Budget:
     """The budget of each run when this many tokens are spread over workers that run at the same time."""
     even = -(-tokens // workers)
     share = min(even if even >= cost.smallest_share(workers) else tokens, cost.share)
     return Budget(max_tokens=min(budget.max_tokens, max(1, share)), max_scores=max(1, budget.max_scores // workers))
+
+
+def spread(budget: Budget, tokens: int, devices: int) -> Budget:
+    """The budget of each run where several devices share the work: each gets some, as long as a run is worth its start."""
+    share = max(-(-tokens // devices), SMALLEST_PACKED)
+    return Budget(max_tokens=min(budget.max_tokens, share), max_scores=budget.max_scores)
 
 
 def plan_ragged(lengths: Sequence[int], flash_from: int, budget: Budget, cost: Cost = Cost()) -> list[Int64]:
@@ -179,6 +189,23 @@ def _makespan(costs: Sequence[float], workers: int) -> float:
     return max(busy)
 
 
+def plan_packed(lengths: Sequence[int], budget: Budget) -> list[Int64]:
+    """Group texts for packed runs, the longest first. Attention takes any lengths in one run, so only tokens count.
+
+    Neighbours in length run together all the same: the grid of the attention kernel is as long as the longest.
+    """
+    groups: list[list[int]] = []
+    tokens = 0
+    for row in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
+        tokens += lengths[row]
+        if groups and tokens <= budget.max_tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+            tokens = lengths[row]
+    return [np.array(group, np.int64) for group in groups]
+
+
 def plan_padded(lengths: Sequence[int], budget: Budget) -> list[Int64]:
     """Group texts for padded runs, sorted by length so that little is padded."""
     groups: list[list[int]] = []
@@ -192,14 +219,18 @@ def plan_padded(lengths: Sequence[int], budget: Budget) -> list[Int64]:
     return [np.array(group, np.int64) for group in groups]
 
 
-def plan_runs(lengths: Sequence[int], batch: str, flash_from: int, budget: Budget, workers: int, cost: Cost) -> tuple[list[Int64], int]:
+def plan_runs(
+    lengths: Sequence[int], batch: str, flash_from: int, budget: Budget, workers: int, cost: Cost, on_cpu: bool = True
+) -> tuple[list[Int64], int]:
     """Positions of the texts that run together, costliest group first, and how many groups get all processors.
 
     Costliest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
     """
     if batch == "padded":
         groups = plan_padded(lengths, budget)[::-1]
-        return groups, len(groups)
+        return groups, len(groups) if on_cpu else 0
+    if batch == "packed":
+        return plan_packed(lengths, spread(budget, sum(lengths), workers)), 0
     groups = plan_ragged(lengths, flash_from, shared(budget, sum(lengths), workers, cost), cost)
     tokens = [sum(lengths[row] for row in group) for group in groups]
     costs = [cost.of(len(g), t, max(lengths[row] for row in g)) for g, t in zip(groups, tokens, strict=True)]
@@ -215,6 +246,17 @@ def make_batch(rows: Int64, ids: Sequence[Int64], flash_from: int) -> Batch:
     bounds = np.zeros(len(chosen) + 1, np.int32)
     np.cumsum([len(tokens) for tokens in chosen], out=bounds[1:])
     return Batch(rows, np.concatenate(chosen), bounds, uniform=len(chosen[0]) >= flash_from)
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """A batch of several texts as two, of about as many tokens each."""
+    middle = int(np.searchsorted(batch.cu_seqlens, len(batch.input_ids) / 2))
+    cut = min(max(middle, 1), len(batch.rows) - 1)
+    at = int(batch.cu_seqlens[cut])
+    return (
+        Batch(batch.rows[:cut], batch.input_ids[:at], batch.cu_seqlens[: cut + 1], batch.uniform),
+        Batch(batch.rows[cut:], batch.input_ids[at:], batch.cu_seqlens[cut:] - np.int32(at), batch.uniform),
+    )
 
 
 def ragged_inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
@@ -235,6 +277,24 @@ def ragged_inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
         "padded_index": np.where(inside, starts[:, None] + column, 0),
         "flat_index": np.flatnonzero(inside),
         "uniform": np.array(batch.uniform),
+    }
+
+
+def packed_inputs(batch: Batch, longest: int | None = None) -> dict[str, NDArray[np.generic]]:
+    """The arrays that a packed graph takes, by name.
+
+    `token_offset` [B, S] is the operator's own form: the places of all tokens in a padded [B, S], then
+    the places where padding would stand. Only its shape is read where FlashAttention runs. S may be larger
+    than the longest text.
+    """
+    lengths, starts = batch.lengths.astype(np.int64), batch.cu_seqlens[:-1].astype(np.int64)
+    inside = np.arange(longest or int(lengths.max())) < lengths[:, None]
+    places = np.concatenate((np.flatnonzero(inside), np.flatnonzero(~inside)))
+    return {
+        "input_ids": batch.input_ids,
+        "position_ids": np.arange(len(batch.input_ids)) - np.repeat(starts, lengths),
+        "cu_seqlens": batch.cu_seqlens,
+        "token_offset": places.astype(np.int32).reshape(inside.shape),
     }
 
 

@@ -28,6 +28,7 @@ from .balance import column_factors, factors
 from .bundle import LFS_POINTER
 from .checkpoint import Checkpoint
 from .errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, GteError, OutputError
+from .evaluation import NumpySession
 from .files import read_regular
 from .graph import inspect_graph
 from .layout import CHUNK_ROWS, Layout, Material, pieces
@@ -36,7 +37,7 @@ from .oracle import Reference, forward
 from .recipe import GraphRecipe, Recipe, find_graphs
 from .scoring import cut_and_normalise
 from .selfcheck import self_check
-from .session import OrtSession
+from .session import OrtSession, Session
 from .shipped import models_directory
 from .threads import thread_count
 from .tokenization import Tokenizer
@@ -328,12 +329,20 @@ def _rounded(values: NDArray[np.floating]) -> tuple[float, ...]:
 
 
 def _prove(staged: Path, manifest: Manifest, name: str, tokenizer: Tokenizer) -> None:
-    variant = manifest.variants[name]
-    session = OrtSession((staged / variant.graph).read_bytes(), staged, variant, manifest.architecture.hidden_size, threads=thread_count())
+    session = judge(staged, manifest, name)
     try:
         self_check(manifest, name, tokenizer, session, thorough=True)
     finally:
         session.close()
+
+
+def judge(directory: Path, manifest: Manifest, name: str) -> Session:
+    """What runs a variant on this machine, whatever devices it has: ONNX Runtime's CPU provider, or numpy where that has no kernels."""
+    variant = manifest.variants[name]
+    graph = read_regular(directory / variant.graph)
+    if variant.batch == "packed":
+        return NumpySession(graph, directory)
+    return OrtSession(graph, directory, variant, manifest.architecture.hidden_size, threads=thread_count())
 
 
 def _graph_name(graph: GraphRecipe) -> str:

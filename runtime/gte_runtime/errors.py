@@ -14,7 +14,8 @@
     |- DownloadError (OSError)             a checkpoint that could not be had from the hub
     |- OutputError (OSError)               a result that could not be written
     |- ProviderError (RuntimeError)        a device that failed
-    |  `- ProviderUnavailableError         a device that is not there
+    |  |- ProviderUnavailableError         a device that is not there
+    |  `- EngineMissing                    a TensorRT engine that was not built
     `- EngineError (RuntimeError)          a run that ended badly
        |- OutOfMemory (MemoryError)
        |- Cancelled
@@ -157,9 +158,15 @@ class ProviderUnavailableError(ProviderError):
     """A provider that was asked for and is not there. There is never a silent CPU run instead."""
 
     def __init__(self, asked: str, available: tuple[str, ...], remedy: str) -> None:
-        super().__init__(f"provider {asked!r} is not available (this installation has: {', '.join(available)}); {remedy}")
+        """`available` are the providers compiled into the installation; one of those may still lack what it needs to load."""
+        state = "is installed and does not load" if asked in available else "is not available"
+        super().__init__(f"provider {asked!r} {state} (this installation has: {', '.join(available) or 'none'}); {remedy}")
         self.asked = asked
         self.available = available
+
+
+class EngineMissing(ProviderError):
+    """There is no TensorRT engine for this bundle on this machine, and serving builds none."""
 
 
 class EngineError(GteError, RuntimeError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .errors import BundleError
 from .manifest import FileRecord
+from .protobuf import all_of, fields, integer, message, text
 
 # Field numbers of onnx.proto.
 MODEL_GRAPH, MODEL_OPSET, MODEL_FUNCTIONS = 7, 8, 25
@@ -28,11 +29,10 @@ OPERATORS = {
     *("Abs", "Add", "Cast", "Clip", "Concat", "Constant", "Div", "Gather", "Gelu", "If", "LayerNormalization", "MatMul", "Mod", "Mul"),
     *("QuantizeLinear", "ReduceMax", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"),
     *("com.microsoft::MatMulIntegerToFloat", "com.microsoft::MultiHeadAttention", "com.microsoft::RotaryEmbedding"),
+    *("Split", "com.microsoft::BiasSplitGelu", "com.microsoft::PackedMultiHeadAttention", "com.microsoft::SkipLayerNormalization"),
 }
 """What graphs of this family consist of. A bundle is data from elsewhere: an operator that loads a device's
 code (EPContext), loops without end, or quantises per tensor and so ties a text to its neighbours, is not in it."""
-
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +94,26 @@ def check_operators(facts: GraphFacts, graph: str) -> None:
 def _inspect(data: bytes) -> GraphFacts:
     graph: bytes | None = None
     opsets: dict[str, int] = {}
-    for field, value in _fields(data):
+    for field, value in fields(data):
         if field == MODEL_GRAPH:
-            graph = _bytes(value)
+            graph = message(value)
         elif field == MODEL_FUNCTIONS:
             raise ValueError("it holds functions, which are not looked into")
         elif field == MODEL_OPSET:
-            entry = dict(_fields(_bytes(value)))
-            opsets[_text(entry.get(OPSET_DOMAIN, b""))] = _int(entry.get(OPSET_VERSION, 0))
+            entry = dict(fields(message(value)))
+            opsets[text(entry.get(OPSET_DOMAIN, b""))] = integer(entry.get(OPSET_VERSION, 0))
     if graph is None:
         raise ValueError("it holds no graph")
     parts = list(_graphs(graph))
     tensors = [tensor for part in parts for tensor in _tensors(part)]
-    pointers = tuple(p for t in tensors if (p := _pointer(t)) is not None)
+    pointers = tuple(p for t in tensors if (p := pointer(t)) is not None)
     return GraphFacts(
-        operators=tuple(sorted({_operator(node) for part in parts for node in _all(part, GRAPH_NODE)})),
+        operators=tuple(sorted({operator(node) for part in parts for node in all_of(part, GRAPH_NODE)})),
         opsets=opsets,
         inputs=_names(graph, GRAPH_INPUT),
         outputs=_names(graph, GRAPH_OUTPUT),
         pointers=pointers,
-        largest_inside=max((len(raw) for t in tensors for raw in _all(t, TENSOR_RAW_DATA)), default=0),
+        largest_inside=max((len(raw) for t in tensors for raw in all_of(t, TENSOR_RAW_DATA)), default=0),
     )
 
 
@@ -121,99 +121,42 @@ def _graphs(graph: bytes) -> Iterator[bytes]:
     """A graph and those inside the attributes of its nodes (the branches of `If`)."""
     yield graph
     for attribute in _attributes(graph):
-        for inner in _all(attribute, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
+        for inner in all_of(attribute, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
             yield from _graphs(inner)
 
 
 def _tensors(graph: bytes) -> Iterator[bytes]:
     """Tensors of one graph, wherever they stand; each may live in another file."""
-    yield from _all(graph, GRAPH_INITIALIZER)
-    sparse = _all(graph, GRAPH_SPARSE)
+    yield from all_of(graph, GRAPH_INITIALIZER)
+    sparse = all_of(graph, GRAPH_SPARSE)
     for attribute in _attributes(graph):
-        yield from _all(attribute, ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS)
-        sparse += _all(attribute, ATTRIBUTE_SPARSE, ATTRIBUTE_SPARSES)
+        yield from all_of(attribute, ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS)
+        sparse += all_of(attribute, ATTRIBUTE_SPARSE, ATTRIBUTE_SPARSES)
     for tensor in sparse:
-        yield from _all(tensor, SPARSE_VALUES, SPARSE_INDICES)
+        yield from all_of(tensor, SPARSE_VALUES, SPARSE_INDICES)
 
 
 def _attributes(graph: bytes) -> Iterator[bytes]:
-    for node in _all(graph, GRAPH_NODE):
-        yield from _all(node, NODE_ATTRIBUTE)
+    for node in all_of(graph, GRAPH_NODE):
+        yield from all_of(node, NODE_ATTRIBUTE)
 
 
-def _operator(node: bytes) -> str:
-    fields = dict(_fields(node))
-    domain, kind = _text(fields.get(NODE_DOMAIN, b"")), _text(fields[NODE_OP_TYPE]) if NODE_OP_TYPE in fields else "?"
+def operator(node: bytes) -> str:
+    found = dict(fields(node))
+    domain, kind = text(found.get(NODE_DOMAIN, b"")), text(found[NODE_OP_TYPE]) if NODE_OP_TYPE in found else "?"
     return f"{domain}::{kind}" if domain else kind
 
 
-def _pointer(tensor: bytes) -> Pointer | None:
+def pointer(tensor: bytes) -> Pointer | None:
     pairs = {}
-    for pair in _all(tensor, TENSOR_EXTERNAL_DATA):
-        fields = dict(_fields(pair))
-        pairs[_text(fields.get(PAIR_KEY, b""))] = _text(fields.get(PAIR_VALUE, b""))
-    if not pairs and not any(_int(v) for f, v in _fields(tensor) if f == TENSOR_LOCATION):
+    for pair in all_of(tensor, TENSOR_EXTERNAL_DATA):
+        found = dict(fields(pair))
+        pairs[text(found.get(PAIR_KEY, b""))] = text(found.get(PAIR_VALUE, b""))
+    if not pairs and not any(integer(v) for f, v in fields(tensor) if f == TENSOR_LOCATION):
         return None
-    name = next((_text(v) for f, v in _fields(tensor) if f == TENSOR_NAME), "")
+    name = next((text(v) for f, v in fields(tensor) if f == TENSOR_NAME), "")
     return Pointer(name, pairs.get("location", ""), int(pairs.get("offset", "0")), int(pairs.get("length", "-1")))
 
 
 def _names(graph: bytes, field: int) -> tuple[str, ...]:
-    return tuple(_text(dict(_fields(value)).get(VALUE_NAME, b"")) for value in _all(graph, field))
-
-
-def _all(message: bytes, *wanted: int) -> list[bytes]:
-    return [_bytes(value) for field, value in _fields(message) if field in wanted]
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) in order: an int for a varint, bytes for everything else."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        wire = key & 7
-        if wire == VARINT:
-            value, at = _varint(message, at)
-            yield key >> 3, value
-            continue
-        if wire == BYTES:
-            size, at = _varint(message, at)
-        elif wire in (FIXED64, FIXED32):
-            size = 8 if wire == FIXED64 else 4
-        else:
-            raise ValueError(f"wire type {wire} at byte {at}")
-        if at + size > len(message):
-            raise ValueError("it ends in the middle of a field")
-        yield key >> 3, message[at : at + size]
-        at += size
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(message):
-            raise ValueError("it ends in the middle of a number")
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")
-
-
-def _bytes(value: int | bytes) -> bytes:
-    if isinstance(value, int):
-        raise ValueError("a number where a message was expected")
-    return value
-
-
-def _text(value: int | bytes) -> str:
-    return _bytes(value).decode("utf-8")
-
-
-def _int(value: int | bytes) -> int:
-    if not isinstance(value, int):
-        raise ValueError("a message where a number was expected")
-    return value
+    return tuple(text(dict(fields(value)).get(VALUE_NAME, b"")) for value in all_of(graph, field))

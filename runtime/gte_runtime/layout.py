@@ -165,6 +165,16 @@ def _transpose(tensor: Tensor, material: Material) -> Iterator[Array]:
     yield material.weights.read(tensor.sources[0]).T
 
 
+def _transpose_beside(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """Several [out, in] as one [in, out + out ..], columns in the order of the sources."""
+    yield np.concatenate([material.weights.read(name).T for name in tensor.sources], axis=1)
+
+
+def _zeros(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """A bias that an operator insists on and the model does not have."""
+    yield np.zeros(tensor.shape, np.float32)
+
+
 def _first_row_or_zeros(tensor: Tensor, material: Material) -> Iterator[Array]:
     """The token-type row. Adding zeros is exact, so a checkpoint without the table needs no other graph."""
     weights = material.weights
@@ -261,6 +271,8 @@ def _rope_sin(tensor: Tensor, material: Material) -> Iterator[Array]:
 TRANSFORMS: dict[str, Callable[[Tensor, Material], Iterator[Array]]] = {
     "copy": _copy,
     "transpose": _transpose,
+    "transpose_beside": _transpose_beside,
+    "zeros": _zeros,
     "first_row_or_zeros": _first_row_or_zeros,
     "transpose_or_zeros": _transpose_or_zeros,
     "fold_value_bias": _fold_value_bias,

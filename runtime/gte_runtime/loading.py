@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from .bundle import Bundle, Verify
-from .errors import GteError
+from .errors import ConfigError, GteError
 from .graph import check_operators, check_pointers, inspect_graph
+from .manifest import Variant
 from .selfcheck import self_check
-from .session import OrtSession
+from .session import OrtSession, Session
 from .tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from .cuda import CudaOptions
 
 
 def load(
-    bundle: Bundle, name: str, *, provider: str, threads: int, encode_special_tokens: bool, verify: Verify
-) -> tuple[OrtSession, Tokenizer]:
+    bundle: Bundle, name: str, *, provider: str, threads: int, encode_special_tokens: bool, verify: Verify, gpu: CudaOptions | None = None
+) -> tuple[Session, Tokenizer]:
     """Check a variant's files, load them, and compare what runs with what the manifest recorded.
 
     Files that are new to this machine are hashed, the graph is looked into, and all self-check texts are
@@ -33,9 +38,7 @@ def load(
         check_pointers(facts, variant.graph, variant.weights, manifest.files)
     # Side by side: the two take about as long as each other, and ONNX Runtime leaves the interpreter free.
     with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
-        opened = loading.submit(
-            OrtSession, graph, bundle.directory, variant, manifest.architecture.hidden_size, provider=provider, threads=threads
-        )
+        opened = loading.submit(_open, bundle, variant, graph, provider, threads, gpu)
         try:
             tokenizer = Tokenizer(bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens)
         except GteError:
@@ -53,3 +56,20 @@ def load(
         raise
     bundle.remember(checked)
     return session, tokenizer
+
+
+def _open(bundle: Bundle, variant: Variant, graph: bytes, provider: str, threads: int, gpu: CudaOptions | None) -> Session:
+    """The session of a provider. What GPUs need is not even imported for a CPU."""
+    width = bundle.manifest.architecture.hidden_size
+    if provider == "cpu":
+        if variant.batch == "packed":
+            raise ConfigError(f"{variant.graph} runs on NVIDIA GPUs only; pass provider='cuda', or name another variant")
+        return OrtSession(graph, bundle.directory, variant, width, threads=threads)
+    from .cuda import CudaOptions, CudaSession
+
+    options = gpu or CudaOptions()
+    if provider == "tensorrt":
+        from .tensorrt import TensorRtSession
+
+        return TensorRtSession(bundle, variant, options)
+    return CudaSession(graph, bundle.directory, variant, width, options)

@@ -27,6 +27,9 @@ MAX_BYTES = 1_000_000
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 """Files of a bundle lie in its directory and nowhere else."""
 
+BATCHES = ("ragged", "packed", "padded")
+"""How texts of one run lie side by side: in a row with two ways through attention; in a row with one; padded to the longest."""
+
 SHA256 = re.compile(r"[0-9a-f]{64}")
 VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}")
 
@@ -50,7 +53,7 @@ class Variant:
     weights: tuple[str, ...]
     """The weight files the graph points into."""
     batch: str
-    """`ragged` or `padded`."""
+    """One of BATCHES."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...] = VECTORS
     min_onnxruntime: str
@@ -229,9 +232,9 @@ def _check_values(manifest: Manifest) -> None:
     _expect(known, "default_prompt among the prompts", repr(manifest.default_prompt))
     _expect(manifest.variants, "at least one variant", "none")
     for name, variant in manifest.variants.items():
-        if variant.batch not in ("ragged", "padded"):
+        if variant.batch not in BATCHES:
             kind = repr(variant.batch)[:80]
-            raise BundleError(f"{FILE}: variant {name} has batches of kind {kind}; this version knows ragged and padded")
+            raise BundleError(f"{FILE}: variant {name} has batches of kind {kind}; this version knows {', '.join(BATCHES)}")
         at = f"variants.{name}"
         _expect(VERSION.fullmatch(variant.min_onnxruntime), f"{at}.min_onnxruntime such as 1.24", repr(variant.min_onnxruntime))
         _expect(variant.weights and variant.inputs, f"weights and inputs in {at}", "none")

@@ -25,7 +25,7 @@ class GraphRecipe:
     table: str
     """Type of the embedding table it reads; a build picks the graph that fits the checkpoint."""
     batch: str
-    """`ragged` or `padded`."""
+    """`ragged`, `packed` or `padded`."""
     file: str
     sha256: str
     weights: tuple[str, ...]

@@ -10,7 +10,8 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -50,9 +51,13 @@ INPUT_TYPES = {
     "cu_seqlens": "tensor(int32)",
     "padded_index": "tensor(int64)",
     "flat_index": "tensor(int64)",
+    "token_offset": "tensor(int32)",
     "uniform": "tensor(bool)",
 }
 """Every input that `batching` can make."""
+
+SILENT, WARNINGS = 4, 2
+"""Severities of ONNX Runtime's logger; the second is its default."""
 
 LARGE = 2048
 """Tokens of a run after which its memory goes back to the system. By itself the arena keeps the peak for ever;
@@ -62,7 +67,8 @@ EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """The session entry that takes int8 kernels without sums in 16 bits."""
 
 # ONNX Runtime tells failures apart only in words.
-MEMORY_WORDS = ("failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory")
+MEMORY_WORDS = ("failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory", "smaller than requested bytes")
+NO_DEVICE_WORDS = ("cuda failure", "invalid device id", "no kernel image", "disable_cpu_ep_fallback")
 TOO_NEW_WORDS = ("opset", "ir_version", "ir version", "not a registered function/op", "no op registered", "is under development")
 
 
@@ -128,12 +134,12 @@ class OrtSession:
         self._idle = threading.Condition()
         self.workers = threads if provider == "cpu" else 1
         self._permits = Permits(self.workers)
-        self._load_narrow: Callable[[], Any] = partial(_load, graph, folder, variant, provider, 1)
+        self._load_narrow: Callable[[], Any] = partial(load_graph, graph, folder, variant, provider, 1)
         self._narrow: Any = None
         self._narrow_lock = threading.Lock()
-        self._session = _load(graph, folder, variant, provider, threads)
-        _check_signature(self._session, variant, width)
-        _live.add(self)
+        self._session = load_graph(graph, folder, variant, provider, threads)
+        check_signature(self._session, variant, width)
+        live.add(self)
 
     def run(self, batch: Batch, share: Share = "any", party: object = None) -> Outputs:
         if os.getpid() != self._pid:
@@ -200,7 +206,7 @@ class OrtSession:
         try:
             return list(session.run(self._variant.outputs, dict(feeds), options))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
-            raise _translated(error, bool(options.terminate)) from None
+            raise translated(error, bool(options.terminate)) from None
         finally:
             with self._idle:
                 self._running.pop(options, None)
@@ -224,19 +230,20 @@ class OrtSession:
             self._session = self._narrow = None
 
 
-_live: weakref.WeakSet[OrtSession] = weakref.WeakSet()
+live: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Every open session: an interpreter must not leave while one runs."""
 
 
 @atexit.register
 def _stop_all() -> None:
     """Leaving the interpreter while a run is in flight aborts the process; so no run is left."""
-    for session in list(_live):
+    for session in list(live):
         session.close()
 
 
 def available_providers() -> tuple[str, ...]:
     """Providers compiled into this installation; whether their libraries load shows when a session opens."""
-    return _names(_import_onnxruntime().get_available_providers())
+    return _names(runtime().get_available_providers())
 
 
 @cache
@@ -246,7 +253,7 @@ def pair_sums_overflow() -> bool:
     x86 without VNNI adds pairs of products in 16 bits, which overflows without a word. Asking for exact ones
     everywhere is no way out: it takes the kernels of old processors, ten times slower than AMX.
     """
-    onnxruntime = _import_onnxruntime()
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
@@ -257,13 +264,23 @@ def pair_sums_overflow() -> bool:
     return not bool((found == 127 * 127 * side).all())
 
 
-def _load(graph: bytes, folder: Path, variant: Variant, provider: str, threads: int) -> Any:
-    onnxruntime = _import_onnxruntime()
+def load_graph(
+    graph: bytes,
+    folder: Path,
+    variant: Variant,
+    provider: str,
+    threads: int,
+    *,
+    provider_options: Mapping[str, str] | None = None,
+    entries: Mapping[str, str] | None = None,
+) -> Any:
+    """A session of ONNX Runtime on one provider and no other. `entries` are further session options."""
+    onnxruntime = runtime()
     if _release(onnxruntime.__version__) < _release(variant.min_onnxruntime):
         raise BundleVersionError(
             f"{variant.graph} needs ONNX Runtime {variant.min_onnxruntime} or newer, this is {onnxruntime.__version__}; upgrade onnxruntime"
         )
-    wanted = _require(provider, onnxruntime.get_available_providers())
+    wanted = require_provider(provider)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -272,13 +289,15 @@ def _load(graph: bytes, folder: Path, variant: Variant, provider: str, threads: 
     if b"MatMulIntegerToFloat" in graph and pair_sums_overflow():
         options.add_session_config_entry(*EXACT_PRODUCTS)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     # A model may carry its own session options. Ours are not for a model to change.
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
     try:
         session = onnxruntime.InferenceSession(
             graph,
             options,
-            providers=[wanted],
+            providers=[(wanted, dict(provider_options or {}))],
             # The CPU kernel of the fused operator is slower than its parts: 9 % of a run at 8x128 tokens.
             disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
             # Without this the wrapper prints to stdout and goes on with another provider.
@@ -293,13 +312,17 @@ def _load(graph: bytes, folder: Path, variant: Variant, provider: str, threads: 
             ) from None
         if any(word in words for word in MEMORY_WORDS):
             raise OutOfMemory(f"not enough memory to load {variant.graph}") from None
+        if any(word in words for word in NO_DEVICE_WORDS):
+            raise ProviderUnavailableError(
+                provider, available_providers(), f"{_clean(error)}; `gte doctor` shows driver and GPUs"
+            ) from None
         raise BundleError(f"{variant.graph} does not load: {_clean(error)}") from None
     if session.get_providers()[0] != wanted:
-        raise ProviderUnavailableError(provider, _names(session.get_providers()), _remedy(provider))
+        raise ProviderUnavailableError(provider, available_providers(), "it gave no reason; `gte doctor` shows what it needs")
     return session
 
 
-def _import_onnxruntime() -> Any:
+def runtime() -> Any:
     try:
         import onnxruntime
     except ImportError:
@@ -307,7 +330,9 @@ def _import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _require(provider: str, available: list[str]) -> str:
+def require_provider(provider: str) -> str:
+    """ONNX Runtime's name of a provider that this installation was compiled with."""
+    available = runtime().get_available_providers()
     if provider not in PROVIDERS:
         raise ProviderError(f"provider is {provider!r}; known: {', '.join(PROVIDERS)}")
     wanted = PROVIDERS[provider]
@@ -319,7 +344,7 @@ def _require(provider: str, available: list[str]) -> str:
 def _remedy(provider: str) -> str:
     if provider == "cpu":
         return "pip install 'gte-runtime[cpu]'"
-    return "in an environment without onnxruntime: pip install 'gte-runtime[gpu]'; its CUDA libraries must be found, too"
+    return "in an environment without the package onnxruntime: pip install 'gte-runtime[gpu]'; `gte doctor` shows what else is needed"
 
 
 def _names(providers: list[str]) -> tuple[str, ...]:
@@ -327,7 +352,7 @@ def _names(providers: list[str]) -> tuple[str, ...]:
     return tuple(short.get(name, name) for name in providers)
 
 
-def _check_signature(session: Any, variant: Variant, width: int) -> None:
+def check_signature(session: Any, variant: Variant, width: int) -> None:
     """Names are compared before the first run: a graph with others would fail later and less clearly."""
     inputs = tuple(i.name for i in session.get_inputs())
     outputs = tuple(o.name for o in session.get_outputs())
@@ -350,7 +375,25 @@ def _check_signature(session: Any, variant: Variant, width: int) -> None:
         raise BundleError(f"{variant.graph}: expected {width} values in each row of cls, found {found_width}")
 
 
-def _translated(error: Exception, terminated: bool) -> Exception:
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence ONNX Runtime's logger of the whole process while a GPU session opens.
+
+    It warns about plug-ins with every provider that is not one, and its failures, which name the machine, reach us as exceptions.
+    """
+    runtime().set_default_logger_severity(SILENT)
+    try:
+        yield
+    finally:
+        runtime().set_default_logger_severity(WARNINGS)
+
+
+def new_run_options() -> Any:
+    """One for each run: a terminated one fails every later run."""
+    return runtime().RunOptions()
+
+
+def translated(error: Exception, terminated: bool) -> Exception:
     if terminated:
         return Cancelled("the run was stopped")
     if isinstance(error, MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS):
@@ -361,7 +404,9 @@ def _translated(error: Exception, terminated: bool) -> Exception:
 def _clean(error: Exception) -> str:
     """What ONNX Runtime says, without the places in its source and without directories."""
     reason = " ".join(str(error).rsplit("[ONNXRuntimeError] : ", 1)[-1].split())
-    reason = re.sub(r"^\d+ : \w+ : |\S+\.cc:\d+ \S+ ", "", reason)
+    reason = re.sub(r"^\d+ : \w+ : |\S+\.(cc|h):\d+ \S+ ", "", reason)
+    if failure := re.search(r"CUDA failure \d+: [^;]+", reason):
+        return failure[0].strip()  # the rest names the machine
     reason = re.sub(r"[^\s'\"]*/([^\s/'\"]*)", r"\1", reason)
     return reason[:300] or type(error).__name__
 

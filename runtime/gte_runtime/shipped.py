@@ -29,8 +29,8 @@ def shipped_models() -> tuple[str, ...]:
     return tuple(sorted(file.parent.name for file in models_directory().glob("*/model.safetensors")))
 
 
-def locate(model: str | Path) -> Path:
-    """A bundle directory for a path or a name; a shipped model is built into the user's cache at first use.
+def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
+    """A bundle directory for a path or a name; a shipped model is built into the user's cache at first use, in one variant.
 
     A model that was pulled from the hub is found by the name it was pulled by. Nothing is downloaded here.
 
@@ -44,7 +44,7 @@ def locate(model: str | Path) -> Path:
     except OSError as error:
         raise BundleError(f"{str(model)[:40]}…: {error.strerror}; expected a bundle directory or the name of a shipped model") from None
     if model in shipped_models():
-        return _built(models_directory() / model)
+        return _built(models_directory() / model, variant)
     if path.is_dir():
         return path
     if path.exists():
@@ -68,15 +68,15 @@ def pulled_directory(name: str, known: Mapping[str, KnownModel]) -> Path | None:
     return cache_directory() / "pulled" / folder if PULLED.fullmatch(folder) else None
 
 
-def _built(checkpoint: Path) -> Path:
+def _built(checkpoint: Path, variant: str) -> Path:
     from . import __version__
     from .build import build
     from .recipe import FILE
 
     status = (checkpoint / "model.safetensors").stat()
-    facts = (__version__, (checkpoint / FILE).read_text(encoding="utf-8"), status.st_size, status.st_mtime_ns)
+    facts = (__version__, (checkpoint / FILE).read_text(encoding="utf-8"), status.st_size, status.st_mtime_ns, variant)
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
     target = cache_directory() / "bundles" / f"{checkpoint.name}-{key}"
     if not target.exists():
-        build(checkpoint, target, graphs=checkpoint, variants=("cpu-fp32",), keep_existing=True)
+        build(checkpoint, target, graphs=checkpoint, variants=(variant,), keep_existing=True)
     return target

@@ -120,7 +120,7 @@ def needed_plans(architecture: Architecture) -> Iterator[Plan]:
         for variation in VARIATIONS.values()
         if parse_config(variation.config).architecture == architecture
     }
-    return (plan for plan in plans() if plan.variant in VARIANTS and plan.table in tables)
+    return (plan for plan in plans(architecture) if plan.variant in VARIANTS and plan.table in tables)
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,8 @@ def test_every_transform_is_tried():
     assert set(TRANSFORMS) == {
         "copy",
         "transpose",
+        "transpose_beside",
+        "zeros",
         "first_row_or_zeros",
         "transpose_or_zeros",
         "fold_value_bias",
@@ -104,6 +106,18 @@ def test_first_row():
 def test_the_head_is_transposed():
     """[1, H] becomes [H, 1]."""
     np.testing.assert_array_equal(made(tensor("transpose_or_zeros", (4, 1), ("row",))), WEIGHTS["row"].T)
+
+
+def test_transposed_side_by_side():
+    """Columns of several products in one, in the order of the sources."""
+    up, gate = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(6, 15, dtype=np.float32).reshape(3, 3)
+    beside = made(tensor("transpose_beside", (3, 5), ("up", "gate")), Arrays(up=up, gate=gate))
+    np.testing.assert_array_equal(beside, np.concatenate((up.T, gate.T), axis=1))
+
+
+def test_zeros_that_an_operator_insists_on():
+    """No source, and nothing but zeros."""
+    np.testing.assert_array_equal(made(tensor("zeros", (5,))), np.zeros(5))
 
 
 @pytest.mark.parametrize(("transform", "shape"), [("first_row_or_zeros", (4,)), ("transpose_or_zeros", (4, 1))])

@@ -49,7 +49,7 @@ def test_a_graph_is_chosen_by_the_type_of_its_table():
     assert recipe.choose("portable-fp16", "float32").file == "portable-fp16.table-fp16.onnx"
     assert recipe.choose("cuda-int8", "float16") is None
     assert recipe.choose("cpu-int8", "float16") == recipe.choose("cpu-int8", "float32")
-    assert recipe.variants == ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
+    assert recipe.variants == ("cpu-fp32", "portable-fp32", "cpu-int8", "cuda-fp16", "portable-fp16")
 
 
 def test_no_recipe(tmp_path: Path):

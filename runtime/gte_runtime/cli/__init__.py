@@ -28,6 +28,8 @@ COMMANDS = {
     "build": "Turn a checkpoint into a bundle.",
     "verify": "Hash a bundle and compare it with its recorded vectors.",
     "info": "What is installed, and what a bundle holds.",
+    "doctor": "What this machine can run, and the command that mends what it cannot.",
+    "engine": "TensorRT engines, built ahead of serving.",
     "serve": "Vectors, scores and ranks over HTTP.",
     "bench": "How fast a bundle is on this machine.",
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import reading
-from .options import model_options
+from .options import gpu_options, model_options
 
 if TYPE_CHECKING:
     from ..bench.latency import Options
@@ -38,10 +38,13 @@ def command() -> None:
 @click.option("--warmup", type=int, default=3, show_default=True, help="Calls of each cell before any counts.")
 @click.option("-i", "--input", "source", help="Measure these texts instead (the first 10,000), one per line or JSONL; - is stdin.")
 @click.option("--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text.")
+@click.option("--cuda-graphs", is_flag=True, help="Latency mode: capture CUDA graphs for small requests.")
 @model_options
+@gpu_options
 def latency(
     tokens: tuple[int, ...], batches: tuple[int, ...], seconds: float | None, repeats: int | None, warmup: int, source: str | None,
-    text_field: str, model: str, variant: str | None, provider: str, threads: int | None,
+    text_field: str, model: str, variant: str | None, provider: str, threads: int | None, cuda_graphs: bool,
+    devices: tuple[int, ...], gpu_mem_limit: int | None,
 ) -> None:  # fmt: skip
     """Milliseconds per call, by length and batch.
 
@@ -60,7 +63,12 @@ def latency(
         tokens=tokens or None, batches=batches, seconds=5.0 if seconds is None else seconds, repeats=repeats, warmup=warmup
     )
     texts = None if source is None else _texts(source, text_field)
-    with Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte:
+    with Embedder.open(
+        model, variant=variant, provider=provider, threads=threads, latency=cuda_graphs, devices=devices, gpu_mem_limit=gpu_mem_limit
+    ) as gte:
+        if captured := gte.info.get("cuda_graphs"):
+            shapes = ", ".join(str(shape["tokens"]) for shape in captured["shapes"])
+            _say(f"gte: CUDA graphs for {shapes} tokens, captured in {captured['milliseconds']} ms")
         works = bench.works(gte, options, texts)
         _say(_title(gte.info))
         _say(_line(COLUMNS))
@@ -83,6 +91,7 @@ def _report(gte: Embedder, options: Options, texts: list[str] | None, cells: lis
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         **{name: gte.info[name] for name in ("model", "bundle", "variant", "provider")},
         "hardware": machine.hardware() | {"threads": gte.info["threads"]},
+        **{name: gte.info[name] for name in ("devices", "cuda_graphs") if name in gte.info},
         "versions": machine.versions(),
         "options": {
             "tokens": list(dict.fromkeys(cell["tokens"] for cell in cells)) if texts is None else None,

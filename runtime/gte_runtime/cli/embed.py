@@ -8,7 +8,7 @@ import click
 
 from ..errors import InputError
 from . import reading, writing
-from .options import max_length_option, model_options
+from .options import gpu_options, max_length_option, model_options
 
 
 @click.command()
@@ -24,9 +24,11 @@ from .options import max_length_option, model_options
 @click.option("--prompt-name", help="Put this prompt of the model before every text, such as query.")
 @max_length_option
 @model_options
+@gpu_options
 def command(
     texts: tuple[str, ...], source: str | None, output: str, form: str | None, text_field: str, dim: int | None, sparse: bool, dense: bool,
     truncate: bool, prompt_name: str | None, max_length: int, model: str, variant: str | None, provider: str, threads: int | None,
+    devices: tuple[int, ...], gpu_mem_limit: int | None,
 ) -> int:  # fmt: skip
     """Texts to vectors.
 
@@ -45,7 +47,7 @@ def command(
 
     rejected = 0
     with (
-        Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte,
+        Embedder.open(model, variant=variant, provider=provider, threads=threads, devices=devices, gpu_mem_limit=gpu_mem_limit) as gte,
         writing.open_writer(output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse) as writer,
     ):
         parts = gte.stream(

@@ -31,6 +31,17 @@ def model_options(function: Any, default: str = "gte-mini") -> Any:
 
 reranker_options = partial(model_options, default="gte-multilingual-reranker-base")
 
+
+def gpu_options(function: Any) -> Any:
+    """--device, --gpu-mem-limit."""
+    for option in (
+        click.option("--gpu-mem-limit", type=click.IntRange(min=1), help="Bytes that each GPU may give, weights included."),
+        click.option("--device", "devices", type=click.IntRange(min=0), multiple=True, default=(0,), help="GPUs to use. Default: 0."),
+    ):
+        function = option(function)
+    return function
+
+
 max_length_option = click.option(
     "--max-length", type=int, default=8192, show_default=True, help="Tokens per text, special tokens included."
 )

@@ -1,0 +1,68 @@
+"""`gte doctor`: what this machine and installation can run, and the command that mends what cannot."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    help="Judge this one. Default: CUDA where its package is, else CPU.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def command(model: str | None, provider: str | None, as_json: bool) -> int:
+    """CPU, control group, providers, CUDA libraries, driver, GPUs, TensorRT; with MODEL, where its nodes run.
+
+    The last line is the verdict. Exit code 5 where something is to be mended.
+    """
+    from .. import doctor
+
+    found = doctor.examine()
+    good, line = doctor.verdict(found, provider)
+    placed = _placements(model, provider) if model is not None and found.providers else []
+    if as_json:
+        click.echo(json.dumps({**found.as_dict(), "placement": placed, "ready": good, "verdict": line}, ensure_ascii=False))
+        return 0 if good else 5
+    for name, answer in doctor.lines(found):
+        click.echo(f"{name:<12}{answer}")
+    for one in placed:
+        click.echo(f"{'placement':<12}{_placement(one)}")
+    sys.stdout.flush()
+    click.echo(f"{'verdict':<12}{line}")
+    return 0 if good else 5
+
+
+def _placements(model: str, provider: str | None) -> list[dict[str, Any]]:
+    """Of every variant on the provider that runs it; one that does not load says why."""
+    from ..bundle import Bundle
+    from ..doctor import placement
+    from ..embedder import VARIANTS
+    from ..errors import GteError
+    from ..shipped import locate
+
+    bundle = Bundle.open(locate(model))
+    placed = []
+    for name in bundle.manifest.variants:
+        suited = [each for each, variants in VARIANTS.items() if name in variants and each != "tensorrt"]
+        for each in [provider] if provider in suited else suited[:1]:
+            try:
+                placed.append(placement(bundle, name, each))
+            except GteError as error:
+                placed.append({"variant": name, "provider": each, "error": str(error)})
+    return placed
+
+
+def _placement(one: dict[str, Any]) -> str:
+    head = f"{one['variant']} on {one['provider']}: "
+    if "error" in one:
+        return f"{head}{one['error']}"
+    nodes = ", ".join(f"{count} nodes on {name.removesuffix('ExecutionProvider')}" for name, count in one["nodes"].items())
+    others = ", ".join(f"{count} {name}" for name, count in one["elsewhere"].items())
+    return head + nodes + (f" ({others})" if others else "")

@@ -1,0 +1,49 @@
+"""`gte engine build`: TensorRT engines, ahead of serving."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def command() -> None:
+    """TensorRT engines. Serving builds none."""
+
+
+@command.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--variant", default="portable-fp16", show_default=True)
+@click.option(
+    "--profile",
+    "profiles",
+    multiple=True,
+    help="Texts x tokens of an engine, at most. Default: 32x32, 32x128, 16x512.",
+)
+@click.option(
+    "--device",
+    "devices",
+    type=int,
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    help="GPUs to build for.",
+)
+def build(bundle: Path, variant: str, profiles: tuple[str, ...], devices: tuple[int, ...]) -> None:
+    """Build the engines of BUNDLE for this machine. What is there already is kept.
+
+    Engines lie in the cache (GTE_CACHE), under a key of bundle, ONNX Runtime, TensorRT, driver and GPU: when one
+    of those changes, build again.
+    """
+    from ..bundle import Bundle
+    from ..tensorrt import PROFILES, Profile, build_engines
+
+    chosen = [Profile.parse(text) for text in profiles] or list(PROFILES)
+    opened = Bundle.open(bundle)
+    record = opened.variant(variant)
+    opened.check(opened.manifest.files_of(variant))
+    for device in devices:
+        folder = build_engines(opened, record, chosen, device, lambda line: print(f"gte: {line}", file=sys.stderr, flush=True))
+        print(f"gte: GPU {device}: {folder}", file=sys.stderr)

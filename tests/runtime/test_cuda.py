@@ -1,0 +1,417 @@
+"""Lanes, buffers, CUDA graphs and what happens without memory, on arrays that lie on the CPU.
+
+ONNX Runtime's own arrays and bindings are real here. Only a session that runs a packed graph is not: the
+evaluator in numpy stands for CUDA's kernels, and remembers which graph id it was asked for. What ONNX
+Runtime itself does with all this on a GPU is tested in tests/stand_in and tests/gpu.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import Golden
+
+from gte_runtime import Embedder
+from gte_runtime.batching import Batch, make_batch
+from gte_runtime.buckets import BUCKETS, Bucket
+from gte_runtime.build import build, judge
+from gte_runtime.bundle import Bundle
+from gte_runtime.cuda import CudaOptions, CudaSession, Device, Lane, joined, least_loaded, provider_options, run_halved, session_entries
+from gte_runtime.errors import Cancelled, ConfigError, EngineError, OutOfMemory, ProviderUnavailableError
+from gte_runtime.evaluation import Evaluator
+from gte_runtime.libraries import Library
+from gte_runtime.session import OrtSession, Outputs, load_graph
+
+WIDTH = 64
+HERE = Device("cpu", 0)
+
+
+@pytest.fixture(scope="module")
+def packed(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The golden checkpoint in cuda-fp16."""
+    target = tmp_path_factory.mktemp("packed") / "bundle"
+    build(golden.checkpoint, target, graphs=golden.graphs, variants=("cuda-fp16", "cpu-fp32"))
+    return Bundle.open(target)
+
+
+class Evaluated:
+    """A session of ONNX Runtime as far as a lane knows one; numpy runs, in the lane's thread."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        variant = bundle.variant("cuda-fp16")
+        self.evaluator = Evaluator(bundle.read(variant.graph), bundle.directory)
+        self.variant = variant
+        self.graph_ids: list[str | None] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.bindings: list[Any] = []
+        self.threads: set[str] = set()
+        self.failures: list[Exception] = []
+        self.entered = threading.Event()
+        self.leave = threading.Event()
+        self.leave.set()
+
+    def get_inputs(self) -> list[Any]:
+        types = {"input_ids": "int64", "position_ids": "int64", "cu_seqlens": "int32", "token_offset": "int32"}
+        return [SimpleNamespace(name=name, type=f"tensor({types[name]})", shape=["n"]) for name in self.variant.inputs]
+
+    def get_outputs(self) -> list[Any]:
+        return [
+            SimpleNamespace(name="cls", type="tensor(float)", shape=["n", WIDTH]),
+            SimpleNamespace(name="token_weights", type="tensor(float)", shape=["n"]),
+        ]
+
+    def io_binding(self) -> Any:
+        made: dict[str, Any] = {}
+        return SimpleNamespace(made=made, bind_ortvalue_input=made.__setitem__, bind_ortvalue_output=made.__setitem__)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.entered.set()
+        while not self.leave.wait(0.005):
+            if options.terminate:
+                raise RuntimeError("terminated")
+        if self.failures:
+            raise self.failures.pop(0)
+        self.bindings.append(binding)
+        self.threads.add(threading.current_thread().name)
+        try:
+            self.graph_ids.append(options.get_run_config_entry("gpu_graph_id"))
+        except RuntimeError:
+            self.graph_ids.append(None)
+        feeds = {name: binding.made[name].numpy() for name in self.variant.inputs}
+        self.shapes.append(feeds["token_offset"].shape)
+        for name, value in self.evaluator.run(feeds).items():
+            binding.made[name].update_inplace(value)
+
+
+@pytest.fixture
+def lane(packed: Bundle, request: pytest.FixtureRequest) -> Iterator[tuple[Lane, Evaluated]]:
+    """A lane on the evaluator, with the buckets that the test asks for."""
+    session = Evaluated(packed)
+    opened = Lane(lambda: session, HERE, packed.variant("cuda-fp16"), WIDTH, getattr(request, "param", ()))
+    opened.wait_until_loaded()
+    yield opened, session
+    session.leave.set()
+    opened.close()
+
+
+def texts(*lengths: int) -> Batch:
+    rng = np.random.default_rng(sum(lengths))
+    ids = [rng.integers(4, 300, length) for length in lengths]
+    return make_batch(np.arange(len(ids)), ids, 128)
+
+
+def run(lane: Lane, batch: Batch) -> Outputs:
+    return lane.run(batch, object(), False)
+
+
+def near(found: Outputs, expected: Outputs) -> None:
+    np.testing.assert_allclose(found.cls, expected.cls, atol=4e-3)
+    np.testing.assert_allclose(found.token_weights, expected.token_weights, atol=4e-3)
+
+
+def test_a_lane_gives_what_the_graph_gives(lane: tuple[Lane, Evaluated], packed: Bundle):
+    """Filled up, bound, run and cut out again: the same as the plain graph, for many shapes."""
+    opened, session = lane
+    judged = judge(packed.directory, packed.manifest, "cuda-fp16")
+    for lengths in ([5], [2, 3, 4], [64], [63, 1 + 64], [7] * 17, [130, 2]):
+        near(run(opened, texts(*lengths)), judged.run(texts(*lengths)))
+    assert len(session.threads) == 1
+    assert set(session.graph_ids) == {None}
+
+
+def test_arrays_on_the_device_are_used_again(lane: tuple[Lane, Evaluated]):
+    """Another run of the same rounded shape binds the very same arrays."""
+    opened, session = lane
+    run(opened, texts(5, 6))
+    run(opened, texts(9, 8))
+    first, second = (binding.made for binding in session.bindings)
+    assert all(first[name] is second[name] for name in first)
+
+
+@pytest.mark.parametrize("lane", [BUCKETS[:3]], indirect=True)
+def test_small_requests_replay_and_others_do_not(lane: tuple[Lane, Evaluated], packed: Bundle):
+    """Each bucket is captured once, at the start; requests take the smallest that holds them, and -1 where none does."""
+    opened, session = lane
+    judged = judge(packed.directory, packed.manifest, "cuda-fp16")
+    assert session.graph_ids == ["1", "2", "3"]
+    assert [captured.bucket for captured in opened.captured] == list(BUCKETS[:3])
+    assert all(captured.milliseconds > 0 for captured in opened.captured)
+    for lengths, graph in (([9], "1"), ([16], "1"), ([17], "2"), ([9, 9], "2"), ([40, 9], "3"), ([65], "-1"), ([8] * 8, "3"), ([3], "1")):
+        near(run(opened, texts(*lengths)), judged.run(texts(*lengths)))
+        assert session.graph_ids[-1] == graph, lengths
+    assert session.shapes[:3] == [(bucket.texts, bucket.longest) for bucket in BUCKETS[:3]]
+
+
+@pytest.mark.parametrize("lane", [(Bucket(16, 2, 16),)], indirect=True)
+def test_a_captured_graph_keeps_its_addresses(lane: tuple[Lane, Evaluated]):
+    """A replay reads where the capture read: binding and arrays never change, whatever runs in between."""
+    opened, session = lane
+    captured = session.bindings[0]
+    arrays = dict(captured.made)
+    for length in (3, 100, 16, 40):
+        run(opened, texts(length))
+    replayed = [binding for binding, graph in zip(session.bindings, session.graph_ids, strict=True) if graph == "1"]
+    assert len(replayed) == 3
+    assert all(binding is captured for binding in replayed)
+    assert all(captured.made[name] is arrays[name] for name in arrays)
+
+
+def test_failures_are_ours_and_the_lane_lives(lane: tuple[Lane, Evaluated]):
+    """ONNX Runtime's words for no memory become OutOfMemory, others EngineError; the next run is fine."""
+    opened, session = lane
+    expected = run(opened, texts(5)).cls
+    for words, kind in (
+        ("CUDA failure 2: out of memory ; GPU=0 ; hostname=secret", OutOfMemory),
+        ("Failed to allocate memory for requested buffer of size 9", OutOfMemory),
+        ("Available memory of 36568576 is smaller than requested bytes of 50331648", OutOfMemory),
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; hostname=secret", EngineError),
+    ):
+        session.failures.append(RuntimeError(words))
+        with pytest.raises(kind) as caught:
+            run(opened, texts(5))
+        assert type(caught.value) is kind
+        assert "secret" not in str(caught.value)
+    assert np.array_equal(run(opened, texts(5)).cls, expected)
+
+
+def test_without_memory_a_batch_is_halved_once(lane: tuple[Lane, Evaluated]):
+    """What does not fit runs in two halves that give memory back; the rows are the same, in the same order."""
+    opened, _ = lane
+    batch = texts(5, 6, 40, 3, 9)
+    expected = run(opened, batch)
+    asked: list[tuple[int, bool]] = []
+
+    def attempt(part: Batch, party: object, thrifty: bool) -> Outputs:
+        asked.append((len(part.rows), thrifty))
+        if len(part.rows) > 3:
+            raise OutOfMemory("out of memory during a run")
+        return opened.run(part, party, thrifty)
+
+    near(run_halved(attempt, batch, object()), expected)
+    assert asked == [(5, False), (3, True), (2, True)] or asked == [(5, False), (2, True), (3, True)]
+
+
+def test_halving_ends():
+    """A half that does not fit either is an error, and so is a single text: nothing is tried for ever."""
+    asked = []
+
+    def never(part: Batch, party: object, thrifty: bool) -> Outputs:
+        asked.append(len(part.rows))
+        raise OutOfMemory("out of memory during a run")
+
+    for lengths, expected in (([5, 5, 5, 5], [4, 2]), ([5], [1])):
+        asked.clear()
+        with pytest.raises(OutOfMemory):
+            run_halved(never, texts(*lengths), object())
+        assert asked == expected
+
+
+def test_runs_wait_for_their_turn_and_count(lane: tuple[Lane, Evaluated]):
+    """What waits in a lane is its load; a run that is stopped while it waits never starts, and the others go on."""
+    opened, session = lane
+    session.leave.clear()
+    session.entered.clear()
+    party, results = object(), {}
+
+    def work(name: str, batch: Batch, whose: object) -> None:
+        try:
+            results[name] = opened.run(batch, whose, False)
+        except Cancelled as error:
+            results[name] = error
+
+    running = threading.Thread(target=work, args=("first", texts(10), object()))
+    running.start()
+    assert session.entered.wait(10)
+    waiting = threading.Thread(target=work, args=("second", texts(20), party))
+    waiting.start()
+    while opened.load != 30:
+        time.sleep(0.001)
+    opened.stop(party)
+    session.leave.set()
+    running.join(10)
+    waiting.join(10)
+    assert isinstance(results["second"], Cancelled)
+    assert results["first"].cls.shape == (1, WIDTH)
+    assert opened.load == 0
+
+
+def test_ctrl_c_stops_a_run_and_the_lane_lives(lane: tuple[Lane, Evaluated]):
+    """The main thread waits outside of ONNX Runtime, so the signal reaches it at once."""
+    opened, session = lane
+    session.leave.clear()
+    session.entered.clear()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    main = threading.main_thread().ident
+    try:
+        threading.Thread(target=lambda: session.entered.wait(10) and signal.pthread_kill(main, signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            run(opened, texts(5))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    session.leave.set()
+    assert run(opened, texts(5)).cls.shape == (1, WIDTH)
+
+
+def test_close_stops_what_runs(lane: tuple[Lane, Evaluated]):
+    """Runs in flight and later ones are Cancelled; close returns when the thread is gone."""
+    opened, session = lane
+    session.leave.clear()
+    session.entered.clear()
+    outcome: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(opened, texts(5))
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            outcome.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert session.entered.wait(10)
+    opened.close()
+    worker.join(10)
+    assert isinstance(outcome[0], Cancelled)
+    with pytest.raises(Cancelled):
+        run(opened, texts(5))
+
+
+def test_a_lane_that_does_not_load(packed: Bundle):
+    """The failure reaches the one who waits, and the lane can be closed."""
+
+    def broken() -> Any:
+        raise ProviderUnavailableError("cuda", ("cuda", "cpu"), "there is no GPU 3")
+
+    opened = Lane(broken, HERE, packed.variant("cuda-fp16"), WIDTH, ())
+    with pytest.raises(ProviderUnavailableError, match="no GPU 3"):
+        opened.wait_until_loaded()
+    opened.close()
+    with pytest.raises(Cancelled):
+        run(opened, texts(5))
+
+
+def test_work_goes_where_least_waits(packed: Bundle):
+    """Of two lanes the one with fewer tokens; of equals the first."""
+    lanes = [SimpleNamespace(load=load) for load in (30, 10, 10)]
+    assert least_loaded(lanes) is lanes[1]  # type: ignore[arg-type]
+
+
+def test_padded_graphs_run_in_lanes_too(tiny_bundle: Path):
+    """portable-fp32 in a lane, with ONNX Runtime itself and its binding, against the plain session."""
+    bundle = Bundle.open(tiny_bundle)
+    variant = bundle.variant("portable-fp32")
+    load = partial(load_graph, bundle.read(variant.graph), tiny_bundle, variant, "cpu", 1)
+    opened = Lane(load, HERE, variant, WIDTH, ())
+    opened.wait_until_loaded()
+    plain = OrtSession(bundle.read(variant.graph), tiny_bundle, variant, WIDTH)
+    for lengths in ([5], [2, 30, 4], [64, 64], [2, 30, 4]):
+        found, expected = run(opened, texts(*lengths)), plain.run(texts(*lengths))
+        np.testing.assert_allclose(found.cls, expected.cls, atol=1e-5)
+        np.testing.assert_allclose(found.token_weights, expected.token_weights, atol=1e-5)
+    opened.close()
+    plain.close()
+
+
+def test_parts_are_joined_in_order():
+    """Rows and token weights follow one another."""
+    parts = [Outputs(np.full((n, 2), n, np.float32), np.full(n * 3, n, np.float32)) for n in (1, 2)]
+    assert joined(parts).cls[:, 0].tolist() == [1, 2, 2]
+    assert joined(parts).token_weights.tolist() == [1] * 3 + [2] * 6
+
+
+def test_provider_options():
+    """Never TF32; memory as asked; CUDA graphs in latency mode only; no cuDNN where that can be said."""
+    plain = provider_options(CudaOptions(), 0, (1, 31))
+    assert plain == {"device_id": "0", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "enable_cudnn": "0"}
+    told = provider_options(CudaOptions(devices=(0, 2), memory=5 * 2**30, latency=True), 2, (1, 28))
+    assert told == {
+        "device_id": "2", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "gpu_mem_limit": "5368709120",
+        "enable_cuda_graph": "1",
+    }  # fmt: skip
+
+
+def test_no_operator_of_a_packed_graph_may_run_on_the_cpu(packed: Bundle, tiny_bundle: Path):
+    """ONNX Runtime would place it there without a word. Padded graphs have arithmetic on shapes that belongs there."""
+    strict = "session.disable_cpu_ep_fallback"
+    assert session_entries(packed.variant("cuda-fp16"))[strict] == "1"
+    assert strict not in session_entries(Bundle.open(tiny_bundle).variant("portable-fp32"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"devices": ()}, "devices"),
+        ({"devices": (0, 0)}, "devices"),
+        ({"devices": (-1,)}, "devices"),
+        ({"devices": ("0",)}, "devices"),
+        ({"memory": 0}, "gpu_mem_limit"),
+        ({"memory": 2.5}, "gpu_mem_limit"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], words: str):
+    """Refused before anything is loaded."""
+    with pytest.raises(ConfigError, match=words):
+        CudaOptions(**options)
+
+
+def cuda_session(bundle: Bundle, variant: str, **options: Any) -> CudaSession:
+    record = bundle.variant(variant)
+    return CudaSession(bundle.read(record.graph), bundle.directory, record, WIDTH, CudaOptions(**options))
+
+
+def test_a_limit_below_the_weights(packed: Bundle):
+    """ONNX Runtime would hold no limit at all then."""
+    with pytest.raises(ConfigError, match=r"gpu_mem_limit is 1000 bytes; the weights alone take \d{6,}"):
+        cuda_session(packed, "cuda-fp16", memory=1000)
+
+
+def test_variants_and_providers_that_do_not_go_together(packed: Bundle):
+    """Each is told what to name instead."""
+    with pytest.raises(ConfigError, match=r"cpu-fp32\.onnx is for the CPU"):
+        cuda_session(packed, "cpu-fp32")
+    with pytest.raises(ConfigError, match="runs on NVIDIA GPUs only; pass provider='cuda'"):
+        Embedder.open(packed.directory, variant="cuda-fp16")
+    with pytest.raises(ConfigError, match="for provider='cuda'"):
+        Embedder.open(packed.directory, latency=True)
+    with pytest.raises(ConfigError, match="gte engine build"):
+        Embedder.open(packed.directory, provider="tensorrt", latency=True, variant="cpu-fp32")
+
+
+def test_latency_needs_a_packed_graph(tiny_bundle: Path):
+    """A padded graph has parts on the CPU, which a CUDA graph cannot hold."""
+    with pytest.raises(ConfigError, match="latency=True needs the variant cuda-fp16"):
+        cuda_session(Bundle.open(tiny_bundle), "portable-fp16", latency=True)
+
+
+def test_cuda_without_its_package(packed: Bundle):
+    """Asked for CUDA on the CPU package: an error with the pip line, never a CPU run."""
+    with pytest.raises(ProviderUnavailableError, match=r"pip install 'gte-runtime\[gpu\]'") as caught:
+        Embedder.open(packed.directory, provider="cuda")
+    assert "cuda" not in caught.value.available
+
+
+def test_a_library_that_is_missing_is_named(packed: Bundle, monkeypatch: pytest.MonkeyPatch):
+    """Compiled in, and does not load: which library, and what to install."""
+    import gte_runtime.cuda
+
+    monkeypatch.setattr(gte_runtime.cuda, "require_provider", lambda provider: "CUDAExecutionProvider")
+    found = [Library("libcublasLt.so.13", None), Library("libcudart.so.13", "libcudart.so.13")]
+    monkeypatch.setattr(gte_runtime.cuda, "preload", lambda provider: found)
+    with pytest.raises(ProviderUnavailableError, match=r"libcublasLt\.so\.13 is not found: pip install 'nvidia-cublas>=13,<14'"):
+        Embedder.open(packed.directory, provider="cuda")
+
+
+def test_cuda_fp16_is_what_cuda_runs():
+    """Where the bundle has it; the padded variants are second."""
+    from gte_runtime.embedder import VARIANTS
+
+    assert VARIANTS["cuda"][0] == "cuda-fp16"
+    assert VARIANTS["tensorrt"] == ("portable-fp16",)

@@ -1,0 +1,215 @@
+"""`gte doctor`: what it finds here, and its verdict on machines that are described to it."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gte_runtime.cli import gte
+from gte_runtime.devices import Devices, Gpu, devices
+from gte_runtime.doctor import Findings, examine, lines, placement, verdict
+from gte_runtime.libraries import Library, needed, preload, remedy
+
+GPU = Gpu(0, "NVIDIA H200", "9.0", 150 * 2**30)
+CUDA = ("libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudart.so.13", "libcuda.so.1")
+TRT = ("libnvinfer.so.10", "libcudnn.so.9")
+
+
+def found_all(names: tuple[str, ...]) -> tuple[Library, ...]:
+    return tuple(Library(name, name) for name in names)
+
+
+GOOD = Findings(
+    python="3.11.7", system="Linux x86_64", cpu="a processor", features=("avx2",), threads=2, quota=1.5, memory_limit=2**30,
+    packages={"gte-runtime": "0.1.0", "onnxruntime-gpu": "1.31.1"}, providers=("tensorrt", "cuda", "cpu"), broken=None,
+    libraries={"cuda": found_all(CUDA), "tensorrt": found_all(TRT)}, devices=Devices("580.95", "13.0", (GPU,)), tensorrt="10.16.1",
+)  # fmt: skip
+CPU_ONLY = replace(GOOD, packages={"onnxruntime": "1.32.0"}, providers=("cpu",), libraries={}, devices=Devices(None, None, (), "no driver"))
+
+
+def without(provider: str, *names: str) -> Findings:
+    libraries = tuple(replace(lib, found=None) if lib.name in names else lib for lib in GOOD.libraries[provider])
+    return replace(GOOD, libraries=GOOD.libraries | {provider: libraries})
+
+
+@pytest.mark.parametrize(
+    ("found", "provider", "good", "words"),
+    [
+        (GOOD, None, True, "cuda is ready on GPU 0 (NVIDIA H200)"),
+        (GOOD, "tensorrt", True, "tensorrt is ready"),
+        (GOOD, "cpu", True, "the CPU is ready with 2 threads"),
+        (CPU_ONLY, None, True, "the CPU is ready"),
+        (replace(CPU_ONLY, devices=GOOD.devices), None, True, "pip install 'gte-runtime[gpu]'"),
+        (CPU_ONLY, "cuda", False, "pip uninstall -y onnxruntime && pip install 'gte-runtime[gpu]'"),
+        (replace(GOOD, packages=GOOD.packages | CPU_ONLY.packages), None, False, "overwrite each other: pip uninstall"),
+        (replace(CPU_ONLY, packages={}, providers=()), None, False, "not installed: pip install 'gte-runtime[cpu]'"),
+        (replace(CPU_ONLY, providers=(), broken="ImportError: GLIBC"), None, False, "does not import (ImportError: GLIBC)"),
+        (without("cuda", "libcublasLt.so.13", "libcublas.so.13"), None, False, "pip install 'nvidia-cublas>=13,<14'"),
+        (without("cuda", "libcuda.so.1"), None, False, "install NVIDIA's driver (in a container: start it with --gpus all)"),
+        (without("tensorrt", "libnvinfer.so.10", "libcudnn.so.9"), None, True, "cuda is ready"),
+        (without("tensorrt", "libnvinfer.so.10"), "tensorrt", False, "pip install 'tensorrt-cu13==10.16.1.11'"),
+        (replace(GOOD, devices=Devices("1", "13.0", (), "the driver finds no GPU")), None, False, "the driver finds no GPU"),
+        (replace(GOOD, devices=Devices("1", "13.0", (replace(GPU, capability="7.0"),))), None, False, "7.5 is the oldest"),
+    ],
+)
+def test_verdict(found: Findings, provider: str | None, good: bool, words: str):
+    """One line: what is wrong and the command that mends it."""
+    verdict_found, line = verdict(found, provider)
+    assert (verdict_found, "\n" in line) == (good, False)
+    assert words in line
+
+
+def test_lines_name_every_library():
+    """Found or missing, one by one, with driver, GPU, quota and TensorRT."""
+    shown = [" ".join(line) for line in lines(without("cuda", "libcublas.so.13"))]
+    for words in (
+        "libcublas.so.13 MISSING", "libcuda.so.1 libcuda.so.1", "driver 580.95", "gpu 0 NVIDIA H200, compute capability 9.0, 150 GiB",
+        "control group grants 1.5 processors (2 threads)", "1.0 GiB", "tensorrt 10.16.1", "onnxruntime-gpu 1.31.1",
+    ):  # fmt: skip
+        assert any(words in " ".join(line.split()) for line in shown), words
+
+
+def test_this_machine():
+    """The real one: whatever it has, everything is answered and there is a verdict."""
+    found = examine()
+    assert found.packages["onnxruntime"]
+    assert "cpu" in found.providers
+    assert found.threads >= 1
+    assert verdict(found, "cpu")[0]
+
+
+def test_the_command(mini_bundle: Path):
+    """A verdict in the last line, nodes of every variant that can load here, and a reason for the others; as JSON, too."""
+    shown = CliRunner().invoke(gte, ["doctor", str(mini_bundle), "--provider", "cpu"], standalone_mode=False)
+    assert (shown.return_value, shown.exception) == (0, None)
+    assert shown.output.splitlines()[-1].startswith("verdict     the CPU is ready")
+    assert "cpu-fp32 on cpu: " in shown.output
+    answer = CliRunner().invoke(gte, ["doctor", "--json", "--provider", "cuda"], standalone_mode=False)
+    told = json.loads(answer.output)
+    assert answer.return_value == 5
+    assert not told["ready"]
+    assert "pip install 'gte-runtime[gpu]'" in told["verdict"]
+
+
+def test_placement_counts_nodes(mini_bundle: Path):
+    """By provider; none elsewhere than on the one that was asked for."""
+    from gte_runtime.bundle import Bundle
+
+    placed = placement(Bundle.open(mini_bundle), "cpu-fp32", "cpu")
+    assert placed["nodes"]["CPUExecutionProvider"] > 20
+    assert placed["elsewhere"] == {}
+
+
+def test_it_works_without_onnxruntime(tmp_path: Path):
+    """With nothing but this package and numpy it still answers, and says what to install."""
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from gte_runtime import doctor\n"
+        "doctor._packages = lambda: {}\n"
+        "found = doctor.examine(); print(found.providers, doctor.verdict(found))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "ONNX Runtime is not installed: pip install 'gte-runtime[cpu]'" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="readelf (binutils) is not installed")
+def test_linked_libraries_are_those_readelf_shows():
+    """Of a real library: ONNX Runtime's own module."""
+    spec = importlib.util.find_spec("numpy.linalg._umath_linalg")
+    assert spec is not None
+    assert spec.origin is not None
+    shown = subprocess.run(["readelf", "-d", spec.origin], capture_output=True, text=True, check=True).stdout
+    expected = [line.split("[")[1].rstrip("]") for line in shown.splitlines() if "(NEEDED)" in line]
+    system = ("libdl.", "librt.", "libpthread.", "libstdc++.", "libm.", "libgcc_s.", "libc.", "ld-linux")
+    assert needed(Path(spec.origin)) == [name for name in expected if not name.startswith(system)]
+    assert len(expected) > len(needed(Path(spec.origin)))
+
+
+def test_what_is_no_elf_file_needs_nothing(tmp_path: Path):
+    """A text in place of a library."""
+    (tmp_path / "lib.so").write_text("not a library")
+    assert needed(tmp_path / "lib.so") == []
+
+
+def test_libraries_are_looked_for_in_packages_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """First as the loader would, then below site-packages, where the loader does not look."""
+    import gte_runtime.libraries as module
+
+    folder = tmp_path / "nvidia" / "cu13" / "lib"
+    folder.mkdir(parents=True)
+    (folder / "libcublas.so.13").touch()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(module, "provider_file", lambda provider: tmp_path)
+    monkeypatch.setattr(module, "needed", lambda file: ["libcublas.so.13", "libcudart.so.13", "libcurand.so.10"])
+    tried: list[str] = []
+
+    def load(name: str) -> object:
+        tried.append(name)
+        if name in ("libcublas.so.13", "libcurand.so.10"):
+            raise OSError("cannot open shared object file")
+        return object()
+
+    found = preload("cuda", load)
+    assert [lib.found for lib in found] == [str(folder / "libcublas.so.13"), "libcudart.so.13", None]
+    assert tried == ["libcublas.so.13", str(folder / "libcublas.so.13"), "libcudart.so.13", "libcurand.so.10"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        (["libcublas.so.12", "libcudnn.so.9"], "pip install 'nvidia-cublas-cu12' 'nvidia-cudnn-cu12'"),
+        (["libcublasLt.so.13", "libcublas.so.13"], "pip install 'nvidia-cublas>=13,<14'"),
+        (["libnvinfer.so.10", "libnvonnxparser.so.10"], "pip install 'tensorrt-cu13==10.16.1.11'"),
+        (["libcuda.so.1"], "install NVIDIA's driver"),
+    ],
+)
+def test_remedies(missing: list[str], words: str):
+    """The package of a library, for its version of CUDA, once."""
+    assert remedy(missing).startswith(words)
+    assert remedy(missing).count("pip install") <= 1
+
+
+class Driver:
+    """libcuda as far as we ask it, with one GPU."""
+
+    def __init__(self, status: int = 0, count: int = 1) -> None:
+        self.status, self.count = status, count
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802 - the driver's names
+        return self.status
+
+    def __getattr__(self, name: str) -> Any:
+        answers = {"cuDriverGetVersion": 13000, "cuDeviceGetCount": self.count}
+
+        def answer(out: Any, *arguments: Any) -> int:
+            if name == "cuDeviceGetName":
+                out.value = b"stand-in"
+            elif name == "cuDeviceTotalMem_v2":
+                out._obj.value = 2**33
+            elif name == "cuDeviceGetAttribute":
+                out._obj.value = {75: 9, 76: 0}[arguments[0]]
+            else:
+                out._obj.value = answers.get(name, 0)
+            return 0
+
+        return answer
+
+
+def test_devices_as_the_driver_tells_them(monkeypatch: pytest.MonkeyPatch):
+    """Name, capability and memory; a driver without GPUs; no driver at all."""
+    assert devices(Driver()).gpus == (Gpu(0, "stand-in", "9.0", 2**33),)
+    assert devices(Driver()).cuda == "13.0"
+    assert devices(Driver(status=100)).problem == "the driver finds no GPU (cuInit gave 100)"
+    assert "CUDA_VISIBLE_DEVICES" in str(devices(Driver(count=0)).problem)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
+    assert devices().problem == "there is no NVIDIA driver (libcuda.so.1)"
