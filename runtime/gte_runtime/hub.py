@@ -225,7 +225,7 @@ def _pause(error: Exception, attempt: int, *, waited_out: bool) -> float | None:
         asked = float(headers.get("Retry-After", ""))
     except ValueError:
         asked = 2.0 ** (attempt - 1)
-    return asked if asked <= LONGEST_WAIT else None
+    return max(asked, 0.0) if asked <= LONGEST_WAIT else None
 
 
 def _response(error: BaseException | None) -> tuple[int | None, Any]:

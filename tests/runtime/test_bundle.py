@@ -45,7 +45,7 @@ def test_a_directory_that_is_not_there(refuses: Refusal, tmp_path: Path, monkeyp
     """B-44: the missing directory is named, and how to get one."""
     monkeypatch.chdir(tmp_path)
     if as_text:
-        refuses("nowhere", BundleError, "'nowhere' is neither a bundle directory nor a shipped model", "gte build")
+        refuses("nowhere", BundleError, "'nowhere' is neither a bundle directory nor a model that is here", "gte build", "gte pull")
     else:
         refuses(tmp_path / "nowhere", BundleError, "nowhere: expected a bundle directory, found nothing")
 
