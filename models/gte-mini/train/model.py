@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 192, 3, 6, 512, 30000
+WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 192, 3, 6, 512, 34000
 DIMS = (32, 64, 128, 192)
 SIZE = WIDTH // HEADS
 GROUPS = 6

@@ -1,8 +1,7 @@
-"""Three stages, each in steps that can be stopped and resumed.
+"""Two stages, each in steps that can be stopped and resumed.
 
-    projection   the teacher's token vectors, turned and weighed so that translations meet
-    tokens       the token vectors themselves
-    encoder      everything, and the token weights, from where the first two have come
+    tokens       the token vectors, from the teacher's
+    encoder      everything, and the token weights, from where the first has come
 
 A stage's state is saved every SAVE_EVERY steps; batches depend on the step's number alone.
 """
@@ -18,13 +17,21 @@ import losses
 import numpy as np
 import torch
 from batches import Batches
+from dev import Dev
 from model import VOCABULARY, Student
 from static import Static, copy_into
 from torch import Tensor, nn
 
-SAVE_EVERY = 25
-LOG_EVERY = 10
+SAVE_EVERY = 100
+LOG_EVERY = 25
+LOOK_EVERY = 200
+"""Steps between looks at the dev part."""
+TAUGHT = 10.0
+WORDS = 256
+WORD_SHARE = 1.0
 LEXICAL_SHARE = 0.3
+LEXICAL_EVERY = 4
+PAGE = 160
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,13 @@ class Stage:
         return float(min(1.0, (step + 1) / self.warmup) * (0.02 + 0.98 * fall))
 
 
-PROJECTION = Stage("projection", 80, 512, (1e-3, 2e-2))
-TOKENS = Stage("tokens", 1050, 512, (1e-3, 2e-2, 1e-2))
-ENCODER = Stage("encoder", 100, 96, (5e-4, 1e-3, 5e-3))
+TOKENS = Stage("tokens", 1600, 512, (1e-3, 2e-2, 1e-2))
+ENCODER = Stage("encoder", 1200, 128, (5e-4, 1e-3, 5e-3))
 
 
-def _run(stage: Stage, module: nn.Module, groups: list[list[nn.Parameter]], loss: Callable[[int], Tensor], out: Path) -> None:
+def _run(
+    stage: Stage, module: nn.Module, groups: list[list[nn.Parameter]], loss: Callable[[int], Tensor], look: Callable[[], str], out: Path
+) -> None:
     """The loop: AdamW, one rate for each group, gradient clipping, saving and resuming."""
     optimizer = torch.optim.AdamW(
         [{"params": group, "lr": rate, "weight_decay": 0.0} for group, rate in zip(groups, stage.rates, strict=True)], betas=(0.9, 0.98)
@@ -72,47 +80,53 @@ def _run(stage: Stage, module: nn.Module, groups: list[list[nn.Parameter]], loss
         if (step + 1) % LOG_EVERY == 0:
             print(f"{stage.name} {step + 1}/{stage.steps} loss {running / LOG_EVERY:.4f} {time.monotonic() - began:.0f} s", flush=True)
             running = 0.0
+        if (step + 1) % LOOK_EVERY == 0 or step + 1 == stage.steps:
+            print(f"{stage.name} {step + 1} dev: {look()}", flush=True)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
             kept = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step + 1}
             torch.save(kept, state.with_suffix(".part"))
             state.with_suffix(".part").replace(state)
 
 
-def train_static(batches: Batches, pieces: Path, out: Path) -> Static:
-    static = Static(torch.from_numpy(np.load(pieces)))
+def train_static(batches: Batches, dev: Dev, pieces: Tensor, projection: Tensor, out: Path) -> Static:
+    static = Static(pieces, projection)
 
-    def loss(stage: Stage, step: int) -> Tensor:
-        a, b, same = batches.pairs(step if stage is PROJECTION else PROJECTION.steps + step, stage.pairs)
-        return losses.dense(static(a), static(b), same)
+    def loss(step: int) -> Tensor:
+        batch = batches.pairs(step, TOKENS.pairs)
+        a, b = static(batch.english), static(batch.other)
+        words, targets = batches.words(step, WORDS)
+        taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(static(words), targets)
+        return losses.dense(a, b, batch.same) + TAUGHT * taught
 
-    _run(PROJECTION, static, [[static.projection], [static.score]], lambda step: loss(PROJECTION, step), out)
-    groups = [[static.projection], [static.free], [static.score]]
-    _run(TOKENS, static, groups, lambda step: loss(TOKENS, step), out)
+    _run(TOKENS, static, [[static.projection], [static.free], [static.score]], loss, lambda: dev.line(static), out)
     return static
 
 
-def train_encoder(batches: Batches, static: Static, out: Path) -> Student:
+def train_encoder(batches: Batches, dev: Dev, static: Static, out: Path) -> Student:
     student = Student()
     copy_into(student, static)
+    vectors = torch.autocast("cpu", torch.bfloat16)(student.cls)
 
     def loss(step: int) -> Tensor:
-        a, b, same = batches.pairs(10**6 + step, ENCODER.pairs)
-        value = losses.dense(student.cls(a), student.cls(b), same)
-        if step % 2:
+        batch = batches.pairs(10**6 + step, ENCODER.pairs)
+        words, targets = batches.words(10**6 + step, WORDS // 4)
+        a, b, c = vectors(batch.english).float(), vectors(batch.other).float(), vectors(words).float()
+        taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(c, targets)
+        value = losses.dense(a, b, batch.same) + TAUGHT * taught
+        if step % LEXICAL_EVERY:
             return value
-        titles, texts, same = batches.titles(step, ENCODER.pairs // 3)
-        (left, left_weights), (right, right_weights) = student(titles), student(texts)
-        lexical = losses.lexical((titles, texts), (left_weights, right_weights), VOCABULARY)
-        return value + LEXICAL_SHARE * (lexical + losses.dense(left, right, same))
+        titles, texts, same = batches.titles(step, ENCODER.pairs // 2, PAGE)
+        with torch.autocast("cpu", torch.bfloat16):
+            (left, left_weights), (right, right_weights) = student(titles), student(texts)
+        lexical = losses.lexical((titles, texts), (left_weights.float(), right_weights.float()), VOCABULARY)
+        return value + LEXICAL_SHARE * (lexical + losses.dense(left.float(), right.float(), same))
 
     words, head = student.embeddings.word_embeddings.weight, list(student.classifier.parameters())
-    _run(ENCODER, student, [list(student.encoder.parameters()), [words], head], loss, out)
+    _run(ENCODER, student, [list(student.encoder.parameters()), [words], head], loss, lambda: dev.line(student.cls), out)
     return student
 
 
-def train(pairs: Path, tokenizer: Path, pieces: Path, out: Path) -> Student:
-    """All stages; `out` keeps their states."""
+def train(batches: Batches, dev: Dev, pieces: Tensor, projection: Tensor, out: Path) -> Student:
+    """Both stages; `out` keeps their states."""
     torch.manual_seed(0)
-    batches = Batches(pairs, tokenizer)
-    student = train_encoder(batches, train_static(batches, pieces, out), out)
-    return student.eval()
+    return train_encoder(batches, dev, train_static(batches, dev, pieces, projection, out), out).eval()
