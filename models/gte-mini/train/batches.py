@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 SHARES = {
-    "help": 0.22, "libreoffice": 0.08, "chromium": 0.13, "firefox": 0.13, "home": 0.1, "cldr-terms": 0.12, "cldr-keywords": 0.13,
+    "help": 0.22, "libreoffice": 0.08, "chromium": 0.13, "firefox": 0.13, "home": 0.1, "cldr-terms": 0.14, "cldr-keywords": 0.1,
     "cldr": 0.04, "iso-codes": 0.03, "unihan": 0.02,
 }  # fmt: skip
 SECONDARY = 0.35
@@ -28,6 +28,8 @@ CAPITALS = 0.15
 ASKED = 0.1
 """So many sides are put as a question about the text: the answer is the text, so question words must weigh little."""
 TOKENS = 96
+LETTERS = 800
+"""So much of a page is enough for PAGE tokens in any language."""
 ALIKE = 0.9
 """Texts whose targets have this cosine or more are no negatives of each other."""
 
@@ -81,9 +83,10 @@ class Batches:
         order: the English texts that have targets
         targets: their targets, normalised
         words: more texts with targets, one word each
+        cache: a file to keep the translations' tokens in, some minutes' work
     """
 
-    def __init__(self, path: Path, tokenizer: Path, order: list[str], targets: Tensor, words: tuple[list[str], Tensor]) -> None:
+    def __init__(self, path: Path, tokenizer: Path, order: list[str], targets: Tensor, words: tuple[list[str], Tensor], cache: Path) -> None:
         made = Tokenizer.from_file(str(tokenizer))
         known = {text: n for n, text in enumerate(order)}
         self.targets, self._word_targets = targets, words[1]
@@ -94,13 +97,17 @@ class Batches:
             for line in file:
                 source, language, english, other = json.loads(line)
                 if source == "title":
-                    titles[language].append((english, other))
+                    titles[language].append((english, other[:LETTERS]))
                 elif english in known:
-                    self._found[language][source].append((known[english], len(others)))
+                    if source != "cldr-keywords" or "skin tone" not in english:  # five of each hand
+                        self._found[language][source].append((known[english], len(others)))
                     others.append(other)
         self._words = tokenized(made, words[0])
         self._english, self._lower = tokenized(made, order), tokenized(made, [text.lower() for text in order])
-        self._others = tokenized(made, others)
+        if not cache.exists():
+            np.savez(cache, **tokenized(made, others)._asdict())
+        with np.load(cache) as saved:
+            self._others = Texts(saved["flat"], saved["starts"])
         self._titles = {
             language: [tokenized(made, [pair[side] for pair in found]) for side in (0, 1)] for language, found in titles.items()
         }

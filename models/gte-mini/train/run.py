@@ -104,7 +104,7 @@ def main(work: Path, out: Path) -> None:
         make_tokenizer(work, HERE / "tokenizer.json", e5)
         make_vectors(work, HERE / "tokenizer.json", e5)
     order, aims, words, start, projection = taught(work)
-    batches = Batches(work / "train.jsonl", work / "tokenizer.json", order, aims, words)
+    batches = Batches(work / "train.jsonl", work / "tokenizer.json", order, aims, words, work / "tokens.npz")
     student = train(batches, Dev(work / "heldout.json", work / "tokenizer.json"), start, projection, states)
     checkpoint.write(student, work / "tokenizer.json", out)
 

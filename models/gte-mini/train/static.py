@@ -60,10 +60,11 @@ class Static(nn.Module):
 @torch.no_grad()
 def copy_into(student: Student, static: Static) -> None:
     """Make the student compute what the static model does."""
-    table = static.table()
-    vectors = f.layer_norm(table, (WIDTH,), eps=EPS)
-    _, axes = torch.linalg.eigh(vectors.T @ vectors)
-    quiet = axes[:, 1] * WIDTH**0.5  # the axis that tokens use least; the very least is the mean that LayerNorm removes
+    table = f.layer_norm(static.table(), (WIDTH,), eps=EPS)
+    _, found = torch.linalg.eigh(table.T @ table)
+    axis = found[:, 1]  # the one that tokens use least; the very least is the mean that LayerNorm removes
+    table -= (table @ axis)[:, None] * axis
+    quiet = axis * WIDTH**0.5
     table[[0, 2]] = quiet
     student.embeddings.word_embeddings.weight.copy_(table)
     attention = student.encoder["layer"][0].attention

@@ -21,16 +21,17 @@ from dev import Dev
 from model import VOCABULARY, Student
 from static import Static, copy_into
 from torch import Tensor, nn
+from torch.nn import functional as f
 
 SAVE_EVERY = 100
 LOG_EVERY = 25
-LOOK_EVERY = 200
+LOOK_EVERY = 100
 """Steps between looks at the dev part."""
 TAUGHT = 10.0
 WORDS = 256
 WORD_SHARE = 1.0
 LEXICAL_SHARE = 0.3
-LEXICAL_EVERY = 4
+LEXICAL_EVERY = 3
 PAGE = 160
 
 
@@ -49,8 +50,8 @@ class Stage:
         return float(min(1.0, (step + 1) / self.warmup) * (0.02 + 0.98 * fall))
 
 
-TOKENS = Stage("tokens", 1600, 512, (1e-3, 2e-2, 1e-2))
-ENCODER = Stage("encoder", 1200, 128, (5e-4, 1e-3, 5e-3))
+TOKENS = Stage("tokens", 900, 512, (1e-3, 2e-2, 1e-2))
+ENCODER = Stage("encoder", 400, 128, (5e-4, 1e-3, 5e-3))
 
 
 def _run(
@@ -58,7 +59,7 @@ def _run(
 ) -> None:
     """The loop: AdamW, one rate for each group, gradient clipping, saving and resuming."""
     optimizer = torch.optim.AdamW(
-        [{"params": group, "lr": rate, "weight_decay": 0.0} for group, rate in zip(groups, stage.rates, strict=True)], betas=(0.9, 0.98)
+        [{"params": group, "lr": rate, "weight_decay": 0.0} for group, rate in zip(groups, stage.rates, strict=True)], betas=(0.9, 0.98), fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, stage.rate)
     state, first = out / f"{stage.name}.pt", 0
@@ -105,21 +106,21 @@ def train_static(batches: Batches, dev: Dev, pieces: Tensor, projection: Tensor,
 def train_encoder(batches: Batches, dev: Dev, static: Static, out: Path) -> Student:
     student = Student()
     copy_into(student, static)
-    vectors = torch.autocast("cpu", torch.bfloat16)(student.cls)
 
     def loss(step: int) -> Tensor:
         batch = batches.pairs(10**6 + step, ENCODER.pairs)
         words, targets = batches.words(10**6 + step, WORDS // 4)
-        a, b, c = vectors(batch.english).float(), vectors(batch.other).float(), vectors(words).float()
+        longest = max(rows.shape[1] for rows in (batch.english, batch.other, words))
+        every = torch.cat([f.pad(rows, (0, longest - rows.shape[1]), value=1) for rows in (batch.english, batch.other, words)])
+        a, b, c = student.cls(every).split([ENCODER.pairs, ENCODER.pairs, len(words)])
         taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(c, targets)
         value = losses.dense(a, b, batch.same) + TAUGHT * taught
         if step % LEXICAL_EVERY:
             return value
         titles, texts, same = batches.titles(step, ENCODER.pairs // 2, PAGE)
-        with torch.autocast("cpu", torch.bfloat16):
-            (left, left_weights), (right, right_weights) = student(titles), student(texts)
-        lexical = losses.lexical((titles, texts), (left_weights.float(), right_weights.float()), VOCABULARY)
-        return value + LEXICAL_SHARE * (lexical + losses.dense(left.float(), right.float(), same))
+        (left, left_weights), (right, right_weights) = student(titles), student(texts)
+        lexical = losses.lexical((titles, texts), (left_weights, right_weights), VOCABULARY)
+        return value + LEXICAL_SHARE * (lexical + losses.dense(left, right, same))
 
     words, head = student.embeddings.word_embeddings.weight, list(student.classifier.parameters())
     _run(ENCODER, student, [list(student.encoder.parameters()), [words], head], loss, lambda: dev.line(student.cls), out)
