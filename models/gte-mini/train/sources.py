@@ -9,6 +9,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def _pak(path: Path) -> dict[int, str]:
     version, _, count, _ = struct.unpack_from("<IIHH", data)
     assert version == 5, path
     entries = [struct.unpack_from("<HI", data, 12 + 6 * n) for n in range(count + 1)]
-    return {number: data[at:end].decode(errors="ignore") for (number, at), (_, end) in zip(entries, entries[1:], strict=False)}
+    return {number: data[at:end].decode(errors="ignore") for (number, at), (_, end) in pairwise(entries)}
 
 
 def chromium(root: Path, language: str) -> Iterator[Pair]:
@@ -174,7 +175,9 @@ def home(root: Path, language: str) -> Iterator[Pair]:
         for other in english.parent.glob(f"{locale}-*.json"):
             if re.fullmatch(r"en-[0-9a-f]{32}\.json", english.name) and re.fullmatch(rf"{locale}-[0-9a-f]{{32}}\.json", other.name):
                 theirs = _json(other)
-                yield from (Pair("home", language, _message(text), _message(theirs[k])) for k, text in _json(english).items() if k in theirs)
+                yield from (
+                    Pair("home", language, _message(text), _message(theirs[k])) for k, text in _json(english).items() if k in theirs
+                )
 
 
 def cldr(root: Path, language: str) -> Iterator[Pair]:

@@ -59,7 +59,9 @@ def _run(
 ) -> None:
     """The loop: AdamW, one rate for each group, gradient clipping, saving and resuming."""
     optimizer = torch.optim.AdamW(
-        [{"params": group, "lr": rate, "weight_decay": 0.0} for group, rate in zip(groups, stage.rates, strict=True)], betas=(0.9, 0.98), fused=True
+        [{"params": group, "lr": rate, "weight_decay": 0.0} for group, rate in zip(groups, stage.rates, strict=True)],
+        betas=(0.9, 0.98),
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, stage.rate)
     state, first = out / f"{stage.name}.pt", 0
