@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import heldout
-from sources import LANGUAGES, Pair, Paragraph, chromium, cldr, firefox, help_pages, home, iso_codes, libreoffice, unihan
+from sources import Pair, Paragraph, chromium, cldr, firefox, help_pages, home, iso_codes, libreoffice, unihan
 
 SEED = 0
 LONGEST = 600
@@ -71,21 +71,21 @@ def _title_and_text(pages: dict[str, dict[str, Paragraph]], part: str) -> Iterat
             yield page, title, text
 
 
-def _held_terms(pairs: Iterable[Pair]) -> tuple[list[str], list[str]]:
+def _held_terms(pairs: Iterable[Pair], languages: int) -> tuple[list[str], list[str]]:
     names: dict[str, set[str]] = defaultdict(set)
     for pair in pairs:
         if pair.source == "cldr-terms":
             names[pair.english].add(pair.language)
-    return heldout.terms({name for name, found in names.items() if len(found) >= len(LANGUAGES) - 2})
+    return heldout.terms({name for name, found in names.items() if len(found) >= languages - 2})
 
 
-def make(root: Path, out: Path) -> None:
+def make(root: Path, out: Path, languages: Sequence[str]) -> None:
     """Read every source and write both files."""
     english = _pages(root, "en")
     pairs: set[Pair] = set(unihan(root))
     measured: dict[str, Any] = {part: {"pages": {"en": list(_title_and_text(english, part))}, "terms": {}} for part in ("test", "dev")}
     same: list[Pair] = [Pair("title", "en", title, text) for _, title, text in _title_and_text(english, "train")]
-    for language in LANGUAGES:
+    for language in languages:
         for source in (libreoffice, iso_codes, cldr, chromium, firefox, home):
             pairs.update(source(root, language))
         pages = _pages(root, language)
@@ -100,16 +100,16 @@ def make(root: Path, out: Path) -> None:
                 for number, p in found.items()
                 if number in english.get(page, {}) and 50 < len(english[page][number].text) < 250 and english[page][number].text != p.text
             ][:300]
-    test, dev = _held_terms(pairs)
+    test, dev = _held_terms(pairs, len(languages))
     for part, terms in (("test", test), ("dev", dev)):
         names = {(pair.language, pair.english): pair.other for pair in sorted(pairs) if pair.source == "cldr-terms"}
         measured[part]["terms"] = {
-            language: [(term, names[language, term]) for term in terms if (language, term) in names] for language in LANGUAGES
+            language: [(term, names[language, term]) for term in terms if (language, term) in names] for language in languages
         }
     for part in ("test", "dev"):
         measured[part]["messages"] = {
             language: sorted({p[2:] for p in pairs if p.language == language and _useful(p) and _held_message(p) == part})
-            for language in LANGUAGES
+            for language in languages
         }
     never = {_key(text) for text in (*test, *dev, *heldout.CARD)}
     for part in measured.values():

@@ -26,7 +26,7 @@ class Dev:
         made = Tokenizer.from_file(str(tokenizer))
         held = json.loads(heldout.read_text(encoding="utf-8"))["dev"]
         sets: dict[str, dict[str, list[list[str]]]] = {name: {} for name in ("terms", "messages", "paragraphs", "prose", "everyday")}
-        for language in MAIN:
+        for language in (language for language in MAIN if language in held["terms"]):
             sets["terms"][language] = held["terms"][language]
             for name in ("messages", "paragraphs"):
                 if len(held[name][language]) >= GROUP:

