@@ -29,7 +29,9 @@ ASKED = 0.1
 """So many sides are put as a question about the text: the answer is the text, so question words must weigh little."""
 TOKENS = 96
 LETTERS = 800
-"""So much of a page is enough for PAGE tokens in any language."""
+"""So much of a page is enough for its first tokens in any language."""
+PAGES = 500
+"""Pages of a language."""
 ALIKE = 0.9
 """Texts whose targets have this cosine or more are no negatives of each other."""
 
@@ -93,14 +95,11 @@ class Batches:
         known = {text: n for n, text in enumerate(order)}
         self.targets, self._word_targets = targets, words[1]
         self._found: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
-        titles: dict[str, list[tuple[str, str]]] = defaultdict(list)
         others: list[str] = []
         with path.open(encoding="utf-8") as file:
             for line in file:
                 source, language, english, other = json.loads(line)
-                if source == "title":
-                    titles[language].append((english, other[:LETTERS]))
-                elif english in known:
+                if english in known:
                     if source != "cldr-keywords" or "skin tone" not in english:  # five of each hand
                         self._found[language][source].append((known[english], len(others)))
                     others.append(other)
@@ -110,9 +109,6 @@ class Batches:
             np.savez(cache, **tokenized(made, others)._asdict())
         with np.load(cache) as saved:
             self._others = Texts(saved["flat"], saved["starts"])
-        self._titles = {
-            language: [tokenized(made, [pair[side] for pair in found]) for side in (0, 1)] for language, found in titles.items()
-        }
         self._frames = {
             language: [
                 [np.array(made.encode(part, add_special_tokens=False).ids, np.int32) for part in frame.split("{}")] for frame in frames
@@ -145,20 +141,33 @@ class Batches:
         chosen = [rng.randrange(len(self._word_targets)) for _ in range(size)]
         return padded([self._words[n] for n in chosen]), self._word_targets[chosen]
 
-    def titles(self, number: int, size: int, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Titles and texts of pages, one language a batch."""
-        rng = random.Random(f"titles {number}")
-        language = rng.choice(sorted(self._titles))
-        titles, texts = self._titles[language]
-        chosen = rng.sample(range(len(titles.starts) - 1), size)
-        rows = [[side[n][:limit] for n in chosen] for side in (titles, texts)]
-        return padded(rows[0], limit), padded(rows[1], limit), _equal(rows[0]) | _equal(rows[1])
-
     def _asked(self, rng: random.Random, language: str, ids: Ids) -> Ids:
         if rng.random() >= ASKED or len(ids) > 16:
             return ids
         before, after = rng.choice(self._frames[language])
         return np.concatenate([before, ids, after])
+
+
+class Pages:
+    """Titles of pages and their texts, by number like the batches."""
+
+    def __init__(self, path: Path, tokenizer: Path) -> None:
+        made = Tokenizer.from_file(str(tokenizer))
+        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                _, language, title, text = json.loads(line)
+                if len(found[language]) < PAGES:
+                    found[language].append((title, text[:LETTERS]))
+        self._texts = {language: [tokenized(made, [pair[side] for pair in pairs]) for side in (0, 1)] for language, pairs in found.items()}
+
+    def titles(self, number: int, size: int, limit: int) -> tuple[Tensor, Tensor]:
+        """Ids of titles and of texts, one language a batch, no title twice."""
+        rng = random.Random(f"titles {number}")
+        titles, texts = self._texts[rng.choice(sorted(self._texts))]
+        rows = {titles[n].tobytes(): (titles[n], texts[n]) for n in rng.sample(range(len(titles.starts) - 1), size)}
+        left, right = zip(*rows.values(), strict=True)
+        return padded(list(left), limit), padded(list(right), limit)
 
 
 def _equal(rows: list[Ids]) -> Tensor:

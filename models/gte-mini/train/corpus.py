@@ -1,6 +1,7 @@
-"""All pairs and pages in two files: what to train on, and what to measure with.
+"""All pairs and pages in three files: what to train on, and what to measure with.
 
 train.jsonl     [source, language, english, other]
+pages.jsonl     ["title", language, title, text]
 heldout.json    terms and pages by part (test, dev) and language
 """
 
@@ -80,7 +81,7 @@ def _held_terms(pairs: Iterable[Pair], languages: int) -> tuple[list[str], list[
 
 
 def make(root: Path, out: Path, languages: Sequence[str]) -> None:
-    """Read every source and write both files."""
+    """Read every source and write the files."""
     english = _pages(root, "en")
     pairs: set[Pair] = set(unihan(root))
     measured: dict[str, Any] = {part: {"pages": {"en": list(_title_and_text(english, part))}, "terms": {}} for part in ("test", "dev")}
@@ -116,8 +117,8 @@ def make(root: Path, out: Path, languages: Sequence[str]) -> None:
         for kind in ("paragraphs", "messages"):
             never |= {_key(a) for found in part[kind].values() for a, _ in found}
     kept = [p for p in sorted(pairs) if _useful(p) and not never & {_key(p.english), _key(p.other), *_keywords(p)}]
-    kept += same
-    random.Random(SEED).shuffle(kept)
-    with (out / "train.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(list(pair), ensure_ascii=False) + "\n" for pair in kept)
+    for name, found in (("train.jsonl", kept), ("pages.jsonl", same)):
+        random.Random(SEED).shuffle(found)
+        with (out / name).open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(list(pair), ensure_ascii=False) + "\n" for pair in found)
     (out / "heldout.json").write_text(json.dumps(measured, ensure_ascii=False), encoding="utf-8")

@@ -119,8 +119,12 @@ class Student(nn.Module):
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """CLS states [B, H] and token weights [B, S]."""
-        h = self._states(ids, self.embeddings(ids), None)
+        h = self.states(ids)
         return h[:, 0], f.relu(self.classifier(h)[..., 0])
+
+    def states(self, ids: Tensor) -> Tensor:
+        """[B, S, H], the last layer's."""
+        return self._states(ids, self.embeddings(ids), None)
 
     def cls(self, ids: Tensor) -> Tensor:
         """CLS states [B, H] alone, in groups of like length and without the last layer's other rows."""

@@ -24,12 +24,12 @@ import targets
 import teacher
 import torch
 import vocabulary
-from batches import Batches
+from batches import Batches, Pages
 from dev import Dev
 from model import VOCABULARY
 from sources import LANGUAGES
 from torch import Tensor
-from train import ENCODER, TOKENS, Stage, train
+from train import ENCODER, TOKENS, WEIGHTS, Stage, train
 
 HERE = Path(__file__).parents[1]
 THREADS = 2
@@ -49,11 +49,17 @@ class Size:
     counted: int
     read: int
     words: int
-    stages: tuple[Stage, Stage]
+    stages: tuple[Stage, ...]
 
 
-WHOLE = Size(tuple(LANGUAGES), 2000, 57344, 24000, (TOKENS, ENCODER))
-SMOKE = Size(("de", "th", "zh"), 200, 512, 500, (replace(TOKENS, steps=4, pairs=64), replace(ENCODER, steps=4, pairs=16)))
+WHOLE = Size(tuple(LANGUAGES), 2000, 57344, 24000, (TOKENS, WEIGHTS, ENCODER))
+SMOKE = Size(
+    ("de", "th", "zh"),
+    200,
+    512,
+    500,
+    (replace(TOKENS, steps=4, pairs=64), replace(WEIGHTS, steps=4, pairs=8), replace(ENCODER, steps=4, pairs=16)),
+)
 
 
 def make_tokenizer(work: Path, template: Path, e5: teacher.Teacher, size: Size) -> None:
@@ -66,7 +72,7 @@ def make_tokenizer(work: Path, template: Path, e5: teacher.Teacher, size: Size) 
         for line in file:
             source, language, english, other = json.loads(line)
             characters.update(english if source == "unihan" else english + other)
-            if source not in ("title", "unihan") and taken[source, language] < size.counted:
+            if source != "unihan" and taken[source, language] < size.counted:
                 taken[source, language] += 1
                 texts[language].append(other)
                 if language in ("de", "fr"):
@@ -124,7 +130,9 @@ def main(work: Path, out: Path, size: Size) -> None:
         make_vectors(work, HERE / "tokenizer.json", e5, size)
     order, aims, words, start, projection = taught(work)
     batches = Batches(work / "train.jsonl", work / "tokenizer.json", order, aims, words, work / "tokens.npz")
-    student = train(batches, Dev(work / "heldout.json", work / "tokenizer.json"), start, projection, states, size.stages)
+    pages = Pages(work / "pages.jsonl", work / "tokenizer.json")
+    dev = Dev(work / "heldout.json", work / "tokenizer.json")
+    student = train(batches, pages, dev, start, projection, states, size.stages)
     checkpoint.write(student, work / "tokenizer.json", out)
 
 

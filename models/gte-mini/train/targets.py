@@ -27,8 +27,7 @@ def english(path: Path) -> list[str]:
     with path.open(encoding="utf-8") as file:
         for line in file:
             source, _, text, _ = json.loads(line)
-            if source != "title":
-                (first if source in FIRST else rest).add(text)
+            (first if source in FIRST else rest).add(text)
     other = sorted(rest - first)
     random.Random(0).shuffle(other)
     return sorted(first) + other
