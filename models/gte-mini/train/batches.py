@@ -1,4 +1,4 @@
-"""What is in a batch: sources in fixed shares, languages evenly, some pairs joined to longer ones."""
+"""What is in a batch: languages and sources in fixed shares, some pairs joined to longer ones, some asked as questions."""
 
 from __future__ import annotations
 
@@ -6,64 +6,172 @@ import json
 import random
 from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from sources import MAIN, QUESTIONS
 from tokenizers import Tokenizer
 from torch import Tensor
 
 SHARES = {
-    "help": 0.36, "libreoffice": 0.16, "cldr-terms": 0.14, "cldr-keywords": 0.22, "cldr": 0.05, "iso-codes": 0.03, "unihan": 0.04,
+    "help": 0.22, "libreoffice": 0.08, "chromium": 0.13, "firefox": 0.13, "home": 0.1, "cldr-terms": 0.14, "cldr-keywords": 0.1,
+    "cldr": 0.04, "iso-codes": 0.03, "unihan": 0.02,
 }  # fmt: skip
+SECONDARY = 0.35
+"""How often a language that is not one of MAIN comes, beside one that is."""
 JOINED = 0.3
 """So many pairs are two or three of one source and language, one after the other: longer texts, other lengths."""
 CAPITALS = 0.15
 """So many pairs have their English in lower case, as queries often are."""
+ASKED = 0.1
+"""So many sides are put as a question about the text: the answer is the text, so question words must weigh little."""
 TOKENS = 96
+LETTERS = 800
+"""So much of a page is enough for its first tokens in any language."""
+PAGES = 500
+"""Pages of a language."""
+ALIKE = 0.9
+"""Texts whose targets have this cosine or more are no negatives of each other."""
 
-Texts = tuple[str, str]
+Ids = NDArray[np.int32]
+
+
+class Texts(NamedTuple):
+    """Token ids of many texts, without specials, end to end."""
+
+    flat: Ids
+    starts: NDArray[np.int64]
+
+    def __getitem__(self, number: int) -> Ids:  # type: ignore[override]
+        return self.flat[self.starts[number] : self.starts[number + 1]]
+
+
+class Batch(NamedTuple):
+    """English and other ids, which pairs share a text or nearly, and the targets of both sides."""
+
+    english: Tensor
+    other: Tensor
+    same: Tensor
+    targets: Tensor
+
+
+def tokenized(tokenizer: Tokenizer, texts: list[str]) -> Texts:
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(8 * TOKENS)
+    parts: list[Ids] = []
+    for start in range(0, len(texts), 50_000):
+        found = tokenizer.encode_batch_fast(texts[start : start + 50_000], add_special_tokens=False)
+        parts += [np.array(encoding.ids, np.int32) for encoding in found]
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    return Texts(np.concatenate(parts), starts)
+
+
+def padded(rows: list[Ids], limit: int = TOKENS) -> Tensor:
+    """<s> ids </s>, padded with 1."""
+    longest = min(limit, max(len(row) for row in rows) + 2)
+    out = np.ones((len(rows), longest), np.int64)
+    for line, row in zip(out, rows, strict=True):
+        kept = row[: longest - 2]
+        line[0], line[1 : len(kept) + 1], line[len(kept) + 1] = 0, kept, 2
+    return torch.from_numpy(out)
 
 
 class Batches:
-    """Batches by number: the same number gives the same batch, so that training can resume anywhere."""
+    """Batches by number: the same number gives the same batch, so that training can resume anywhere.
 
-    def __init__(self, path: Path, tokenizer: Path) -> None:
-        self._pairs: dict[str, dict[str, list[Texts]]] = defaultdict(lambda: defaultdict(list))
+    Args:
+        order: the English texts that have targets
+        targets: their targets, normalised
+        words: more texts with targets, one word each
+        cache: a file to keep the translations' tokens in, some minutes' work
+    """
+
+    def __init__(
+        self, path: Path, tokenizer: Path, order: list[str], targets: Tensor, words: tuple[list[str], Tensor], cache: Path
+    ) -> None:
+        made = Tokenizer.from_file(str(tokenizer))
+        known = {text: n for n, text in enumerate(order)}
+        self.targets, self._word_targets = targets, words[1]
+        self._found: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+        others: list[str] = []
         with path.open(encoding="utf-8") as file:
             for line in file:
                 source, language, english, other = json.loads(line)
-                self._pairs[source][language].append((english, other))
-        self._tokenizer = Tokenizer.from_file(str(tokenizer))
+                if english in known:
+                    if source != "cldr-keywords" or "skin tone" not in english:  # five of each hand
+                        self._found[language][source].append((known[english], len(others)))
+                    others.append(other)
+        self._words = tokenized(made, words[0])
+        self._english, self._lower = tokenized(made, order), tokenized(made, [text.lower() for text in order])
+        if not cache.exists():
+            np.savez(cache, **tokenized(made, others)._asdict())
+        with np.load(cache) as saved:
+            self._others = Texts(saved["flat"], saved["starts"])
+        self._frames = {
+            language: [
+                [np.array(made.encode(part, add_special_tokens=False).ids, np.int32) for part in frame.split("{}")] for frame in frames
+            ]
+            for language, frames in QUESTIONS.items()
+        }
+        self._languages = sorted(self._found)
+        self._often = [1.0 if language in MAIN else SECONDARY for language in self._languages]
 
-    def pairs(self, number: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(English ids, other ids, which pairs share a text)."""
+    def pairs(self, number: int, size: int) -> Batch:
         rng = random.Random(number)
-        drawn = [self._draw(rng) for _ in range(size)]
-        return *self._ids(drawn, TOKENS), _shared(drawn)
+        left, right, chosen = [], [], []
+        for _ in range(size):
+            (language,) = rng.choices(self._languages, self._often)
+            sources = list(self._found[language])
+            (source,) = rng.choices(sources, [SHARES[name] for name in sources])
+            count = rng.randint(2, 4) if rng.random() < JOINED else 1
+            found = [rng.choice(self._found[language][source]) for _ in range(count)]
+            english = self._lower if rng.random() < CAPITALS else self._english
+            left.append(self._asked(rng, "en", np.concatenate([english[n] for n, _ in found])))
+            right.append(self._asked(rng, language, np.concatenate([self._others[n] for _, n in found])))
+            chosen.append([n for n, _ in found])
+        targets = torch.nn.functional.normalize(torch.stack([self.targets[numbers].float().mean(0) for numbers in chosen]))
+        same = targets @ targets.T > ALIKE
+        return Batch(padded(left), padded(right), same | _equal(left) | _equal(right), targets)
 
-    def titles(self, number: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Titles and texts of pages, one language a batch."""
+    def words(self, number: int, size: int) -> tuple[Tensor, Tensor]:
+        """Ids and targets of single words."""
+        rng = random.Random(f"words {number}")
+        chosen = [rng.randrange(len(self._word_targets)) for _ in range(size)]
+        return padded([self._words[n] for n in chosen]), self._word_targets[chosen]
+
+    def _asked(self, rng: random.Random, language: str, ids: Ids) -> Ids:
+        if rng.random() >= ASKED or len(ids) > 16:
+            return ids
+        before, after = rng.choice(self._frames[language])
+        return np.concatenate([before, ids, after])
+
+
+class Pages:
+    """Titles of pages and their texts, by number like the batches."""
+
+    def __init__(self, path: Path, tokenizer: Path) -> None:
+        made = Tokenizer.from_file(str(tokenizer))
+        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                _, language, title, text = json.loads(line)
+                if len(found[language]) < PAGES:
+                    found[language].append((title, text[:LETTERS]))
+        self._texts = {language: [tokenized(made, [pair[side] for pair in pairs]) for side in (0, 1)] for language, pairs in found.items()}
+
+    def titles(self, number: int, size: int, limit: int) -> tuple[Tensor, Tensor]:
+        """Ids of titles and of texts, one language a batch, no title twice."""
         rng = random.Random(f"titles {number}")
-        language = rng.choice(sorted(self._pairs["title"]))
-        drawn = [(title, text[: 8 * TOKENS]) for title, text in rng.sample(self._pairs["title"][language], size)]
-        return *self._ids(drawn, TOKENS), _shared(drawn)
-
-    def _draw(self, rng: random.Random) -> Texts:
-        (source,) = rng.choices(list(SHARES), list(SHARES.values()))
-        language = rng.choice(list(self._pairs[source]))
-        count = rng.randint(2, 3) if rng.random() < JOINED else 1
-        found = [rng.choice(self._pairs[source][language]) for _ in range(count)]
-        english, other = (" ".join(pair[side] for pair in found) for side in (0, 1))
-        return (english.lower() if rng.random() < CAPITALS else english), other
-
-    def _ids(self, pairs: list[Texts], limit: int) -> tuple[Tensor, Tensor]:
-        self._tokenizer.enable_truncation(limit)
-        self._tokenizer.enable_padding(pad_id=1, pad_token="<pad>")
-        return tuple(  # type: ignore[return-value]
-            torch.tensor([found.ids for found in self._tokenizer.encode_batch([pair[side] for pair in pairs])]) for side in (0, 1)
-        )
+        titles, texts = self._texts[rng.choice(sorted(self._texts))]
+        rows = {titles[n].tobytes(): (titles[n], texts[n]) for n in rng.sample(range(len(titles.starts) - 1), size)}
+        left, right = zip(*rows.values(), strict=True)
+        return padded(list(left), limit), padded(list(right), limit)
 
 
-def _shared(pairs: list[Texts]) -> Tensor:
-    first, second = ([{text: n for n, text in enumerate(texts)}[text] for text in texts] for texts in zip(*pairs, strict=True))
-    a, b = torch.tensor(first), torch.tensor(second)
-    return (a[:, None] == a) | (b[:, None] == b)
+def _equal(rows: list[Ids]) -> Tensor:
+    keys = [row.tobytes() for row in rows]
+    first = {key: n for n, key in enumerate(keys)}
+    numbers = torch.tensor([first[key] for key in keys])
+    return numbers[:, None] == numbers

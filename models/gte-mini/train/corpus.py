@@ -1,6 +1,7 @@
-"""All pairs and pages in two files: what to train on, and what to measure with.
+"""All pairs and pages in three files: what to train on, and what to measure with.
 
 train.jsonl     [source, language, english, other]
+pages.jsonl     ["title", language, title, text]
 heldout.json    terms and pages by part (test, dev) and language
 """
 
@@ -9,15 +10,18 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import heldout
-from sources import LANGUAGES, Pair, Paragraph, cldr, help_pages, iso_codes, libreoffice, unihan
+from sources import Pair, Paragraph, chromium, cldr, firefox, help_pages, home, iso_codes, libreoffice, unihan
 
 SEED = 0
 LONGEST = 600
+MESSAGES = ("chromium", "firefox", "home")
+MESSAGE = 100
+"""From so many letters on, a message is an explanation of some sentences, and one in twenty is held out."""
 
 
 def _key(text: str) -> str:
@@ -27,7 +31,7 @@ def _key(text: str) -> str:
 def _useful(pair: Pair) -> bool:
     """Worth learning from: letters on both sides, translated, neither tiny nor far longer than the other."""
     a, b = pair.english, pair.other
-    if not (a and b) or (_key(a) == _key(b) and len(a) > 20):
+    if not (a and b) or (_key(a) == _key(b) and (len(a) > 20 or pair.source in MESSAGES)):
         return False
     return 1 < len(a) <= LONGEST and len(b) <= LONGEST and any(c.isalpha() for c in b) and len(a) < 10 * len(b) + 40
 
@@ -35,6 +39,12 @@ def _useful(pair: Pair) -> bool:
 def _keywords(pair: Pair) -> list[str]:
     """Names of signs are among their keywords, so a held-out name takes its keywords with it."""
     return [_key(text) for text in pair.english.split(", ")] if pair.source == "cldr-keywords" else []
+
+
+def _held_message(pair: Pair) -> str:
+    """train, test or dev: decided by the English text, so alike in every language."""
+    long = pair.source in MESSAGES and len(pair.english) >= MESSAGE
+    return heldout.page(pair.english) if long else "train"
 
 
 def _pages(root: Path, language: str) -> dict[str, dict[str, Paragraph]]:
@@ -62,22 +72,22 @@ def _title_and_text(pages: dict[str, dict[str, Paragraph]], part: str) -> Iterat
             yield page, title, text
 
 
-def _held_terms(pairs: Iterable[Pair]) -> tuple[list[str], list[str]]:
+def _held_terms(pairs: Iterable[Pair], languages: int) -> tuple[list[str], list[str]]:
     names: dict[str, set[str]] = defaultdict(set)
     for pair in pairs:
         if pair.source == "cldr-terms":
             names[pair.english].add(pair.language)
-    return heldout.terms({name for name, found in names.items() if len(found) >= len(LANGUAGES) - 2})
+    return heldout.terms({name for name, found in names.items() if len(found) >= languages - 2})
 
 
-def make(root: Path, out: Path) -> None:
-    """Read every source and write both files."""
+def make(root: Path, out: Path, languages: Sequence[str]) -> None:
+    """Read every source and write the files."""
     english = _pages(root, "en")
     pairs: set[Pair] = set(unihan(root))
     measured: dict[str, Any] = {part: {"pages": {"en": list(_title_and_text(english, part))}, "terms": {}} for part in ("test", "dev")}
     same: list[Pair] = [Pair("title", "en", title, text) for _, title, text in _title_and_text(english, "train")]
-    for language in LANGUAGES:
-        for source in (libreoffice, iso_codes, cldr):
+    for language in languages:
+        for source in (libreoffice, iso_codes, cldr, chromium, firefox, home):
             pairs.update(source(root, language))
         pages = _pages(root, language)
         pairs.update(_of_pages(english, pages, language))
@@ -91,17 +101,24 @@ def make(root: Path, out: Path) -> None:
                 for number, p in found.items()
                 if number in english.get(page, {}) and 50 < len(english[page][number].text) < 250 and english[page][number].text != p.text
             ][:300]
-    test, dev = _held_terms(pairs)
+    test, dev = _held_terms(pairs, len(languages))
     for part, terms in (("test", test), ("dev", dev)):
         names = {(pair.language, pair.english): pair.other for pair in sorted(pairs) if pair.source == "cldr-terms"}
         measured[part]["terms"] = {
-            language: [(term, names[language, term]) for term in terms if (language, term) in names] for language in LANGUAGES
+            language: [(term, names[language, term]) for term in terms if (language, term) in names] for language in languages
+        }
+    for part in ("test", "dev"):
+        measured[part]["messages"] = {
+            language: sorted({p[2:] for p in pairs if p.language == language and _useful(p) and _held_message(p) == part})
+            for language in languages
         }
     never = {_key(text) for text in (*test, *dev, *heldout.CARD)}
-    never |= {_key(a) for part in measured.values() for found in part["paragraphs"].values() for a, _ in found}
+    for part in measured.values():
+        for kind in ("paragraphs", "messages"):
+            never |= {_key(a) for found in part[kind].values() for a, _ in found}
     kept = [p for p in sorted(pairs) if _useful(p) and not never & {_key(p.english), _key(p.other), *_keywords(p)}]
-    kept += same
-    random.Random(SEED).shuffle(kept)
-    with (out / "train.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(list(pair), ensure_ascii=False) + "\n" for pair in kept)
+    for name, found in (("train.jsonl", kept), ("pages.jsonl", same)):
+        random.Random(SEED).shuffle(found)
+        with (out / name).open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(list(pair), ensure_ascii=False) + "\n" for pair in found)
     (out / "heldout.json").write_text(json.dumps(measured, ensure_ascii=False), encoding="utf-8")

@@ -1,6 +1,6 @@
 """How good the shipped model is, measured with the runtime on a built bundle.
 
-    python evaluate.py WORK BUNDLE [--variant cpu-int8] [--part dev]
+    python evaluate.py WORK BUNDLE [--variant cpu-int8] [--part dev] [--no-search]
 
 `dev` is for choosing models. `test` adds the Universal Declaration of Human Rights, which nothing
 was chosen on, and should be looked at once.
@@ -19,6 +19,7 @@ import numpy as np
 from everyday import SENTENCES
 from heldout import CARD
 from numpy.typing import NDArray
+from prose import SENTENCES as PROSE
 from search import ndcg_table
 from sources import plain
 
@@ -83,6 +84,11 @@ def paragraphs(gte: Embedder, held: dict[str, list[list[str]]]) -> dict[str, Bot
     return out
 
 
+def prose(gte: Embedder) -> dict[str, Both]:
+    english = vectors(gte, PROSE["en"])
+    return {language: top1(vectors(gte, PROSE[language]), english) for language in DECLARATION}
+
+
 def card(gte: Embedder) -> int:
     """For how many of the model card's four texts the counterpart is nearest."""
     rows = vectors(gte, CARD)
@@ -104,7 +110,7 @@ def row(name: str, found: dict[str, Both]) -> Iterator[str]:
     yield f"<!-- {name}: " + " ".join(f"{language} {value:.1f}" for language, (value, _) in found.items()) + " -->"
 
 
-def table(gte: Embedder, work: Path, part: str) -> Iterator[str]:
+def table(gte: Embedder, work: Path, part: str, search: bool) -> Iterator[str]:
     held: dict[str, Any] = json.loads((work / "heldout.json").read_text(encoding="utf-8"))[part]
     yield from (f"| {part}, {gte.info['variant']} | top-1, mean | worst | at {SHORT} numbers |", "|---|---|---|---|")
     if part == "test":
@@ -113,7 +119,11 @@ def table(gte: Embedder, work: Path, part: str) -> Iterator[str]:
     yield f"| the model card's four texts | {card(gte)} of 4 | | |"
     yield from row(f"CLDR terms, {len(held['terms']['de'])}", terms(gte, held["terms"]))
     yield from row(f"help paragraphs, {GROUP}", paragraphs(gte, held["paragraphs"]))
-    yield from ("", *ndcg_table(gte, held["pages"]))
+    yield from row(f"messages of programs, {GROUP}", paragraphs(gte, held["messages"]))
+    if part == "dev":
+        yield from row(f"prose, {len(PROSE['en'])}", prose(gte))
+    if search:
+        yield from ("", *ndcg_table(gte, held["pages"]))
 
 
 def main() -> None:
@@ -122,9 +132,10 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="a built bundle")
     parser.add_argument("--variant", default="cpu-fp32")
     parser.add_argument("--part", choices=["test", "dev"], default="test")
+    parser.add_argument("--no-search", dest="search", action="store_false")
     options = parser.parse_args()
     with Embedder.open(options.bundle, variant=options.variant) as gte:
-        for line in table(gte, options.work, options.part):
+        for line in table(gte, options.work, options.part, options.search):
             print(line, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Contrastive losses over a batch of pairs."""
+"""Contrastive losses over a batch of pairs, and how far it is to the teacher."""
 
 from __future__ import annotations
 
@@ -29,6 +29,13 @@ def dense(a: Tensor, b: Tensor, same: Tensor) -> Tensor:
         scores = (rows @ rows.T / TEMPERATURE).masked_fill(ignore, -1e9)
         total = total + f.cross_entropy(scores, partner)
     return total / len(DIMS)
+
+
+def taught(rows: Tensor, targets: Tensor) -> Tensor:
+    """One less the cosine to the target, at every trained length; a target of zeros is none."""
+    known = targets.abs().sum(1) > 0
+    rows, targets = rows[known], targets[known]
+    return torch.stack([1 - f.cosine_similarity(rows[:, :dim], targets[:, :dim]).mean() for dim in DIMS]).mean()
 
 
 def lexical(ids: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], vocabulary: int) -> Tensor:

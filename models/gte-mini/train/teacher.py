@@ -22,8 +22,8 @@ BLOCK = 32
 """Weights that share one scale."""
 BLOCK_BYTES = 2 + BLOCK // 2
 PREFIX = "query: "
-TOKENS = 128
-"""Longer texts are cut: a paragraph says what it is about in its first hundred tokens."""
+TOKENS = 64
+"""Longer texts are cut: a paragraph says what it is about in its first sixty tokens."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +37,31 @@ class Teacher:
     pieces: list[tuple[str, float]]
 
     def vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """[B, S] ids and mask -> [B, H], mean pooled and normalised."""
+        """[B, S] ids and mask -> [B, H], mean pooled and normalised. Matrices in bfloat16, all else in float32."""
         w = self.weights
         h = w["emb.word"][ids] + w["emb.pos"][: ids.shape[1]] + w["emb.type"]
         h = self._norm(h, "emb.ln")
-        hidden = torch.where(mask.bool(), 0.0, -1e9)[:, None, None, :].to(h.dtype)
+        hidden = torch.where(mask.bool(), 0.0, -1e9)[:, None, None, :].bfloat16()
         for n in range(self.layers):
-            h = self._norm(h + self._attend(h, hidden, f"l{n}."), f"l{n}.aln")
-            inner = f.gelu(f.linear(h, w[f"l{n}.fi.w"], w[f"l{n}.fi.b"]))
-            h = self._norm(h + f.linear(inner, w[f"l{n}.fo.w"], w[f"l{n}.fo.b"]), f"l{n}.oln")
+            h = self._norm(h + self._attend(h.bfloat16(), hidden, f"l{n}."), f"l{n}.aln")
+            inner = f.gelu(self._linear(h.bfloat16(), f"l{n}.fi"))
+            h = self._norm(h + self._linear(inner, f"l{n}.fo"), f"l{n}.oln")
         kept = mask[:, :, None].float()
         return f.normalize((h.float() * kept).sum(1) / kept.sum(1))
 
     def _norm(self, h: Tensor, name: str) -> Tensor:
         return f.layer_norm(h, h.shape[-1:], self.weights[name + ".w"], self.weights[name + ".b"], self.eps)
 
+    def _linear(self, h: Tensor, name: str) -> Tensor:
+        return f.linear(h, self.weights[name + ".w"], self.weights[name + ".b"])
+
     def _attend(self, h: Tensor, hidden: Tensor, at: str) -> Tensor:
-        w = self.weights
         size = h.shape[-1] // self.heads
-        q, k, v = (f.linear(h, w[f"{at}{x}.w"], w[f"{at}{x}.b"]).unflatten(-1, (self.heads, size)).transpose(1, 2) for x in "qkv")
-        weights = torch.softmax(q @ k.transpose(-1, -2) * size**-0.5 + hidden, -1)
-        return f.linear((weights @ v).transpose(1, 2).flatten(2), w[at + "ao.w"], w[at + "ao.b"])
+        q, k, v = (self._linear(h, at + x).unflatten(-1, (self.heads, size)).transpose(1, 2) for x in "qkv")
+        return self._linear(f.scaled_dot_product_attention(q, k, v, hidden).transpose(1, 2).flatten(2), at + "ao")
 
 
-def read_teacher(path: Path, dtype: torch.dtype = torch.float32) -> Teacher:
+def read_teacher(path: Path) -> Teacher:
     """Read the package's model file: header, pieces, normaliser, directory of tensors, tensors."""
     data = path.read_bytes()
     width, layers, heads, inner, vocabulary, positions, _ = struct.unpack_from("<7i", data, 8)
@@ -86,7 +87,9 @@ def read_teacher(path: Path, dtype: torch.dtype = torch.float32) -> Teacher:
             values = _expand(data, offset, shape[0] * shape[1])
         if short == "emb.type":
             values = values[:width]
-        weights[name] = torch.from_numpy(values.reshape(shape).copy()).to(dtype)
+        weights[name] = torch.from_numpy(values.reshape(shape).copy())
+        if not name.startswith("emb") and "ln." not in name:
+            weights[name] = weights[name].bfloat16()
     return Teacher(layers, heads, eps, weights, pieces)
 
 
@@ -112,7 +115,7 @@ def _expand(data: bytes, offset: int, number: int) -> NDArray[np.float32]:
 
 
 @torch.inference_mode()
-def embed(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], budget: int = 4096) -> NDArray[np.float32]:
+def embed(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], budget: int = 8192) -> NDArray[np.float32]:
     """Vectors of texts, batched by length to `budget` tokens."""
     tokenizer.enable_truncation(TOKENS)
     encoded = [found.ids for found in tokenizer.encode_batch_fast([PREFIX + text for text in texts])]

@@ -1,8 +1,8 @@
 """Three stages, each in steps that can be stopped and resumed.
 
-    projection   the teacher's token vectors, turned and weighed so that translations meet
-    tokens       the token vectors themselves
-    encoder      everything, and the token weights, from where the first two have come
+    tokens       the token vectors, from the teacher's
+    weights      the token weights, with the token vectors copied into the encoder
+    encoder      everything
 
 A stage's state is saved every SAVE_EVERY steps; batches depend on the step's number alone.
 """
@@ -10,21 +10,31 @@ A stage's state is saved every SAVE_EVERY steps; batches depend on the step's nu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import losses
 import numpy as np
 import torch
-from batches import Batches
+from batches import Batches, Pages
+from dev import Dev
 from model import VOCABULARY, Student
 from static import Static, copy_into
 from torch import Tensor, nn
+from torch.nn import functional as f
 
-SAVE_EVERY = 25
-LOG_EVERY = 10
+SAVE_EVERY = 40
+LOG_EVERY = 20
+LOOK_EVERY = 100
+"""Steps between looks at the dev part."""
+TAUGHT = 10.0
+WORDS = 256
+WORD_SHARE = 1.0
 LEXICAL_SHARE = 0.3
+TITLES = 32
+LEXICAL_EVERY = 2
+PAGE = 128
 
 
 @dataclass(frozen=True)
@@ -42,15 +52,24 @@ class Stage:
         return float(min(1.0, (step + 1) / self.warmup) * (0.02 + 0.98 * fall))
 
 
-PROJECTION = Stage("projection", 80, 512, (1e-3, 2e-2))
-TOKENS = Stage("tokens", 1050, 512, (1e-3, 2e-2, 1e-2))
-ENCODER = Stage("encoder", 100, 96, (5e-4, 1e-3, 5e-3))
+TOKENS = Stage("tokens", 900, 512, (1e-3, 2e-2, 1e-2))
+WEIGHTS = Stage("weights", 120, 48, (2e-2,))
+ENCODER = Stage("encoder", 160, 64, (3e-4, 5e-4, 5e-3), 10)
 
 
-def _run(stage: Stage, module: nn.Module, groups: list[list[nn.Parameter]], loss: Callable[[int], Tensor], out: Path) -> None:
+def _run(
+    stage: Stage,
+    module: nn.Module,
+    groups: list[list[nn.Parameter]],
+    loss: Callable[[int], Tensor],
+    look: Callable[[], str] | None,
+    out: Path,
+) -> None:
     """The loop: AdamW, one rate for each group, gradient clipping, saving and resuming."""
     optimizer = torch.optim.AdamW(
-        [{"params": group, "lr": rate, "weight_decay": 0.0} for group, rate in zip(groups, stage.rates, strict=True)], betas=(0.9, 0.98)
+        [{"params": group, "lr": rate, "weight_decay": 0.0} for group, rate in zip(groups, stage.rates, strict=True)],
+        betas=(0.9, 0.98),
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, stage.rate)
     state, first = out / f"{stage.name}.pt", 0
@@ -72,47 +91,68 @@ def _run(stage: Stage, module: nn.Module, groups: list[list[nn.Parameter]], loss
         if (step + 1) % LOG_EVERY == 0:
             print(f"{stage.name} {step + 1}/{stage.steps} loss {running / LOG_EVERY:.4f} {time.monotonic() - began:.0f} s", flush=True)
             running = 0.0
+        if look and ((step + 1) % LOOK_EVERY == 0 or step + 1 == stage.steps):
+            print(f"{stage.name} {step + 1} dev: {look()}", flush=True)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
             kept = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step + 1}
             torch.save(kept, state.with_suffix(".part"))
             state.with_suffix(".part").replace(state)
 
 
-def train_static(batches: Batches, pieces: Path, out: Path) -> Static:
-    static = Static(torch.from_numpy(np.load(pieces)))
+def train_static(batches: Batches, dev: Dev, pieces: Tensor, projection: Tensor, out: Path, stage: Stage) -> Static:
+    static = Static(pieces, projection)
 
-    def loss(stage: Stage, step: int) -> Tensor:
-        a, b, same = batches.pairs(step if stage is PROJECTION else PROJECTION.steps + step, stage.pairs)
-        return losses.dense(static(a), static(b), same)
+    def loss(step: int) -> Tensor:
+        batch = batches.pairs(step, stage.pairs)
+        a, b = static(batch.english), static(batch.other)
+        words, targets = batches.words(step, WORDS)
+        taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(static(words), targets)
+        return losses.dense(a, b, batch.same) + TAUGHT * taught
 
-    _run(PROJECTION, static, [[static.projection], [static.score]], lambda step: loss(PROJECTION, step), out)
-    groups = [[static.projection], [static.free], [static.score]]
-    _run(TOKENS, static, groups, lambda step: loss(TOKENS, step), out)
+    _run(stage, static, [[static.projection], [static.free], [static.score]], loss, lambda: dev.line(static), out)
     return static
 
 
-def train_encoder(batches: Batches, static: Static, out: Path) -> Student:
-    student = Student()
-    copy_into(student, static)
+def train_weights(pages: Pages, student: Student, out: Path, stage: Stage) -> None:
+    """The token weights alone: a title is to find its page by the pieces they share."""
 
     def loss(step: int) -> Tensor:
-        a, b, same = batches.pairs(10**6 + step, ENCODER.pairs)
-        value = losses.dense(student.cls(a), student.cls(b), same)
-        if step % 2:
+        both = pages.titles(step, stage.pairs, PAGE)
+        weights = []
+        for ids in both:
+            with torch.no_grad():
+                states = student.states(ids)
+            weights.append(f.relu(student.classifier(states)[..., 0]))
+        return losses.lexical(both, (weights[0], weights[1]), VOCABULARY)
+
+    _run(stage, student.classifier, [list(student.classifier.parameters())], loss, None, out)
+
+
+def train_encoder(batches: Batches, pages: Pages, dev: Dev, student: Student, out: Path, stage: Stage) -> None:
+    def loss(step: int) -> Tensor:
+        batch = batches.pairs(10**6 + step, stage.pairs)
+        words, targets = batches.words(10**6 + step, stage.pairs // 2)
+        longest = max(rows.shape[1] for rows in (batch.english, batch.other, words))
+        every = torch.cat([f.pad(rows, (0, longest - rows.shape[1]), value=1) for rows in (batch.english, batch.other, words)])
+        a, b, c = student.cls(every).split([stage.pairs, stage.pairs, len(words)])
+        taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(c, targets)
+        value = losses.dense(a, b, batch.same) + TAUGHT * taught
+        if step % LEXICAL_EVERY:
             return value
-        titles, texts, same = batches.titles(step, ENCODER.pairs // 3)
+        titles, texts = pages.titles(10**6 + step, TITLES, PAGE)
         (left, left_weights), (right, right_weights) = student(titles), student(texts)
         lexical = losses.lexical((titles, texts), (left_weights, right_weights), VOCABULARY)
-        return value + LEXICAL_SHARE * (lexical + losses.dense(left, right, same))
+        return value + LEXICAL_SHARE * (lexical + losses.dense(left, right, torch.eye(len(left)) > 0))
 
     words, head = student.embeddings.word_embeddings.weight, list(student.classifier.parameters())
-    _run(ENCODER, student, [list(student.encoder.parameters()), [words], head], loss, out)
-    return student
+    _run(stage, student, [list(student.encoder.parameters()), [words], head], loss, lambda: dev.line(student.cls), out)
 
 
-def train(pairs: Path, tokenizer: Path, pieces: Path, out: Path) -> Student:
+def train(batches: Batches, pages: Pages, dev: Dev, pieces: Tensor, projection: Tensor, out: Path, stages: Sequence[Stage]) -> Student:
     """All stages; `out` keeps their states."""
     torch.manual_seed(0)
-    batches = Batches(pairs, tokenizer)
-    student = train_encoder(batches, train_static(batches, pieces, out), out)
+    student = Student()
+    copy_into(student, train_static(batches, dev, pieces, projection, out, stages[0]))
+    train_weights(pages, student, out, stages[1])
+    train_encoder(batches, pages, dev, student, out, stages[2])
     return student.eval()

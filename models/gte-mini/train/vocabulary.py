@@ -13,17 +13,25 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from heldout import CARD
+from sources import MAIN
 from tokenizers import Tokenizer
 
+SECONDARY = 0.2
+"""How much a language that is not one of MAIN counts, beside one that is."""
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
-CRAWL = 0.5
-"""How much a piece's share of XLM-R's web crawl counts beside its mean share of our languages' texts."""
-SCRIPTS = [
-    "LATIN", "GREEK", "CYRILLIC", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "HANGUL",
-    "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "CJK", "DIGIT", "FULLWIDTH", "COMBINING", "IDEOGRAPHIC",
-]  # fmt: skip
-IDEOGRAPHS = 4500
+CRAWL = 0.4
+"""How much a piece's share of XLM-R's web crawl counts beside its share of our languages' texts."""
+SCRIPTS = {
+    "LATIN": 13.0, "CYRILLIC": 2.5, "CJK": 2.0, "ARABIC": 1.5, "DEVANAGARI": 1.2, "THAI": 1.2, "HANGUL": 1.2, "HIRAGANA": 0.4,
+    "KATAKANA": 0.3, "GREEK": 0.5, "HEBREW": 0.5, "KATAKANA-HIRAGANA": 0.0, "DIGIT": 0.1, "FULLWIDTH": 0.0, "COMBINING": 0.1,
+    "IDEOGRAPHIC": 0.0, "?": 0.1,
+}  # fmt: skip
+"""What the crawl's pieces of a script weigh together: about one for each of our languages. The crawl itself is English and Russian."""
+UNSPACED = ("CJK", "THAI", "HIRAGANA", "KATAKANA")
+"""Scripts whose pieces are words without a space before them."""
+IDEOGRAPHS = 3500
 """So many of the likeliest Chinese characters are in, whether or not our texts have them."""
 
 
@@ -41,8 +49,10 @@ def whole(template: Path, pieces: list[tuple[str, float]]) -> Tokenizer:
     return Tokenizer.from_str(tokenizer_json(json.loads(template.read_text(encoding="utf-8")), body))
 
 
-def _of_our_scripts(piece: str) -> bool:
-    return all(unicodedata.name(c, "?").split()[0] in SCRIPTS for c in piece.lstrip("▁") if c.isalpha())
+def script(piece: str) -> str | None:
+    """The one script of a piece's letters, "?" if it has none, None for scripts that are not ours."""
+    found = {unicodedata.name(c, "?").split()[0] for c in piece.lstrip("▁") if c.isalpha()}
+    return min(found, default="?") if found <= SCRIPTS.keys() else None
 
 
 def _is_ideograph(piece: str) -> bool:
@@ -52,7 +62,7 @@ def _is_ideograph(piece: str) -> bool:
 def count(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> dict[str, Counter[str]]:
     """By language, how often its texts use a piece."""
     return {
-        language: Counter(piece for found in tokenizer.encode_batch_fast(given) for piece in found.tokens)
+        language: Counter(piece for found in tokenizer.encode_batch(given) for piece in found.tokens)  # the fast one leaves tokens empty
         for language, given in texts.items()
     }
 
@@ -63,15 +73,33 @@ def choose(pieces: list[tuple[str, float]], counts: dict[str, Counter[str]], cha
     Args:
         characters: those of our texts; as pieces they are always in, so that no text of ours has unknowns.
     """
-    body = [piece for piece in pieces if piece[0] not in (*SPECIALS, MASK) and _of_our_scripts(piece[0])]
-    worth = {piece: CRAWL * math.exp(score) for piece, score in body}
-    for found in counts.values():
-        total = found.total()
+    scripts = {piece: script(piece) for piece, _ in pieces}
+    body = [piece for piece in pieces if piece[0] not in (*SPECIALS, MASK) and scripts[piece[0]]]
+    crawled: Counter[str] = Counter()
+    for piece, score in body:
+        crawled[scripts[piece] or "?"] += math.exp(score)  # type: ignore[assignment]
+    weight = {script: CRAWL * share / sum(SCRIPTS.values()) / crawled[script] for script, share in SCRIPTS.items() if crawled[script]}
+    worth = {piece: weight[scripts[piece] or "?"] * math.exp(score) for piece, score in body}
+    often = {language: 1.0 if language in (*MAIN, "en") else SECONDARY for language in counts}
+    for language, found in counts.items():
+        share = often[language] / sum(often.values()) / found.total()
         for piece, number in found.items():
             if piece in worth:
-                worth[piece] += number / total / len(counts)
+                worth[piece] += number * share
     always = [piece for piece, _ in body if _is_ideograph(piece)][:IDEOGRAPHS]
     for piece in {*always, *(piece for piece in worth if len(piece) == 1 and piece in characters)}:
         worth[piece] += 1
     kept = sorted(body, key=lambda piece: -worth[piece[0]])[: size - len(SPECIALS) - 1]
     return sorted(kept, key=lambda piece: -piece[1])
+
+
+def words(pieces: list[tuple[str, float]], have: set[str], number: int) -> list[str]:
+    """The likeliest whole words of the crawl that are not in `have`, scripts weighed as for pieces."""
+    found: dict[str, list[str]] = {}
+    for piece, _ in pieces:
+        name, text = script(piece) or "", piece.removeprefix("▁")
+        whole = piece.startswith("▁") or name in UNSPACED
+        if whole and piece not in have and len(text) >= (2 if name in UNSPACED else 3) and text.isalpha() and text not in CARD:
+            found.setdefault(name, []).append(piece)
+    shares = {name: share for name, share in SCRIPTS.items() if name in found}
+    return [word for name, share in shares.items() for word in found[name][: int(number * share / sum(shares.values()))]]

@@ -1,0 +1,66 @@
+"""A look at a model in training: top-1 in percent on held-out terms and messages, on prose, on the everyday sentences, the card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from batches import padded, tokenized
+from everyday import SENTENCES as EVERYDAY
+from heldout import CARD
+from prose import SENTENCES as PROSE
+from sources import MAIN
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional as f
+
+GROUP = 30
+PART = 128
+PARTNER = torch.tensor([2, 3, 0, 1])
+
+
+class Dev:
+    def __init__(self, heldout: Path, tokenizer: Path) -> None:
+        made = Tokenizer.from_file(str(tokenizer))
+        held = json.loads(heldout.read_text(encoding="utf-8"))["dev"]
+        sets: dict[str, dict[str, list[list[str]]]] = {name: {} for name in ("terms", "messages", "paragraphs", "prose", "everyday")}
+        for language in (language for language in MAIN if language in held["terms"]):
+            sets["terms"][language] = held["terms"][language]
+            for name in ("messages", "paragraphs"):
+                if len(held[name][language]) >= GROUP:
+                    sets[name][language] = held[name][language][: 3 * GROUP]
+            sets["prose"][language] = [list(pair) for pair in zip(PROSE["en"], PROSE[language], strict=True)]
+            if language in EVERYDAY:
+                sets["everyday"][language] = [list(pair) for pair in zip(EVERYDAY["en"], EVERYDAY[language], strict=True)]
+
+        def ids(texts: list[str]) -> Tensor:
+            rows = tokenized(made, texts)
+            return padded([rows[n] for n in range(len(texts))])
+
+        self._sets = {
+            name: {language: [ids([pair[side] for pair in pairs]) for side in (0, 1)] for language, pairs in found.items()}
+            for name, found in sets.items()
+        }
+        self._card = ids(list(CARD))
+
+    @torch.inference_mode()
+    def line(self, vectors: Callable[[Tensor], Tensor]) -> str:
+        out = []
+        for name, found in self._sets.items():
+            scores = {}
+            for language, sides in found.items():
+                english, other = (f.normalize(torch.cat([vectors(part) for part in rows.split(PART)])) for rows in sides)
+                size = GROUP if name in ("messages", "paragraphs") else len(english)
+                hits = [
+                    (b @ a.T).argmax(1) == torch.arange(len(a))
+                    for a, b in zip(english.split(size), other.split(size), strict=True)
+                    if len(a) == size
+                ]
+                scores[language] = float(torch.cat(hits).float().mean() * 100)
+            worst = sorted(scores, key=lambda language: scores[language])[:3]
+            out.append(f"{name} {sum(scores.values()) / len(scores):.1f} ({' '.join(f'{x} {scores[x]:.0f}' for x in worst)})")
+        rows = f.normalize(vectors(self._card))
+        near = (rows @ rows.T).fill_diagonal_(-1).argmax(1)
+        return "; ".join([*out, f"card {int((near == PARTNER).sum())}"])
