@@ -100,6 +100,21 @@ def test_a_query_behind_a_large_request_is_next():
     assert any(item.request is query for item in s.take(0.2).items)
 
 
+def test_a_query_behind_two_large_requests_is_next():
+    """Half of both is done when it comes: what they have had does not count against it."""
+    s = scheduler(slots=1)
+    s.admit(request(*[150] * 1000), 0.0)
+    s.admit(request(*[150] * 1000), 0.0)
+    while s.waiting > 1000:
+        s.finish(s.take(0.0))
+    query = request(12)
+    s.admit(query, 0.1)
+    runs = [s.take(0.2)]
+    s.finish(runs[0])
+    runs.append(s.take(0.2))
+    assert any(item.request is query for run in runs for item in run.items)
+
+
 def test_nothing_later_goes_before_a_single_text():
     """A text of 8192 tokens keeps its place before queries that come after it, however short they are."""
     s, long = scheduler(slots=1), request(8192)
