@@ -53,7 +53,7 @@ def drained(s: Scheduler, now: float = 0.0) -> list[Run]:
 LENGTHS = st.lists(st.one_of(st.integers(1, 40), st.integers(100, 600), st.integers(1000, 8192)), min_size=1, max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(LENGTHS, min_size=1, max_size=8), st.integers(0, 2**32))
 def test_every_text_runs_exactly_once(batches: list[list[int]], seed: int):
     """Whatever comes in, in whatever order runs end: each text is in one run, with its own length, and nothing is held at the end."""
@@ -74,7 +74,7 @@ def test_every_text_runs_exactly_once(batches: list[list[int]], seed: int):
     assert s.waiting_tokens == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(LENGTHS, min_size=1, max_size=8))
 def test_an_ordinary_run_holds_the_text_with_the_lowest_tag(batches: list[list[int]]):
     """So a text waits for at most as many runs as there are texts with lower tags: nobody starves."""
