@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import sparse
-from ..batching import Batch, make_batch, plan_padded, plan_ragged, shared
+from ..batching import Batch, make_batch, plan_packed, plan_padded, plan_ragged, shared, spread
 from ..errors import Cancelled, EngineError, ForkedProcessError, GteError, InputTooLongError, NonFiniteOutputError
 from ..session import Share
 from ..sparse import SparseVector
@@ -67,7 +67,9 @@ class Engine:
         p = self.parts
         if p.variant.batch == "padded":
             return plan_padded(lengths, p.budget)
-        return plan_ragged(lengths, p.variant.flash_from, shared(p.budget, sum(lengths), self.workers), p.cost)
+        if p.variant.batch == "packed":
+            return plan_packed(lengths, spread(p.budget, sum(lengths), self.workers))
+        return plan_ragged(lengths, p.variant.flash_from, shared(p.budget, sum(lengths), self.workers, p.cost), p.cost)
 
     def cost(self, length: int) -> float:
         return length + length**2 / self.parts.cost.scores

@@ -35,11 +35,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..batching import LARGEST_SHARE, SMALLEST_SHARE
-
-SHORT = SMALLEST_SHARE
+SHORT = 256
 """Tokens that fill a run well enough to stop waiting for more."""
-LONG = LARGEST_SHARE
+LONG = 1024
 """Tokens of a run from which on it keeps others waiting noticeably."""
 WINDOW = 64
 """Texts that are looked at to form a run. Planning takes time too: 3 ms for 64 different lengths."""
