@@ -223,6 +223,10 @@ def _split(node: Node, x: Array, sizes: Array | None = None) -> tuple[Array, ...
     return tuple(np.split(x, np.cumsum(sizes)[:-1].tolist(), axis))
 
 
+def _tanh(node: Node, x: Array) -> Array:
+    return _rounded(np.tanh(_wide(x)), x)
+
+
 def _unsqueeze(node: Node, x: Array, axes: Array) -> Array:
     return np.expand_dims(x, tuple(axes.tolist()))
 
@@ -304,6 +308,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "Reshape": _reshape,
     "Slice": _slice,
     "Split": _split,
+    "Tanh": _tanh,
     "Unsqueeze": _unsqueeze,
     "com.microsoft::BiasSplitGelu": _bias_split_gelu,
     "com.microsoft::PackedMultiHeadAttention": _packed_attention,
