@@ -101,7 +101,7 @@ class Workshop:
         if architecture not in self._graphs:
             graphs = self.folder / f"graphs-{len(self._graphs)}"
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("gte_export.trace.plans", lambda: needed_plans(architecture))
+                patch.setattr("gte_export.trace.plans", lambda _: needed_plans(architecture))
                 trace(checkpoint, graphs)
             self._graphs[architecture] = graphs
         return self._graphs[architecture]

@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_variation(name, folder / name, tokenizer)
     with pytest.MonkeyPatch.context() as patch:
         all_plans = tracing.plans
-        patch.setattr(tracing, "plans", lambda: (plan for plan in all_plans() if plan.variant in VARIANTS))
+        patch.setattr(tracing, "plans", lambda a: (plan for plan in all_plans(a) if plan.variant in VARIANTS))
         tracing.trace(folder / "reranker", folder / "graphs")
     return folder
 

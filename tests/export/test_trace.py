@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto
 
 from gte_export.detach import LARGEST_INSIDE, DetachError, detach
-from gte_export.layout import table_layout, weights_layout
+from gte_export.layout import packed_layout, splits_in_one_kernel, table_layout, weights_layout
 from gte_export.trace import layout_name, numbers, plans, trace
 from gte_runtime.architecture import read_config
 from gte_runtime.graph import inspect_graph
@@ -53,11 +53,12 @@ def test_layouts_and_recipes_of_the_large_ones(name: str):
     directory, _ = LARGE[name]
     a, reranker = numbers(directory / "recipe.toml")
     layouts = [table_layout(a, dtype) for dtype in DTYPES] + [weights_layout(a, dtype, reranker) for dtype in DTYPES]
+    layouts.append(packed_layout(a, "float16", reranker))
     for layout in layouts:
         assert (directory / layout_name(layout)).read_text(encoding="utf-8") == layout.to_json()
     recipe = read_recipe(directory)
     assert (recipe.name, recipe.reranker) == (name, name == "gte-multilingual-reranker-base")
-    assert {graph.file for graph in recipe.graphs} == {plan.file for plan in plans()}
+    assert {graph.file for graph in recipe.graphs} == {plan.file for plan in plans(recipe.architecture)}
     for graph in recipe.graphs:
         data = (directory / graph.file).read_bytes()
         assert hashlib.sha256(data).hexdigest() == graph.sha256
@@ -100,11 +101,12 @@ def test_graph_contract(name: str):
 def test_operators(name: str):
     """The CPU graph holds the fused operators, both ways through attention among them; the portable one none."""
     _, directory = ALL[name]
+    architecture = read_recipe(directory).architecture
     for graph in read_recipe(directory).graphs:
         facts = inspect_graph((directory / graph.file).read_bytes(), "a.onnx")
         fused = {operator for operator in facts.operators if "::" in operator}
         if graph.batch == "packed":
-            gelu = {"com.microsoft::BiasSplitGelu"} if name == "gte-multilingual-base" else set()
+            gelu = {"com.microsoft::BiasSplitGelu"} if splits_in_one_kernel(architecture) else set()
             packed = ("PackedMultiHeadAttention", "RotaryEmbedding", "SkipLayerNormalization")
             assert fused == {f"com.microsoft::{operator}" for operator in packed} | gelu
             assert not {"If", "Shape", "Gemm"} & set(facts.operators)

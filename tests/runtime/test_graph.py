@@ -71,7 +71,7 @@ def test_shipped_graphs_carry_no_weights():
     """Every initializer points into a weight file; what lies inside are a few shapes."""
     for file in sorted(GTE_MINI.parent.glob("*/*.onnx")):
         facts = inspect_graph(file.read_bytes(), "a.onnx")
-        assert len(facts.pointers) > 50
+        assert len(facts.pointers) >= 50
         assert all(pointer.length > 0 and pointer.offset % 4096 == 0 for pointer in facts.pointers)
         assert facts.largest_inside < 100
 

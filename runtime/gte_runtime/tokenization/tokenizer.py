@@ -38,6 +38,10 @@ class Tokens:
     truncated: bool
 
 
+OF_NO_SCRIPT = "\U0010fffd"
+"""A character that no vocabulary has, so that the unknown token must stand for it."""
+
+
 class Tokenizer:
     """Texts to ids and back. Safe to use from several threads."""
 
@@ -68,11 +72,12 @@ class Tokenizer:
         return len(self.prefix) + len(self.suffix)
 
     def check_ids(self, rows: int) -> None:
-        """Raises BundleError when some id has no row in an embedding table of this height."""
+        """Raises BundleError when some id has no row in an embedding table of this height, or a character no token at all."""
         largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
         largest = max(largest, *self._added, 0)
         if largest >= rows:
             raise BundleError(f"tokenizer.json has id {largest}, the embedding table has {rows} rows; they do not belong together")
+        self.encode([OF_NO_SCRIPT], max_length=self.specials + 8)
 
     def encode(self, texts: Sequence[str], *, max_length: int, truncate: bool = True, first_index: int = 0) -> list[Tokens]:
         """Tokenize texts that `check_text` accepted.
