@@ -29,6 +29,7 @@ from .libraries import preload, remedy
 from .manifest import LOGITS
 from .session import (
     NOTHING,
+    SIGNALS_EVERY,
     Float32,
     Outputs,
     Share,
@@ -229,7 +230,8 @@ class Lane:
             self.load += tokens
         try:
             self._queue.put(job)
-            job.done.wait()
+            while not job.done.wait(SIGNALS_EVERY):
+                pass
         except BaseException:
             job.options.terminate = True
             job.done.wait()

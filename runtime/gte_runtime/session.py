@@ -63,6 +63,9 @@ LARGE = 2048
 """Tokens of a run after which its memory goes back to the system. By itself the arena keeps the peak for ever;
 given back, a later run has to touch its pages anew. What that costs was not measured."""
 
+SIGNALS_EVERY = 0.5
+"""Seconds after which a waiting main thread looks for signals. One that arrives just before it begins to wait does not wake it."""
+
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """The session entry that takes int8 kernels without sums in 16 bits."""
 
@@ -163,7 +166,8 @@ class OrtSession:
         worker = threading.Thread(target=lambda: result.append(self._attempt(feeds, least, most, party)), name="gte-run", daemon=True)
         worker.start()
         try:
-            worker.join()
+            while worker.is_alive():
+                worker.join(SIGNALS_EVERY)
         except BaseException:
             self.stop(party)
             worker.join()
