@@ -1,4 +1,4 @@
-"""A live `gte serve` for real clients, with a key. Each file runs in the environment that its client needs: see `make test-clients`.
+"""A live `gte serve` for real clients, with a key. Each folder has an environment of its own: see `make test-clients`.
 
 Nothing of gte_runtime is imported: what a client should have got is asked of the server's own dialect, whose bits are
 held to the library's by tests/server.
@@ -6,6 +6,7 @@ held to the library's by tests/server.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -24,7 +25,7 @@ import pytest
 GTE = os.environ.get("GTE_CLI")
 """The `gte` command to serve with. Without it nothing here is collected: these tests are not for our own environment."""
 
-collect_ignore_glob = [] if GTE else ["test_*.py"]
+collect_ignore_glob = [] if GTE else ["*"]
 
 RERANKER = Path(__file__).parent.parent / "data" / "gte-tiny-reranker"
 KEY = "key-of-the-client-tests"
@@ -40,12 +41,12 @@ os.environ |= {
 @dataclass(frozen=True)
 class Server:
     url: str
-    key: str = KEY
+    key: str
     model: str = "gte-mini"
     reranker: str = "gte-tiny-reranker"
 
     def post(self, path: str, body: Any) -> Any:
-        headers = {"content-type": "application/json", "authorization": f"Bearer {self.key}"}
+        headers = {"content-type": "application/json", "authorization": f"Bearer {self.key or 'none'}"}
         with urllib.request.urlopen(urllib.request.Request(self.url + path, json.dumps(body).encode(), headers), timeout=30) as answer:
             return json.load(answer)
 
@@ -61,14 +62,14 @@ class Server:
         return [item["index"] for item in results], [item["relevance_score"] for item in results]
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+@contextlib.contextmanager
+def serving(folder: Path, key: str) -> Iterator[Server]:
+    """Two models behind a key, or behind none if it is empty."""
     assert GTE is not None
-    folder = tmp_path_factory.mktemp("serve")
-    bundle, log = folder / "gte-tiny-reranker", folder / "log"
-    (folder / "keys").write_text(KEY)
+    bundle, log, keys = folder / "gte-tiny-reranker", folder / "log", folder / "keys"
+    keys.write_text(key)
     subprocess.run([GTE, "build", str(RERANKER), str(bundle), "--graphs", str(RERANKER / "graphs")], check=True, capture_output=True)
-    arguments = ["serve", "--model", "gte-mini", "--model", str(bundle), "--port", "0", "--api-key-file", str(folder / "keys")]
+    arguments = ["serve", "--model", "gte-mini", "--model", str(bundle), "--port", "0", *(["--api-key-file", str(keys)] if key else [])]
     with log.open("wb") as stderr:
         process = subprocess.Popen([GTE, *arguments], stderr=stderr)
     try:
@@ -77,13 +78,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.1)
-        yield Server(found[1])
+        yield Server(found[1], key)
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
     assert code == 0
     assert "Traceback" not in log.read_text()
-    assert KEY not in log.read_text()
+    assert not key or key not in log.read_text()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("serve"), KEY) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("keyless"), "") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

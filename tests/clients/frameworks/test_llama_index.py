@@ -18,7 +18,7 @@ def check(embedding: Any, server: Any, texts: list[str]) -> None:
 
 
 def test_tei(server: Any, texts: list[str]):
-    check(TextEmbeddingsInference(model_name="gte-mini", base_url=server.url, auth_token=f"Bearer {server.key}"), server, texts)
+    check(TextEmbeddingsInference(model_name="gte-mini", base_url=server.url, auth_token=server.key), server, texts)
 
 
 def test_openai_like(server: Any, texts: list[str]):
