@@ -40,14 +40,14 @@ class Client:
         return f"http://127.0.0.1:{self.port}"
 
     def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
-        with httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=False) as client:
+        with httpx.Client(base_url=self.url, timeout=120, trust_env=False, verify=False) as client:
             if isinstance(body, bytes):
                 options["headers"] = {"content-type": "application/json", **options.get("headers", {})}
                 return client.post(path, content=body, **options)
             return client.post(path, json=body, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        with httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=False) as client:
+        with httpx.Client(base_url=self.url, timeout=120, trust_env=False, verify=False) as client:
             return client.get(path, **options)
 
     def connect(self, timeout: float = 10) -> socket.socket:

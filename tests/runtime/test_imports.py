@@ -32,7 +32,7 @@ def test_embedding_loads_no_torch():
     assert {"onnxruntime", "tokenizers"} <= modules
 
 
-@pytest.mark.parametrize("module", ["compat", "build", "published", "cli", "cli.bench", "bench.latency"])
+@pytest.mark.parametrize("module", ["compat", "build", "published", "cli", "cli.bench", "cli.serve", "bench.latency"])
 def test_other_modules_are_light(module: str):
     """Modules beside the API load no more."""
     assert not loaded(f"import gte_runtime.{module}") & (HEAVY - {"click"})

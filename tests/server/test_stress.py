@@ -368,7 +368,7 @@ def test_health_answers_under_load(server: Process):
 
     def load(_: int) -> None:
         while not stop.is_set():
-            server.post("/v1/encode", {"input": ["word мир " * 2000, "мир " * 1000]})
+            server.post("/v1/encode", {"input": ["word мир " * 400, "мир " * 300]})
 
     pool, futures = in_background(4, load)
     try:

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 try:
-    from opentelemetry import propagate, trace
+    import opentelemetry.propagate as propagate
+    import opentelemetry.trace as trace
 except ImportError:
-    trace = propagate = None
+    trace = propagate = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from .exchange import Answer, Exchange
