@@ -6,11 +6,13 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import yaml
 from serving import GTE, Process
@@ -142,4 +144,19 @@ def test_no_key_stands_twice(name: str):
             assert len(keys) == len(set(keys)), f"{name}: {keys}"
             return super().construct_mapping(node, deep)
 
-    assert list(yaml.load_all((DEPLOY / name).read_text(), Strict))  # noqa: S506
+    assert list(yaml.load_all((DEPLOY / name).read_text(), Strict))
+
+
+def test_triton_s_names_are_the_graph_s(tiny_bundle: Path, tmp_path: Path):
+    """The recipe's copies load as one folder, with the inputs, outputs, types and ranks that its configuration names."""
+    for file in tiny_bundle.glob("*.bin"):
+        shutil.copy(file, tmp_path)
+    (graph,) = tiny_bundle.glob("portable-fp32*.onnx")
+    shutil.copy(graph, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    recipe = re.findall(r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[ (-?\d+) \]', (DEPLOY / "triton.md").read_text())
+    types = {"tensor(int64)": "INT64", "tensor(float)": "FP32"}
+    real = [*session.get_inputs(), *session.get_outputs()]
+    assert [(each.name, types[each.type]) for each in real] == [(name, kind) for name, kind, _ in recipe]
+    assert [len(each.shape) for each in real] == [2] * len(recipe)
+    assert [isinstance(each.shape[1], str) for each in real] == [dims == "-1" for _, _, dims in recipe]

@@ -18,13 +18,13 @@ FACTS: dict[str, Any] = {"task_metadata": None, "hf_split": "test", "hf_subset":
 
 
 def test_encode(keyless: Any, texts: list[str]):
-    model = OpenAIAPIEncodeWrapper(keyless.url, "gte-mini", use_chat_template=False, modalities=["text"], max_retries=0)
+    model = OpenAIAPIEncodeWrapper(keyless.url, "gte-mini", use_chat_template=False, modalities=["text"], max_retries=1)
     vectors = model.encode(batches(texts), batch_size=2, **FACTS)
     np.testing.assert_array_equal(np.asarray(vectors, np.float32), keyless.dense(texts))
 
 
 def test_rerank(keyless: Any, texts: list[str]):
-    model = OpenAIAPIRerankWrapper(keyless.url, "gte-tiny-reranker", modalities=["text"], max_retries=0)
+    model = OpenAIAPIRerankWrapper(keyless.url, "gte-tiny-reranker", modalities=["text"], max_retries=1)
     scores = model.predict(batches([texts[0]] * 3), batches(texts[1:]), **FACTS)
     order, want = keyless.ranked(texts[0], texts[1:])
     assert np.argsort(-np.asarray(scores)).tolist() == order

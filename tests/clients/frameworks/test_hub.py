@@ -17,7 +17,9 @@ def client(server: Any) -> InferenceClient:
 
 def test_feature_extraction(client: InferenceClient, server: Any, texts: list[str]):
     np.testing.assert_array_equal(client.feature_extraction(texts), server.dense(texts))
-    np.testing.assert_array_equal(client.feature_extraction(texts[0], normalize=True, dimensions=64), server.dense(texts[:1], dimensions=64))
+    np.testing.assert_array_equal(
+        client.feature_extraction(texts[0], normalize=True, dimensions=64), server.dense(texts[:1], dimensions=64)
+    )
     whole = client.feature_extraction(texts[0], normalize=False, truncate=True, truncation_direction="right")
     assert np.linalg.norm(whole) != pytest.approx(1, abs=1e-3)
     np.testing.assert_allclose(whole / np.linalg.norm(whole), server.dense(texts[:1]), atol=1e-6)
