@@ -1,4 +1,4 @@
-"""What deploy/ says, held to the real command and a live server. There is no container engine here: the files are read, what they start is started."""
+"""What deploy/ says, held to the real command and a live server. The files are read and what they start is started, without an engine."""
 
 from __future__ import annotations
 

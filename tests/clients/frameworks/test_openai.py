@@ -15,9 +15,7 @@ def client(server: Any) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key=server.key, max_retries=0)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}, {"dimensions": 64}, {"user": "someone"}]
-)
+@pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}, {"dimensions": 64}, {"user": "me"}])
 def test_vectors_and_counts(client: openai.OpenAI, server: Any, texts: list[str], options: dict[str, Any]):
     answer = client.embeddings.create(model="gte-mini", input=texts, **options)
     want = server.dense(texts, dimensions=options.get("dimensions"))
