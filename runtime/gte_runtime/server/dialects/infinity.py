@@ -45,7 +45,8 @@ async def models(x: Exchange) -> Answer:
         "results_pending": scheduler.waiting + sum(len(run.items) for run in scheduler.running),
         "batch_size": x.app.models[0].parts.budget.max_tokens,
     }
-    facts = {"backend": "onnxruntime", "stats": stats}
+    # Its client knows no other owner and raises on one.
+    facts = {"backend": "onnxruntime", "stats": stats, "owned_by": "infinity"}
     data = [described(x, m) | facts | {"capabilities": ["embed" if m.kind == "embedder" else "rerank"]} for m in x.app.models]
     return json_answer({"object": "list", "data": data})
 

@@ -45,6 +45,9 @@ async def embed(x: Exchange, request: Any, zero_is_all: bool = False) -> dict[st
 
 
 def described(x: Exchange, model: Any) -> dict[str, Any]:
+    facts = {}
+    if isinstance(model, Encoder):
+        facts = {"dimensions": model.dim, "smallest_dimensions": model.manifest.smallest_dim, "sparse": model.sparse}
     return {
         "id": model.name,
         "object": "model",
@@ -53,6 +56,7 @@ def described(x: Exchange, model: Any) -> dict[str, Any]:
         "kind": model.kind,
         "variant": model.info["variant"],
         "max_length": model.max_length,
+        **facts,
     }
 
 
