@@ -22,8 +22,6 @@ from pathlib import Path
 
 import pytest
 
-from gte_runtime.cli import COMMANDS
-
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -33,7 +31,6 @@ PORT = "7997"
 TOOLS = {"cpp-host.md": ("cmake", "c++"), "server.md": ("curl",), "moving-from-servers.md": ("curl",)}
 """What a page takes for granted beside this package."""
 
-SERVED = {"server.md", "moving-from-servers.md"}
 """Pages that start `gte serve`."""
 
 
@@ -134,12 +131,7 @@ def _missing(page: Path) -> str | None:
     return None
 
 
-def _page(path: Path) -> object:
-    waits = pytest.mark.xfail(path.name in SERVED and "serve" not in COMMANDS, reason="`gte serve` is not there yet")
-    return pytest.param(path, id=path.stem, marks=waits)
-
-
-@pytest.mark.parametrize("page", [_page(path) for path in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A reader who follows the page from top to bottom gets what it shows."""
     if lack := _missing(page):
