@@ -31,8 +31,6 @@ PORT = "7997"
 TOOLS = {"cpp-host.md": ("cmake", "c++"), "server.md": ("curl",), "moving-from-servers.md": ("curl",)}
 """What a page takes for granted beside this package."""
 
-"""Pages that start `gte serve`."""
-
 
 @dataclass(frozen=True)
 class Block:
