@@ -202,6 +202,12 @@ function limits(full) {
   slider.value = full;
 }
 
+// Black and white are equally far from a cell's colour at 0.785 in the light palette and at 0.615 in the dark one: 4.58 to 1.
+function shade(heat) {
+  if (heat > 0.785) return { class: "hot" };
+  return heat > 0.615 ? { class: "warm" } : {};
+}
+
 function drawHeat() {
   const sparse = model()?.sparse ?? true;
   for (const radio of document.getElementsByName("kind")) radio.disabled = !sparse && radio.value !== "dense";
@@ -233,7 +239,7 @@ function drawHeat() {
     title.append(make("bdi", state.texts[state.items[i].index].slice(0, 60)));
     line.append(title, ...row.map((score) => {
       const heat = Math.min(1, Math.max(0, high > low ? (score - low) / (high - low) : 0));
-      const cell = make("td", score.toFixed(3), heat > 0.65 ? { class: "hot" } : {});
+      const cell = make("td", score.toFixed(3), shade(heat));
       cell.style.setProperty("--heat", heat.toFixed(3));
       return cell;
     }));
