@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +33,8 @@ LETTERS = 800
 """So much of a page is enough for its first tokens in any language."""
 PAGES = 500
 """Pages of a language."""
+FREQUENT, RARE = 3.0, 8.0
+"""Minus the log of how frequent a piece is: at the first it tells nothing, at so much more its rarity is one."""
 ALIKE = 0.9
 """Texts whose targets have this cosine or more are no negatives of each other."""
 
@@ -92,6 +95,7 @@ class Batches:
         self, path: Path, tokenizer: Path, order: list[str], targets: Tensor, words: tuple[list[str], Tensor], cache: Path
     ) -> None:
         made = Tokenizer.from_file(str(tokenizer))
+        self._pieces = [made.id_to_token(n) for n in range(made.get_vocab_size())]
         known = {text: n for n, text in enumerate(order)}
         self.targets, self._word_targets = targets, words[1]
         self._found: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
@@ -140,6 +144,26 @@ class Batches:
         rng = random.Random(f"words {number}")
         chosen = [rng.randrange(len(self._word_targets)) for _ in range(size)]
         return padded([self._words[n] for n in chosen]), self._word_targets[chosen]
+
+    def rarity(self) -> Tensor:
+        """[pieces] How much each tells by itself, for a product of two to grow as BM25's IDF does: none for punctuation.
+
+        A piece counts where it is most frequent, since what is a function word in one language seldom
+        tells much in another.
+        """
+        number = np.zeros(len(self._others.starts) - 1, np.int64)
+        for n, language in enumerate(self._languages):
+            for found in self._found[language].values():
+                number[[text for _, text in found]] = n
+        places = np.repeat(number, np.diff(self._others.starts)) * len(self._pieces) + self._others.flat
+        counts = np.bincount(places, minlength=len(self._languages) * len(self._pieces)).reshape(-1, len(self._pieces))
+        counts = np.vstack([counts, np.bincount(self._english.flat, minlength=len(self._pieces))])
+        shares = (counts / counts.sum(1, keepdims=True)).max(0)
+        told = np.sqrt(np.maximum(-np.log(np.maximum(shares, 1e-7)) - FREQUENT, 0) / RARE)
+        for n, piece in enumerate(self._pieces):
+            if all(unicodedata.category(letter)[0] in "PZ" for letter in piece.removeprefix("▁")):
+                told[n] = 0
+        return torch.from_numpy(told).float()
 
     def _asked(self, rng: random.Random, language: str, ids: Ids) -> Ids:
         if rng.random() >= ASKED or len(ids) > 16:

@@ -47,3 +47,9 @@ def lexical(ids: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], vocabula
     scores = rows[0] @ rows[1].T / LEXICAL_TEMPERATURE
     target = torch.arange(len(scores))
     return (f.cross_entropy(scores, target) + f.cross_entropy(scores.T, target)) / 2
+
+
+def plausible(ids: Tensor, scores: Tensor, rarity: Tensor) -> Tensor:
+    """How far token scores, before the cut at zero, are from their pieces' rarity: no piece's weight can die or run away."""
+    kept = ids > 3
+    return (scores[kept] - rarity[ids[kept]]).square().mean()

@@ -118,9 +118,9 @@ class Student(nn.Module):
         self.classifier = nn.Linear(WIDTH, 1)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """CLS states [B, H] and token weights [B, S]."""
+        """CLS states [B, H] and token scores [B, S]: what is above zero is the token's weight."""
         h = self.states(ids)
-        return h[:, 0], f.relu(self.classifier(h)[..., 0])
+        return h[:, 0], self.classifier(h)[..., 0]
 
     def states(self, ids: Tensor) -> Tensor:
         """[B, S, H], the last layer's."""

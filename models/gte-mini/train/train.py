@@ -9,13 +9,13 @@ A stage's state is saved every SAVE_EVERY steps; batches depend on the step's nu
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import losses
-import numpy as np
 import torch
 from batches import Batches, Pages
 from dev import Dev
@@ -32,6 +32,7 @@ TAUGHT = 10.0
 WORDS = 256
 WORD_SHARE = 1.0
 LEXICAL_SHARE = 0.3
+PLAUSIBLE_SHARE = 3.0
 TITLES = 32
 LEXICAL_EVERY = 2
 PAGE = 128
@@ -39,22 +40,23 @@ PAGE = 128
 
 @dataclass(frozen=True)
 class Stage:
-    """How long, how many pairs a step, and the learning rates, which rise and then fall along a cosine."""
+    """How long, how many pairs a step, and the learning rates, which rise, and fall along a cosine in the last share `falling`."""
 
     name: str
     steps: int
     pairs: int
     rates: tuple[float, ...]
     warmup: int = 20
+    falling: float = 1.0
 
     def rate(self, step: int) -> float:
-        fall = 0.5 * (1 + np.cos(np.pi * step / self.steps))
-        return float(min(1.0, (step + 1) / self.warmup) * (0.02 + 0.98 * fall))
+        fallen = max(0.0, 1 - (1 - step / self.steps) / self.falling)
+        return min(1.0, (step + 1) / self.warmup) * (0.02 + 0.49 * (1 + math.cos(math.pi * fallen)))
 
 
 TOKENS = Stage("tokens", 900, 512, (1e-3, 2e-2, 1e-2))
-WEIGHTS = Stage("weights", 120, 48, (2e-2,))
-ENCODER = Stage("encoder", 160, 64, (3e-4, 5e-4, 5e-3), 10)
+WEIGHTS = Stage("weights", 120, 32, (2e-2,))
+ENCODER = Stage("encoder", 95, 64, (8e-4, 2e-3, 3e-3), falling=0.4)
 
 
 def _run(
@@ -113,35 +115,57 @@ def train_static(batches: Batches, dev: Dev, pieces: Tensor, projection: Tensor,
     return static
 
 
-def train_weights(pages: Pages, student: Student, out: Path, stage: Stage) -> None:
-    """The token weights alone: a title is to find its page by the pieces they share."""
+def _weights_loss(student: Student, both: tuple[Tensor, Tensor], short: Tensor, rarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The token weights' loss, and the CLS states of titles and pages.
+
+    Titles are to find their pages by the pieces they share; there and in `short` texts a piece's
+    score stays near its rarity.
+    """
+    texts = (*both, short)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [student(ids) for ids in texts]
+    scores = [scores.float() for _, scores in found]
+    lexical = losses.lexical(both, (f.relu(scores[0]), f.relu(scores[1])), VOCABULARY)
+    kept = torch.stack([losses.plausible(ids, row, rarity) for ids, row in zip(texts, scores, strict=True)]).sum()
+    return lexical + PLAUSIBLE_SHARE * kept, found[0][0].float(), found[1][0].float()
+
+
+def train_weights(batches: Batches, pages: Pages, student: Student, out: Path, stage: Stage) -> None:
+    """The token weights alone."""
+    rarity = batches.rarity()
+    head = list(student.classifier.parameters())
+    for parameter in student.parameters():
+        parameter.requires_grad = any(parameter is own for own in head)
 
     def loss(step: int) -> Tensor:
-        both = pages.titles(step, stage.pairs, PAGE)
-        weights = []
-        for ids in both:
-            with torch.no_grad():
-                states = student.states(ids)
-            weights.append(f.relu(student.classifier(states)[..., 0]))
-        return losses.lexical(both, (weights[0], weights[1]), VOCABULARY)
+        batch = batches.pairs(10**6 + step, stage.pairs)
+        return _weights_loss(student, pages.titles(step, stage.pairs, PAGE), _rows(batch.english, batch.other), rarity)[0]
 
-    _run(stage, student.classifier, [list(student.classifier.parameters())], loss, None, out)
+    _run(stage, student.classifier, [head], loss, None, out)
+    student.requires_grad_(True)
+
+
+def _rows(*parts: Tensor) -> Tensor:
+    longest = max(rows.shape[1] for rows in parts)
+    return torch.cat([f.pad(rows, (0, longest - rows.shape[1]), value=1) for rows in parts])
 
 
 def train_encoder(batches: Batches, pages: Pages, dev: Dev, student: Student, out: Path, stage: Stage) -> None:
+    rarity = batches.rarity()
+
     def loss(step: int) -> Tensor:
         batch = batches.pairs(10**6 + step, stage.pairs)
         words, targets = batches.words(10**6 + step, stage.pairs // 2)
-        longest = max(rows.shape[1] for rows in (batch.english, batch.other, words))
-        every = torch.cat([f.pad(rows, (0, longest - rows.shape[1]), value=1) for rows in (batch.english, batch.other, words)])
-        a, b, c = student.cls(every).split([stage.pairs, stage.pairs, len(words)])
+        with torch.autocast("cpu", torch.bfloat16):
+            rows = student.cls(_rows(batch.english, batch.other, words))
+        a, b, c = rows.float().split([stage.pairs, stage.pairs, len(words)])
         taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(c, targets)
         value = losses.dense(a, b, batch.same) + TAUGHT * taught
         if step % LEXICAL_EVERY:
             return value
-        titles, texts = pages.titles(10**6 + step, TITLES, PAGE)
-        (left, left_weights), (right, right_weights) = student(titles), student(texts)
-        lexical = losses.lexical((titles, texts), (left_weights, right_weights), VOCABULARY)
+        some = slice(stage.pairs // 8)
+        short = _rows(batch.english[some], batch.other[some], words)
+        lexical, left, right = _weights_loss(student, pages.titles(10**6 + step, TITLES, PAGE), short, rarity)
         return value + LEXICAL_SHARE * (lexical + losses.dense(left, right, torch.eye(len(left)) > 0))
 
     words, head = student.embeddings.word_embeddings.weight, list(student.classifier.parameters())
@@ -153,6 +177,6 @@ def train(batches: Batches, pages: Pages, dev: Dev, pieces: Tensor, projection: 
     torch.manual_seed(0)
     student = Student()
     copy_into(student, train_static(batches, dev, pieces, projection, out, stages[0]))
-    train_weights(pages, student, out, stages[1])
+    train_weights(batches, pages, student, out, stages[1])
     train_encoder(batches, pages, dev, student, out, stages[2])
     return student.eval()
