@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from serving import gated
+from serving import GTE, gated
 
 from gte_runtime import Embedder
 from gte_runtime.errors import ConfigError
@@ -73,3 +75,19 @@ def test_smaller_limits_are_named_in_their_errors(tiny_bundle: Path):
 def test_options_check_themselves(bad: dict[str, object]):
     with pytest.raises(ConfigError):
         Options(**bad)  # type: ignore[arg-type]
+
+
+def test_the_line_that_says_where_is_true(tiny_bundle: Path, tmp_path: Path):
+    """A client that connects the moment it reads the address gets through."""
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        command = [*GTE, "serve", "--port", "0", "--model", str(tiny_bundle)]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stderr is not None
+                line = next(line for line in process.stderr if line.startswith("gte: serving"))
+                socket.create_connection(("127.0.0.1", int(line.rpartition(":")[2])), timeout=10).close()
+            finally:
+                process.terminate()
+                process.communicate(timeout=30)

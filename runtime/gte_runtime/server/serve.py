@@ -19,6 +19,9 @@ from .engine import Engine
 from .options import Options
 from .protocol import protocol_class
 
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+
 
 class _Server(uvicorn.Server):
     """uvicorn's server, without its signals: it would end by the signal that it was told to stop with."""
@@ -64,7 +67,7 @@ def make_server(app: App) -> uvicorn.Server:
         server_header=False,
         timeout_keep_alive=o.keep_alive,  # type: ignore[arg-type]
         timeout_graceful_shutdown=o.drain_timeout,  # type: ignore[arg-type]
-        backlog=1024,
+        backlog=BACKLOG,
     )
     return _Server(config)
 
@@ -88,6 +91,7 @@ async def _serve(app: App, listening: socket.socket, host: str) -> int:
     app.start(stop)
     before = {number: signal.signal(number, signalled) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        listening.listen(BACKLOG)  # before the line that says so: whoever reads it may connect at once
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         print(f"gte: serving {', '.join(m.name for m in app.models)} at http://{shown}:{port}", file=sys.stderr, flush=True)
