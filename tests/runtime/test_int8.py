@@ -37,12 +37,11 @@ def test_ordinary_weights(mini_bundle: Path):
 
 
 def test_token_weights(mini_bundle: Path, int8: Embedder):
-    """The strongest tokens stay the strongest. A text of nothing but "a" may have none."""
+    """The strongest tokens stay the strongest."""
     with Embedder.open(mini_bundle, variant="cpu-fp32") as exact:
         for want, got in zip(exact.token_weights(TEXTS), int8.token_weights(TEXTS), strict=True):
-            for top in sorted(want, key=want.get)[-1:]:
-                assert got[top] == pytest.approx(want[top], rel=0.1, abs=0.05)
-        assert sum(map(bool, exact.token_weights(TEXTS))) > 3
+            top = max(want, key=want.get)
+            assert got[top] == pytest.approx(want[top], rel=0.1, abs=0.05)
 
 
 CHANNELS = [5, 40, 77]
