@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 from golden import Golden, read_golden
+from hypothesis import settings
 from reranking import GRAPHS, RERANKER
 
 from gte_runtime.build import build
+
+settings.register_profile("untimed", deadline=None)  # a shared machine is now and then slow
+settings.load_profile("untimed")
 
 VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
 

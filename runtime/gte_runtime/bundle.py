@@ -9,15 +9,14 @@ stat calls. This module runs no model.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import stat
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from . import manifest as manifests
+from .cache import recall, remember
 from .errors import BundleCorruptError, BundleError
 from .manifest import Manifest
 
@@ -28,6 +27,8 @@ LFS_POINTER = b"version https://git-lfs"
 HTML = (b"<!doc", b"<html")
 AGAIN = "build or download the bundle again"
 NOTHING = "nothing"
+VERIFIED = "verified"
+"""Kind of the notes about hashed files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,30 +244,12 @@ def _hint(head: bytes) -> str:
     return AGAIN
 
 
-def cache_directory() -> Path:
-    """Where this package keeps what it can make again: GTE_CACHE, else below the user's cache directory."""
-    if named := os.environ.get("GTE_CACHE"):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "gte-runtime"
-
-
 def _recall(digest: str) -> dict[str, Identity]:
     try:
-        raw = json.loads((cache_directory() / "verified" / digest).read_text(encoding="utf-8"))
-        return {name: Identity(*values) for name, values in raw.items()}
-    except (OSError, ValueError, TypeError, AttributeError, RuntimeError):
-        return {}  # never seen, or unreadable: hash again
+        return {name: Identity(*values) for name, values in recall(VERIFIED, digest).items()}
+    except TypeError:
+        return {}  # of another make: hash again
 
 
 def _remember(digest: str, identities: dict[str, Identity]) -> None:
-    """Best effort: without a writable cache every start hashes, which is slower and no less safe."""
-    body = json.dumps({name: [i.device, i.inode, i.size, i.mtime_ns] for name, i in identities.items()})
-    try:
-        folder = cache_directory() / "verified"
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{digest}.{os.getpid()}.{threading.get_ident()}"
-        temporary.write_text(body, encoding="utf-8")
-        os.replace(temporary, folder / digest)
-    except (OSError, RuntimeError):
-        return
+    remember(VERIFIED, digest, {name: [i.device, i.inode, i.size, i.mtime_ns] for name, i in identities.items()})

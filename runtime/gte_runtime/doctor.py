@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import processor
 from .devices import Devices, devices
 from .libraries import FILES, Library, preload, provider_file, remedy
 from .tensorrt import tensorrt_version
@@ -22,11 +23,7 @@ if TYPE_CHECKING:
     from .bundle import Bundle
 
 PACKAGES = ("gte-runtime", "onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy")
-CPUINFO = Path("/proc/cpuinfo")
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-
-FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")
-"""As the kernel spells them: those for which ONNX Runtime has kernels of their own."""
 
 OLDEST_CAPABILITY = 7.5
 """Below it, onnxruntime-gpu has no kernels."""
@@ -63,8 +60,8 @@ def examine() -> Findings:
     return Findings(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
-        cpu=_cpuinfo("model name") or platform.processor() or platform.machine(),
-        features=tuple(feature for feature in FEATURES if feature in (_cpuinfo("flags") or _cpuinfo("Features")).split()),
+        cpu=processor.model(),
+        features=processor.features(),
         threads=thread_count(),
         quota=cgroup_quota(),
         memory_limit=_memory_limit(),
@@ -192,14 +189,6 @@ def _packages() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _cpuinfo(field: str) -> str:
-    try:
-        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in text.splitlines() if line.partition(":")[0].strip() == field), "")
 
 
 def _memory_limit() -> int | None:

@@ -183,7 +183,7 @@ class Embedder:
         gpu = None
         if provider != "cpu" or latency or tuple(devices) != (0,) or gpu_mem_limit is not None:
             gpu = _gpu_options(provider, tuple(devices), gpu_mem_limit, latency)
-        session, tokenizer = load(
+        session, tokenizer, invariance = load(
             bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify, gpu=gpu
         )
         engine = cls(bundle.manifest, chosen, tokenizer, session, budget=budget, cost=COSTS.get(name, Cost()))
@@ -193,7 +193,7 @@ class Embedder:
             "variant": name,
             "provider": provider,
             "threads": count,
-            "batch_invariant": chosen.batch == "ragged",
+            **invariance.facts(),
         }
         if gpu is not None:
             engine.info["devices"] = list(gpu.devices)

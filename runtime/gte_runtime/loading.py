@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from . import processor
 from .bundle import Bundle, Verify
+from .cache import recall, remember
 from .errors import ConfigError, GteError
 from .graph import check_operators, check_pointers, inspect_graph
+from .invariance import Invariance, measure
 from .manifest import Variant
 from .selfcheck import self_check
-from .session import OrtSession, Session
+from .session import OrtSession, Session, runtime
 from .tokenization import Tokenizer
 
 if TYPE_CHECKING:
     from .cuda import CudaOptions
 
+MEASURED = "measured"
+"""Kind of the notes about batch invariance: {what was measured with: difference}."""
+
+
+class Loaded(NamedTuple):
+    session: Session
+    tokenizer: Tokenizer
+    invariance: Invariance
+    """Not measured on GPUs, whose variants promise nothing."""
+
 
 def load(
     bundle: Bundle, name: str, *, provider: str, threads: int, encode_special_tokens: bool, verify: Verify, gpu: CudaOptions | None = None
-) -> tuple[Session, Tokenizer]:
+) -> Loaded:
     """Check a variant's files, load them, and compare what runs with what the manifest recorded.
 
     Files that are new to this machine are hashed, the graph is looked into, and all self-check texts are
@@ -51,11 +64,40 @@ def load(
             tokenizer.check_ids(manifest.architecture.vocab_size)
         bundle.unchanged(checked)
         self_check(manifest, name, tokenizer, session, thorough=checked.fresh)
+        invariance = _invariance(bundle, name, session, provider, threads)
     except BaseException:
         session.close()
         raise
     bundle.remember(checked)
-    return session, tokenizer
+    return Loaded(session, tokenizer, invariance)
+
+
+def known_invariance(bundle: Bundle, name: str, threads: int) -> Invariance | None:
+    """What an earlier load on this machine found on its processor; None when there was none."""
+    found = recall(MEASURED, bundle.digest).get(_measured_with(name, threads))
+    return Invariance(_promised(bundle, name), found) if isinstance(found, float) else None
+
+
+def _invariance(bundle: Bundle, name: str, session: Session, provider: str, threads: int) -> Invariance:
+    """Measured when a bundle, a processor, a number of threads or an ONNX Runtime is new, and remembered."""
+    if provider != "cpu":
+        return Invariance(_promised(bundle, name), None)
+    if known := known_invariance(bundle, name, threads):
+        return known
+    manifest = bundle.manifest
+    checks = manifest.pair_checks if manifest.reranker else manifest.self_checks
+    found = measure(session, bundle.variant(name), [token for check in checks for token in check.ids])
+    remember(MEASURED, bundle.digest, recall(MEASURED, bundle.digest) | {_measured_with(name, threads): found})
+    return Invariance(_promised(bundle, name), found)
+
+
+def _promised(bundle: Bundle, name: str) -> bool:
+    return bundle.variant(name).batch == "ragged"
+
+
+def _measured_with(name: str, threads: int) -> str:
+    """All that decides which kernels run."""
+    return ", ".join((name, f"{threads} threads", f"onnxruntime {runtime().__version__}", processor.model(), *processor.features()))
 
 
 def _open(bundle: Bundle, variant: Variant, graph: bytes, provider: str, threads: int, gpu: CudaOptions | None) -> Session:

@@ -111,7 +111,7 @@ class Reranker:
             raise ConfigError(f"{bundle.manifest.model} is an embedding model, which has no pair head; use Embedder.open")
         name = variant or preferred(bundle, provider)
         chosen = bundle.variant(name)
-        session, tokenizer = load(
+        session, tokenizer, invariance = load(
             bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify
         )
         engine = cls(bundle.manifest, chosen, tokenizer, session, budget=budget, cost=COSTS.get(name, Cost()))
@@ -121,7 +121,7 @@ class Reranker:
             "variant": name,
             "provider": provider,
             "threads": count,
-            "batch_invariant": chosen.batch == "ragged",
+            **invariance.facts(),
         }
         return engine
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .bundle import cache_directory
+from .cache import cache_directory
 from .errors import BundleError
 from .known import KnownModel, known_models
 from .manifest import FILE as MANIFEST

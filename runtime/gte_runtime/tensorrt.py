@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .batching import Batch, halves, make_batch, padded_inputs
-from .bundle import cache_directory
+from .cache import cache_directory
 from .cuda import CudaOptions, Device, Lane, joined, least_loaded, require_libraries, run_halved
 from .devices import devices
 from .errors import ConfigError, EngineError, EngineMissing, ForkedProcessError, GteError, OutputError, ProviderUnavailableError

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte_runtime import Embedder
+from gte_runtime import Embedder, processor
 from gte_runtime.batching import Budget
-from gte_runtime.bench import latency, machine
+from gte_runtime.bench import latency
 from gte_runtime.bench.latency import STAGES, Options, Work, measure, record, timed_encode, works
 from gte_runtime.bench.statistics import percentile, summary
 from gte_runtime.bench.texts import SENTENCES, Composer
@@ -190,10 +190,10 @@ def test_options_check_themselves(options: dict):
 
 def test_processor_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The name the system gives; where there is none, at least the architecture."""
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    assert machine.cpu_model()
-    machine.CPUINFO.write_text("processor\t: 0\nmodel name\t: Some CPU: 3 GHz\nmodel name\t: other\n")
-    assert machine.cpu_model() == "Some CPU: 3 GHz"
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    assert processor.model()
+    processor.CPUINFO.write_text("processor\t: 0\nmodel name\t: Some CPU: 3 GHz\nmodel name\t: other\n")
+    assert processor.model() == "Some CPU: 3 GHz"
 
 
 def test_json_on_stdout_and_a_table_on_stderr(tiny_bundle: Path):

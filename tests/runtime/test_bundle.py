@@ -24,7 +24,8 @@ from spoil import Refusal, change_manifest, no_hanging, replace, replace_signed,
 
 import gte_runtime.loading
 from gte_runtime import Embedder
-from gte_runtime.bundle import Bundle, cache_directory
+from gte_runtime.bundle import Bundle
+from gte_runtime.cache import cache_directory
 from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError, SelfCheckFailed
 
 GRAPH, TABLE, WEIGHTS, TOKENIZER, MANIFEST = "cpu-fp32.onnx", "table-fp16.bin", "weights-fp32.bin", "tokenizer.json", "manifest.json"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from company import assert_as_alone, assert_weights_as_alone
 from golden import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,8 +92,8 @@ def test_any_list_is_as_one_by_one(int8: Embedder, texts: list[str]):
     together = int8.encode(texts)
     for row, text in enumerate(texts):
         alone = int8.encode(text)
-        assert np.array_equal(together.dense[row], alone.dense[0])
-        assert together.sparse[row].as_dict() == alone.sparse[0].as_dict()
+        assert_as_alone(int8, together.dense[row], alone.dense[0])
+        assert_weights_as_alone(int8, together.sparse[row].as_dict(), alone.sparse[0].as_dict())
 
 
 @pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-int8"])
@@ -100,7 +101,7 @@ def test_threads_do_not_change_bits(mini_bundle: Path, variant: str):
     """One processor or many, side by side or all on one text."""
     with Embedder.open(mini_bundle, variant=variant, threads=1) as one, Embedder.open(mini_bundle, variant=variant) as many:
         expected, found = one.encode(TEXTS * 9), many.encode(TEXTS * 9)
-    assert np.array_equal(expected.dense, found.dense)
+        assert_as_alone(many, found.dense, expected.dense)
 
 
 def test_goldens(tiny_bundle: Path, golden: Golden):

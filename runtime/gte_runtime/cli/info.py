@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import platform
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
 
 
 @click.command()
@@ -42,7 +45,7 @@ def command(model: str, as_json: bool) -> None:
         "sparse": manifest.sparse,
         "variants": {
             name: {
-                "batch_invariant": v.batch == "ragged",
+                **_invariance(bundle, name),
                 "tolerance": v.tolerance,
                 "megabytes": round(sum(manifest.files[file].size for file in manifest.files_of(name)) / 1e6, 1),
             }
@@ -64,6 +67,23 @@ def command(model: str, as_json: bool) -> None:
                 click.echo(f"{'variant':<14}{name}: " + ", ".join(f"{k} {v}" for k, v in variant.items()))
         else:
             click.echo(f"{key:<14}{', '.join(value) if isinstance(value, list) else value}")
+
+
+def _invariance(bundle: Bundle, name: str) -> dict[str, bool | float | None]:
+    """Whether texts get the same bits in any company: measured on this machine, by opening the variant if nothing did before."""
+    from ..embedder import Embedder
+    from ..invariance import Invariance
+    from ..loading import known_invariance
+    from ..reranker import Reranker
+    from ..threads import thread_count
+
+    variant = bundle.variant(name)
+    if variant.batch == "packed":
+        return Invariance(False, None).facts()
+    if known := known_invariance(bundle, name, thread_count()):
+        return known.facts()
+    with (Reranker if bundle.manifest.reranker else Embedder).open(bundle.directory, variant=name) as engine:
+        return {key: engine.info[key] for key in ("batch_invariant", "batch_difference")}
 
 
 def _version(package: str) -> str | None:
