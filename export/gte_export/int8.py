@@ -12,6 +12,12 @@ pass over memory that is not a product costs about as much as a tenth of one, so
 - Rounding takes a step per row by itself, without a division before it.
 
 The embedding table is int8 with a factor for each row and each column.
+
+A second form is for checkpoints in which a few channels carry many times the values of the others and
+nobody expects it. There, what int8 loses on any product shows in those few channels, on which then
+everything depends. So up to `outliers` channels of each activation go through a narrow float32 product
+beside the int8 one (LLM.int8, Dettmers et al. 2022, https://arxiv.org/abs/2208.07339), and so do as many
+columns of the products whose sums the norms make large.
 """
 
 from __future__ import annotations
@@ -35,30 +41,52 @@ SMALLEST = 1e-10
 """Floor of a row's scale: a row of zeros must not be divided by zero."""
 
 
-class Rows:
-    """An activation rounded per token: values [1, T, K] uint8 around ZERO, and scale [1, T, 1]. `zeros` is [T], ZERO for each row."""
+class Outliers(nn.Module):
+    """What of an activation [1, T, K] stays in float32 beside its int8 values: `count` numbers of each row.
 
-    def __init__(self, x: Tensor, zeros: Tensor) -> None:
-        self.scale = x.abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
-        self.values = torch.ops.gte.quantize_rows(x, self.scale.reshape(-1) * (1 / operators.LEVELS), zeros)
+    `select` [K, count] gives them: some are channels, copied, and those `inner` [K] takes away (zero there, else one);
+    the others are columns of the product that reads the activation.
+    """
+
+    def __init__(self, wide: int, count: int) -> None:
+        super().__init__()
+        self.inner = nn.Parameter(torch.empty(wide).uniform_(0.5, 1))
+        self.select = nn.Parameter(torch.empty(wide, count).normal_(std=0.02))
+
+
+class Rows:
+    """An activation rounded per token: values [1, T, K] uint8 around ZERO, and scale [1, T, 1]. `zeros` is [T], ZERO for each row.
+
+    `beside` [1, T, count] is what `outliers` keep in float32, over the row's scale as the values are.
+    """
+
+    def __init__(self, x: Tensor, zeros: Tensor, outliers: Outliers | None) -> None:
+        inner = x if outliers is None else x * outliers.inner
+        self.scale = inner.abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
+        self.values = torch.ops.gte.quantize_rows(inner, self.scale.reshape(-1) * (1 / operators.LEVELS), zeros)
+        self.beside = None if outliers is None else x @ outliers.select / self.scale
 
 
 class Int8Linear(nn.Module):
-    """rows @ weight x scale, weight int8 [in, out], scale per column; the row scale is left to the caller."""
+    """rows @ weight x scale, weight int8 [in, out], scale per column; the row scale is left to the caller.
 
-    def __init__(self, wide: int, out: int) -> None:
+    `beside` [count, out], if there is any, says where the numbers go that the rows keep in float32.
+    """
+
+    def __init__(self, wide: int, out: int, beside: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randint(-TRACED, TRACED + 1, (wide, out), dtype=torch.int8), requires_grad=False)
         self.scale = nn.Parameter(torch.empty(out).uniform_(0.5, 1) * 0.03 / 127 / TRACED)
+        self.beside = nn.Parameter(torch.empty(beside, out).normal_(std=0.02)) if beside else None
 
     def forward(self, rows: Rows) -> Tensor:
         y: Tensor = torch.ops.gte.matmul_int8(rows.values, self.weight, self.scale)
-        return y
+        return y if self.beside is None or rows.beside is None else y + rows.beside @ self.beside
 
 
 class BiasedInt8Linear(Int8Linear):
-    def __init__(self, wide: int, out: int) -> None:
-        super().__init__(wide, out)
+    def __init__(self, wide: int, out: int, beside: int) -> None:
+        super().__init__(wide, out, beside)
         self.bias = nn.Parameter(torch.empty(out).normal_(std=0.02))
 
     def forward(self, rows: Rows) -> Tensor:
@@ -82,30 +110,39 @@ class Int8Embeddings(nn.Module):
 class Int8Layer(nn.Module):
     """From the sum before one norm to the sum before the next."""
 
-    def __init__(self, a: Architecture) -> None:
+    def __init__(self, a: Architecture, outliers: int) -> None:
         super().__init__()
         h, i = a.hidden_size, a.intermediate_size
         self.attention_input, self.attention_residual = Norm(h, a.layer_norm_eps), Norm(h, a.layer_norm_eps)
-        self.query, self.key, self.value = BiasedInt8Linear(h, h), BiasedInt8Linear(h, h), Int8Linear(h, h)
-        self.output = Int8Linear(h, h)
+        self.query, self.key = BiasedInt8Linear(h, h, outliers), BiasedInt8Linear(h, h, outliers)
+        self.value = Int8Linear(h, h, outliers)
+        self.output = Int8Linear(h, h, 2 * outliers)
         self.mlp_input, self.mlp_residual = Norm(h, a.layer_norm_eps), Norm(h, a.layer_norm_eps)
-        self.gate, self.up, self.down = Int8Linear(h, i), Int8Linear(h, i), Int8Linear(i, h)
+        self.gate, self.up = Int8Linear(h, i, outliers), Int8Linear(h, i, outliers)
+        self.down = Int8Linear(i, h, 2 * outliers)
+        widths = {"attention": (h, outliers), "mix": (h, 2 * outliers), "mlp": (h, outliers), "product": (i, 2 * outliers)}
+        self.outliers = nn.ModuleDict({place: Outliers(*width) for place, width in widths.items()} if outliers else {})
 
     def forward(self, z: Tensor, attention: Attention, context: Any, zeros: Tensor) -> Tensor:
-        x = Rows(self.attention_input(z), zeros)
-        mixed = Rows(attention(self.query(x), self.key(x), self.value(x) * x.scale, context), zeros)
+        x = self._rows("attention", self.attention_input(z), zeros)
+        mixed = self._rows("mix", attention(self.query(x), self.key(x), self.value(x) * x.scale, context), zeros)
         z = self.output(mixed) * mixed.scale + self.attention_residual(z)
-        x = Rows(self.mlp_input(z), zeros)
-        product = Rows(f.gelu(self.gate(x) * x.scale) * self.up(x), zeros)
+        x = self._rows("mlp", self.mlp_input(z), zeros)
+        product = self._rows("product", f.gelu(self.gate(x) * x.scale) * self.up(x), zeros)
         return self.down(product) * (product.scale * x.scale) + self.mlp_residual(z)
+
+    def _rows(self, place: str, x: Tensor, zeros: Tensor) -> Rows:
+        return Rows(x, zeros, self.outliers[place] if len(self.outliers) else None)  # type: ignore[arg-type]
 
 
 class Int8Encoder(TracedEncoder):
-    def __init__(self, a: Architecture, attention: Attention) -> None:
+    """`outliers`: so many channels of each activation stay in float32; 0 for the ordinary form."""
+
+    def __init__(self, a: Architecture, attention: Attention, outliers: int = 0) -> None:
         super().__init__(a, attention)
         self.embeddings = Int8Embeddings(a)
         self.rope = Rope(a)
-        self.layers = nn.ModuleList(Int8Layer(a) for _ in range(a.layers))
+        self.layers = nn.ModuleList(Int8Layer(a, outliers) for _ in range(a.layers))
         self.last_norm = Norm(a.hidden_size, a.layer_norm_eps)
         self.token_head = Linear(a.hidden_size, 1)
 

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from gte_runtime.architecture import Architecture
+from gte_runtime.balance import OUTLIERS
 from gte_runtime.evaluation import SPLIT_GELU_WIDTHS
 from gte_runtime.layout import Layout, place
 
 TABLE = "embeddings.word"
+OUTLIERS_FILE = "weights-int8-outliers.bin"
 
 
 def table_file(dtype: str) -> str:
@@ -62,6 +64,11 @@ def _head(a: Architecture, dtype: str, reranker: bool) -> Iterator[dict[str, Any
     yield _tensor("token_head.bias", dtype, (1,), "transpose_or_zeros", "token_head.bias")
 
 
+def outliers_layout(a: Architecture, reranker: bool = False) -> Layout:
+    """Everything but the table for the form of int8 that keeps outlying channels in float32."""
+    return place(OUTLIERS_FILE, [*_int8_weights(a, outliers=True), *_head(a, "float32", reranker)])
+
+
 def packed_layout(a: Architecture, dtype: str, reranker: bool = False) -> Layout:
     """Everything but the table, as `packed.PackedEncoder` names it: up and gate side by side in one tensor."""
     return place(packed_file(dtype), [*_packed_weights(a, dtype), *_head(a, dtype, reranker)])
@@ -103,9 +110,10 @@ def _weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
         yield from _pair(f"{at}.mlp_norm", dtype, h)
 
 
-def _int8_weights(a: Architecture) -> Iterator[dict[str, Any]]:
+def _int8_weights(a: Architecture, outliers: bool = False) -> Iterator[dict[str, Any]]:
     """As `int8.Int8Encoder` names them: norms come before the layer that reads them, some of them twice."""
     h, i = a.hidden_size, a.intermediate_size
+    product = _parted_product if outliers else _product
     yield _tensor("embeddings.token_type", "float32", (h,), "first_row_or_zeros", "embeddings.token_type")
     for table in ("cos", "sin"):
         yield _tensor(f"rope.{table}", "float32", (a.max_positions, a.head_size // 2), f"rope_{table}")
@@ -115,14 +123,16 @@ def _int8_weights(a: Architecture) -> Iterator[dict[str, Any]]:
         folded = (f"{at}.output.bias", f"{at}.output.weight", f"{at}.value.bias")
         yield from _norm_twice(f"{at}.attention", before, "add_folded", folded, h)
         for part in ("query", "key"):
-            yield from _product(f"{at}.{part}", h, h, f"{at}.attention")
+            yield from product(f"{at}.{part}", h, h, f"{at}.attention")
             yield _tensor(f"{at}.{part}.bias", "float32", (h,), "copy", f"{at}.{part}.bias")
-        yield from _product(f"{at}.value", h, h, f"{at}.attention", f"{at}.mix")
-        yield from _product(f"{at}.output", h, h, f"{at}.mix")
+        yield from product(f"{at}.value", h, h, f"{at}.attention", f"{at}.mix")
+        yield from product(f"{at}.output", h, h, f"{at}.mix", f"{at}.attention_norm")
         yield from _norm_twice(f"{at}.mlp", f"{at}.attention_norm", "add", (f"{at}.down.bias",), h)
-        yield from _product(f"{at}.gate", h, i, f"{at}.mlp")
-        yield from _product(f"{at}.up", h, i, f"{at}.mlp", f"{at}.product")
-        yield from _product(f"{at}.down", i, h, f"{at}.product")
+        yield from product(f"{at}.gate", h, i, f"{at}.mlp")
+        yield from product(f"{at}.up", h, i, f"{at}.mlp", f"{at}.product")
+        yield from product(f"{at}.down", i, h, f"{at}.product", f"{at}.mlp_norm")
+        if outliers:
+            yield from _outliers(at, h, i)
         before = f"{at}.mlp_norm"
     for kind in ("weight", "bias"):
         yield _tensor(f"last_norm.{kind}", "float32", (h,), "copy", f"{before}.{kind}")
@@ -138,7 +148,32 @@ def _norm_twice(name: str, norm: str, add: str, biases: tuple[str, ...], width: 
 
 def _product(name: str, wide: int, out: int, reads: str, *gives: str) -> Iterator[dict[str, Any]]:
     yield _tensor(f"{name}.weight", "int8", (wide, out), "quantize", f"{name}.weight", reads)
-    yield _tensor(f"{name}.scale", "float32", (out,), "quantize_scale", f"{name}.weight", reads, *gives)
+    yield _tensor(f"{name}.scale", "float32", (out,), "quantize_scale", f"{name}.weight", reads, *_factored(gives))
+
+
+def _parted_product(name: str, wide: int, out: int, reads: str, *gives: str) -> Iterator[dict[str, Any]]:
+    """What is left in int8 when outlying rows and columns are taken out, and what becomes of those."""
+    beside = OUTLIERS * (2 if gives and not _factored(gives) else 1)
+    for part, dtype, shape, transform in (
+        ("weight", "int8", (wide, out), "quantize_inner"),
+        ("scale", "float32", (out,), "quantize_inner_scale"),
+        ("beside", "float32", (beside, out), "outlier_rows"),
+    ):
+        yield _tensor(f"{name}.{part}", dtype, shape, transform, f"{name}.weight", reads, *gives)
+
+
+def _factored(gives: tuple[str, ...]) -> tuple[str, ...]:
+    """Activations that a product gives and that have factors of their own; a norm has none."""
+    return tuple(place for place in gives if not place.endswith("_norm"))
+
+
+def _outliers(at: str, h: int, i: int) -> Iterator[dict[str, Any]]:
+    fine = {"mix": ("output", "attention_norm"), "product": ("down", "mlp_norm")}
+    for place_, wide in {"attention": h, "mix": h, "mlp": h, "product": i}.items():
+        columns = (f"{at}.{fine[place_][0]}.weight", f"{at}.{fine[place_][1]}") if place_ in fine else ()
+        yield _tensor(f"{at}.outliers.{place_}.inner", "float32", (wide,), "outlier_mask", f"{at}.{place_}")
+        count = OUTLIERS * (2 if columns else 1)
+        yield _tensor(f"{at}.outliers.{place_}.select", "float32", (wide, count), "outlier_select", f"{at}.{place_}", *columns)
 
 
 def _pair(name: str, dtype: str, width: int) -> Iterator[dict[str, Any]]:

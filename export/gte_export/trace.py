@@ -12,6 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from optimum.exporters.onnx.convert import validate_model_outputs
 from transformers import PretrainedConfig
 
 from gte_runtime.architecture import Architecture, read_config
+from gte_runtime.balance import OUTLIERS
 from gte_runtime.checkpoint import Checkpoint
 from gte_runtime.evaluation import Evaluator
 from gte_runtime.graph import inspect_graph
@@ -36,7 +38,18 @@ from .attention.ragged import RaggedAttention
 from .detach import detach
 from .encoder import Encoder, TracedEncoder
 from .int8 import Int8Encoder
-from .layout import TABLE, packed_file, packed_layout, splits_in_one_kernel, table_file, table_layout, weights_file, weights_layout
+from .layout import (
+    OUTLIERS_FILE,
+    TABLE,
+    outliers_layout,
+    packed_file,
+    packed_layout,
+    splits_in_one_kernel,
+    table_file,
+    table_layout,
+    weights_file,
+    weights_layout,
+)
 from .onnx_config import EncoderOnnxConfig
 from .operators import OPSET
 from .packed import PackedEncoder
@@ -73,12 +86,14 @@ class Plan:
     """Largest Euclidean distance to the oracle that a build accepts, of normalised vectors."""
     atol: float
     """Largest difference to PyTorch that validation accepts, on raw outputs with random weights."""
+    outliers: bool = False
+    """A form for checkpoints with outlying channels."""
     operators: dict[str, int]
     """Fused operators per layer. A tracer can lose one without a word, so they are counted."""
 
     @property
     def file(self) -> str:
-        return f"{self.variant}.{table_file(self.table).removesuffix('.bin')}.onnx"
+        return f"{self.variant}{'-outliers' if self.outliers else ''}.{table_file(self.table).removesuffix('.bin')}.onnx"
 
 
 def plans(a: Architecture) -> Iterator[Plan]:
@@ -98,6 +113,12 @@ def plans(a: Architecture) -> Iterator[Plan]:
         variant="cpu-int8", table="int8", weights="int8", batch="ragged", attention=RaggedAttention, encoder=Int8Encoder,
         min_onnxruntime="1.24", tolerance=INT8_DISTANCE,
         atol=3e-2,  # a value between two steps may go the other way
+        operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
+    )  # fmt: skip
+    yield Plan(
+        variant="cpu-int8", outliers=True, table="int8", weights="int8", batch="ragged", attention=RaggedAttention,
+        encoder=partial(Int8Encoder, outliers=OUTLIERS), file_of_weights=lambda _: OUTLIERS_FILE,
+        min_onnxruntime="1.24", tolerance=INT8_DISTANCE, atol=3e-2,
         operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
     )  # fmt: skip
     gelu = "com.microsoft::BiasSplitGelu" if splits_in_one_kernel(a) else "Gelu"
@@ -132,6 +153,7 @@ def trace(source: Path, output: Path) -> Recipe:
     for layout in (
         *(table_layout(a, dtype) for dtype in DTYPES),
         *(weights_layout(a, dtype, reranker) for dtype in DTYPES),
+        outliers_layout(a, reranker),
         packed_layout(a, "float16", reranker),
     ):
         layouts[layout.file] = layout
@@ -172,6 +194,7 @@ def _graph(plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path
         variant=plan.variant,
         table=plan.table,
         batch=plan.batch,
+        outliers=plan.outliers,
         file=plan.file,
         sha256=hashlib.sha256(data).hexdigest(),
         weights=files,

@@ -25,6 +25,12 @@ Float = NDArray[np.floating[Any]]
 READERS = {"attention": ("query", "key", "value"), "mix": ("output",), "mlp": ("gate", "up"), "product": ("down",)}
 """The activations that are rounded in every layer, and the products that read them."""
 
+OUTLIERS = 16
+"""Channels of an activation that the second form of int8 keeps in float32."""
+
+OUTLYING = 8.0
+"""A channel is an outlier when its largest value is so many times the median channel's."""
+
 STEPS = 4
 """Factors are rounded to this many steps per doubling. BLAS libraries differ in the last bit, and a build
 should give the same bytes with all of them."""
@@ -44,6 +50,27 @@ def factors(place: str, largest: Mapping[str, Float], read: Callable[[str], NDAr
     weights = np.max([np.abs(read(f"{name}.weight")).max(0) for name in readers], axis=0).astype(np.float64)
     usable = (seen > 0) & (weights > 0)  # a channel that is always zero, or that nothing reads, needs no factor
     return _on_the_grid(np.sqrt(np.divide(seen, weights, out=np.ones_like(seen), where=usable)), usable)
+
+
+def outliers(place: str, largest: Mapping[str, Float], factor: Callable[[str], NDArray[np.float64]]) -> NDArray[np.int64]:
+    """The OUTLIERS largest channels, ascending: of an activation after its factors, or of what a norm gives.
+
+    Args:
+        place: of an activation, or the name of a norm.
+        largest: {linear layer or norm: largest magnitude of each channel that goes into it or comes out of it}.
+        factor: `factors` of an activation.
+    """
+    layer, _, activation = place.rpartition(".")
+    seen = largest[f"{layer}.{READERS[activation][0]}"] / factor(place) if activation in READERS else largest[place]
+    # Rounded as factors are: the order of nearly equal channels must not hang on a BLAS library's last bit.
+    steps = np.round(np.log2(np.maximum(seen, np.finfo(np.float32).tiny)) * STEPS)
+    return np.sort(np.argsort(-steps, kind="stable")[:OUTLIERS])
+
+
+def has_outliers(largest: Mapping[str, Float]) -> bool:
+    """Whether a norm gives, or attention mixes, channels far larger than the others."""
+    seen = [values for name, values in largest.items() if name.endswith(("norm", ".output"))]
+    return any(float(values.max()) > OUTLYING * float(np.median(values)) for values in seen)
 
 
 def column_factors(pieces: Iterable[Float]) -> NDArray[np.float64]:

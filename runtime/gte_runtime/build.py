@@ -19,15 +19,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import manifest as manifests
-from .balance import column_factors, factors
+from .balance import column_factors, factors, has_outliers, outliers
 from .bundle import LFS_POINTER
 from .checkpoint import Checkpoint
-from .errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, GteError, OutputError
+from .errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, GteError, OutputError, SelfCheckFailed
 from .evaluation import NumpySession
 from .files import read_regular
 from .graph import inspect_graph
@@ -60,6 +61,9 @@ LONG_TEXT = "The quick brown fox jumps over the lazy dog, and sorts 1024 numbers
 
 ABANDONED = 3600
 """Seconds after which an unfinished build is taken for dead."""
+
+ORDINARY = 0.0316
+"""Distance to the oracle, a cosine of 0.9995, beyond which a variant tries its form for outlying channels."""
 
 DEFAULT_VARIANTS = ("cpu-fp32",)
 
@@ -110,18 +114,9 @@ def build(
             bundle.parent.mkdir(parents=True, exist_ok=True)
             _sweep(bundle)
             with tempfile.TemporaryDirectory(prefix=f".{bundle.name}.", dir=bundle.parent) as temporary:
-                staged = Path(temporary) / "bundle"
-                staged.mkdir()
-                files = {"tokenizer.json": _write(staged / "tokenizer.json", [tokenizer_json])}
-                files |= _write_graphs(staged, source, chosen)
                 answers = _ask_oracle(opened, tokenizer)
-                files |= _write_weights(staged, source, chosen, _material(opened, answers))
-                manifest = _manifest(opened, tokenizer, chosen, files, answers)
-                manifest = replace(
-                    manifest, model=name or manifest.model, origin=origin, prompts=usage.prompts, default_prompt=usage.default_prompt
-                )
-                for name in manifest.variants:
-                    _prove(staged, manifest, name, tokenizer)
+                work = Work(opened, source, tokenizer, tokenizer_json, answers, usage, name, origin)
+                staged, manifest, _ = _best(Path(temporary), work, recipe, chosen)
                 _write(staged / manifests.FILE, [manifest.to_json().encode()])
                 _sync(staged)
                 _publish(staged, bundle, overwrite=overwrite, keep_existing=keep_existing)
@@ -130,6 +125,76 @@ def build(
         except OSError as error:
             raise OutputError(f"{bundle.name[:80]} could not be written: {error.strerror or error}") from None
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a bundle is made of, whichever graphs are chosen."""
+
+    checkpoint: Checkpoint
+    graphs: Path
+    tokenizer: Tokenizer
+    tokenizer_json: bytes
+    answers: tuple[Answer, ...]
+    usage: Usage
+    name: str | None
+    origin: str
+
+    def largest(self) -> dict[str, NDArray[np.floating]]:
+        """Over all texts of the self-check; see the oracle."""
+        return {
+            name: np.max([answer.reference.largest[name] for answer in self.answers], axis=0) for name in self.answers[0].reference.largest
+        }
+
+
+class Staged(NamedTuple):
+    directory: Path
+    manifest: Manifest
+    distances: dict[str, float]
+    """Of each variant to the oracle."""
+
+
+def _best(folder: Path, work: Work, recipe: Recipe, chosen: Sequence[GraphRecipe]) -> Staged:
+    """The graphs in their ordinary form or, where that is off and a few channels are the likely cause, in the form for those."""
+    forms = [list(chosen)]
+    swapped = [_swapped(graph, recipe) for graph in chosen]
+    if swapped != forms[0] and has_outliers(work.largest()):
+        forms.append(swapped)
+    found: list[Staged] = []
+    failure: SelfCheckFailed | None = None
+    for number, graphs in enumerate(forms):
+        try:
+            found.append(_stage(folder / str(number), work, graphs))
+        except SelfCheckFailed as error:
+            failure = failure or error
+            continue
+        if max(found[-1].distances.values()) <= ORDINARY:
+            return found[-1]
+    if failure is not None and not found:
+        raise failure
+    return min(found, key=lambda staged: max(staged.distances.values()))
+
+
+def _swapped(graph: GraphRecipe, recipe: Recipe) -> GraphRecipe:
+    """The form for outlying channels, where there is one."""
+    return recipe.choose(graph.variant, graph.table, outliers=True) or graph
+
+
+def _stage(staged: Path, work: Work, chosen: Sequence[GraphRecipe]) -> Staged:
+    """Write a bundle's files but for its manifest, and compare each variant with the oracle."""
+    staged.mkdir()
+    files = {"tokenizer.json": _write(staged / "tokenizer.json", [work.tokenizer_json])}
+    files |= _write_graphs(staged, work.graphs, chosen)
+    files |= _write_weights(staged, work.graphs, chosen, _material(work))
+    manifest = _manifest(work.checkpoint, work.tokenizer, chosen, files, work.answers)
+    manifest = replace(
+        manifest,
+        model=work.name or manifest.model,
+        origin=work.origin,
+        prompts=work.usage.prompts,
+        default_prompt=work.usage.default_prompt,
+    )
+    return Staged(staged, manifest, {name: _prove(staged, manifest, name, work.tokenizer) for name in manifest.variants})
 
 
 def _sweep(bundle: Path) -> None:
@@ -203,13 +268,15 @@ def _write_graphs(staged: Path, source: Path, chosen: Iterable[GraphRecipe]) -> 
     return files
 
 
-def _material(checkpoint: Checkpoint, answers: Iterable[Answer]) -> Material:
-    largest = {name: np.max([a.reference.largest[name] for a in answers], axis=0) for name in next(iter(answers)).reference.largest}
+def _material(work: Work) -> Material:
+    checkpoint, largest = work.checkpoint, work.largest()
+    factor = cache(lambda place: factors(place, largest, checkpoint.read))
     return Material(
         weights=checkpoint,
         rope=checkpoint.config.rope,
-        factors=cache(lambda place: factors(place, largest, checkpoint.read)),
+        factors=factor,
         column_factors=cache(lambda name: column_factors(checkpoint.read_rows(name, CHUNK_ROWS))),
+        outliers=cache(lambda place: outliers(place, largest, factor)),
     )
 
 
@@ -328,10 +395,10 @@ def _rounded(values: NDArray[np.floating]) -> tuple[float, ...]:
     return tuple(float(f"{value:.8g}") for value in values.tolist())
 
 
-def _prove(staged: Path, manifest: Manifest, name: str, tokenizer: Tokenizer) -> None:
+def _prove(staged: Path, manifest: Manifest, name: str, tokenizer: Tokenizer) -> float:
     session = judge(staged, manifest, name)
     try:
-        self_check(manifest, name, tokenizer, session, thorough=True)
+        return self_check(manifest, name, tokenizer, session, thorough=True)
     finally:
         session.close()
 

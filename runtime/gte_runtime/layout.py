@@ -138,6 +138,8 @@ class Material:
     """What the channels of an activation are divided by; see `balance`."""
     column_factors: Callable[[str], NDArray[np.float64]]
     """What the columns of a table are divided by."""
+    outliers: Callable[[str], NDArray[np.int64]]
+    """Which channels of an activation, or of what a norm gives, are the largest."""
 
 
 def pieces(tensor: Tensor, material: Material) -> Iterator[Array]:
@@ -227,6 +229,71 @@ def _quantize_scale(tensor: Tensor, material: Material) -> Iterator[Array]:
     yield scale / material.factors(given[0]) if given else scale
 
 
+def _quantize_inner(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """`quantize` without what stays in float32."""
+    weight = _inner(tensor, material)
+    yield np.rint(weight / _steps(weight, 0))
+
+
+def _quantize_inner_scale(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """`quantize_scale` without what stays in float32."""
+    yield _steps(_inner(tensor, material), 0)[0] / LEVELS / _given_factors(tensor, material)
+
+
+def _outlier_mask(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """Zero for the channels of an activation that stay in float32, one for the others."""
+    mask = np.ones(tensor.shape, np.float32)
+    mask[material.outliers(tensor.sources[0])] = 0
+    yield mask
+
+
+def _outlier_select(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """[K, C]: picks the channels of an activation that stay in float32. With a weight and a norm, beside these [K, 2 C] the columns
+    of the product that the norm makes large."""
+    place, *columns = tensor.sources
+    channels = material.outliers(place)
+    picks = np.zeros((tensor.shape[0], len(channels)))
+    picks[channels, np.arange(len(channels))] = 1
+    if columns:
+        name, norm = columns
+        picks = np.concatenate([picks, _multiplied(name, place, material)[:, material.outliers(norm)]], axis=1)
+    yield picks
+
+
+def _outlier_rows(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """[C, N]: the rows of a product's weight that its outlying channels meet. Where a norm follows, those columns that
+    `outlier_select` computed are empty in them, and rows below [2 C, N] put these in their places."""
+    name, place, *given = tensor.sources
+    rows = _multiplied(name, place, material)[material.outliers(place)] / _given_factors(tensor, material)
+    if columns := _fine_columns(given, material):
+        rows[:, columns] = 0
+        rows = np.concatenate([rows, np.eye(rows.shape[1])[columns]])
+    yield rows
+
+
+def _inner(tensor: Tensor, material: Material) -> NDArray[np.float64]:
+    """A product's weight [in, out] times factors, with zeros where `outlier_rows` and `outlier_select` take over."""
+    name, place, *given = tensor.sources
+    weight = _multiplied(name, place, material)
+    weight[material.outliers(place)] = 0
+    weight[:, _fine_columns(given, material)] = 0
+    return weight
+
+
+def _given_factors(tensor: Tensor, material: Material) -> NDArray[np.float64] | float:
+    """Factors of the activation that a product gives; norms are given sums as they are."""
+    given = [place for place in tensor.sources[2:] if not _is_norm(place)]
+    return material.factors(given[0]) if given else 1.0
+
+
+def _fine_columns(given: Iterable[str], material: Material) -> list[int]:
+    return [column for place in given if _is_norm(place) for column in material.outliers(place).tolist()]
+
+
+def _is_norm(place: str) -> bool:
+    return place.endswith("_norm")
+
+
 def _quantize_table(tensor: Tensor, material: Material) -> Iterator[Array]:
     """A table in int8: columns over their factors, then each row in steps of its own."""
     for rows in _even_rows(tensor.sources[0], material):
@@ -281,6 +348,11 @@ TRANSFORMS: dict[str, Callable[[Tensor, Material], Iterator[Array]]] = {
     "divide": _divide,
     "quantize": _quantize,
     "quantize_scale": _quantize_scale,
+    "quantize_inner": _quantize_inner,
+    "quantize_inner_scale": _quantize_inner_scale,
+    "outlier_mask": _outlier_mask,
+    "outlier_select": _outlier_select,
+    "outlier_rows": _outlier_rows,
     "quantize_table": _quantize_table,
     "quantize_table_rows": _quantize_table_rows,
     "quantize_table_columns": _quantize_table_columns,

@@ -29,7 +29,7 @@ class Reference(NamedTuple):
     logit: float
     """What a reranker says of the pair; 0 without a pair head."""
     largest: dict[str, Float]
-    """{linear layer: largest magnitude of each of its input channels, [K]}."""
+    """{linear layer: largest magnitude of each of its input channels, [K]; norm: of each channel that it gives, [H]}."""
 
 
 def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type = np.float64) -> Reference:
@@ -53,7 +53,9 @@ def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type =
         centred = x - x.mean(-1, keepdims=True)
         variance = (centred**2).mean(-1, keepdims=True)
         normed: Float = centred / np.sqrt(variance + a.layer_norm_eps)
-        return normed * w(f"{name}.weight") + w(f"{name}.bias")
+        y: Float = normed * w(f"{name}.weight") + w(f"{name}.bias")
+        largest[name] = np.abs(y).max(0)
+        return y
 
     h: Float = checkpoint.rows("embeddings.word", ids).astype(dtype)
     if "embeddings.token_type" in checkpoint:

@@ -26,6 +26,8 @@ class GraphRecipe:
     """Type of the embedding table it reads; a build picks the graph that fits the checkpoint."""
     batch: str
     """`ragged`, `packed` or `padded`."""
+    outliers: bool = False
+    """For checkpoints in which a few channels are far larger than the others; see `balance`."""
     file: str
     sha256: str
     weights: tuple[str, ...]
@@ -53,9 +55,9 @@ class Recipe:
         """The graphs score pairs and give no vectors."""
         return any(graph.outputs == LOGITS for graph in self.graphs)
 
-    def choose(self, variant: str, table: str) -> GraphRecipe | None:
+    def choose(self, variant: str, table: str, outliers: bool = False) -> GraphRecipe | None:
         """The graph of a variant for a checkpoint whose table has this type, or any if there is one only."""
-        graphs = [graph for graph in self.graphs if graph.variant == variant]
+        graphs = [graph for graph in self.graphs if graph.variant == variant and graph.outliers == outliers]
         fitting = [graph for graph in graphs if graph.table == table]
         return next(iter(fitting or graphs), None)
 

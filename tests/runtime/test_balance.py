@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte_runtime.balance import READERS, column_factors, factors
+from gte_runtime.balance import OUTLIERS, READERS, column_factors, factors, has_outliers, outliers
 
 RNG = np.random.default_rng(3)
 
@@ -79,3 +79,36 @@ def test_columns_of_a_table():
     table = np.ones((5, 4), np.float32)
     table[:, 2] = 16
     assert column_factors([table[:2], table[2:]]).tolist() == [1, 1, 16, 1]
+
+
+def test_the_largest_channels_are_the_outliers():
+    """After the factors of an activation; of a norm, as it gives them. In order of their places."""
+    seen = np.linspace(1, 2, 64)
+    seen[[50, 7, 33]] = [90, 300, 60]
+    divided = np.ones(64)
+    divided[7] = 300
+    largest = {"layers.2.gate": seen, "layers.2.mlp_norm": seen}
+    of_norm, of_activation = (outliers(place, largest, lambda _: divided) for place in ("layers.2.mlp_norm", "layers.2.mlp"))
+    assert len(of_norm) == len(of_activation) == OUTLIERS
+    assert {7, 33, 50} <= set(of_norm.tolist())
+    assert {33, 50} <= set(of_activation.tolist())
+    assert 7 not in of_activation
+    assert (np.diff(of_norm) > 0).all()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_outliers_do_not_depend_on_the_last_bit(seed: int):
+    """Nearly equal channels are taken by their places."""
+    rng = np.random.default_rng(seed)
+    seen = np.exp2(rng.integers(0, 4, 64))
+    noisy = seen * (1 + rng.uniform(-1e-12, 1e-12, 64))
+    first, second = (outliers("n.attention_norm", {"n.attention_norm": values}, lambda _: np.ones(1)) for values in (seen, noisy))
+    assert np.array_equal(first, second)
+
+
+def test_whether_there_are_outliers():
+    """In what norms give and attention mixes; what the gate multiplies has long tails in every model."""
+    even, odd = np.ones(64), np.r_[np.ones(63), 9.0]
+    assert not has_outliers({"layers.0.attention_norm": even, "layers.0.output": even, "layers.0.down": odd, "layers.0.query": odd})
+    for name in ("embeddings.norm", "layers.0.mlp_norm", "layers.0.output"):
+        assert has_outliers({"layers.0.attention_norm": even, name: odd})

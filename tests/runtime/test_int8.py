@@ -11,10 +11,11 @@ from company import assert_as_alone, assert_weights_as_alone
 from golden import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensorfile import Derive, Tensors
+from tensorfile import Derive, Tensors, derive
 
 from gte_runtime import Embedder
 from gte_runtime.build import build
+from gte_runtime.bundle import Bundle
 
 TEXTS = ["what is the capital of China?", "北京", "how to implement quick sort in python?", "Привет, мир!", "a " * 200, "word"]
 
@@ -83,6 +84,52 @@ def test_outlier_channels(derived: Derive, mini_checkpoint: Path, mini_bundle: P
     """Thirty times the values in a few channels cost nothing. Without the factors, int8 fails here."""
     build(derived(lambda tensors: where(tensors, 30.0)), tmp_path / "b", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
     assert (1 - cosines(tmp_path / "b")).mean() < 1.3 * (1 - cosines(mini_bundle)).mean()
+
+
+def unexpected(tensors: Tensors, factor: float) -> None:
+    """All norms give more in a few channels, and nobody expects it: everything then depends on those."""
+    for name, tensor in tensors.items():
+        if name.endswith(("attn_ln.weight", "mlp_ln.weight", "LayerNorm.weight")):
+            values = tensor.values().astype(np.float32)
+            values[CHANNELS] *= factor
+            tensors[name] = type(tensor).of(values)
+
+
+@pytest.fixture(scope="module")
+def outlying(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose outlying channels are not expected, in float32 and int8."""
+    folder = tmp_path_factory.mktemp("outlying")
+    derive(mini_checkpoint, folder / "checkpoint", lambda tensors: unexpected(tensors, 30.0))
+    build(folder / "checkpoint", folder / "bundle", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
+    return folder / "bundle"
+
+
+def test_outliers_that_nobody_expects(outlying: Path, mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They stay in float32: of what the ordinary form loses, at most four fifths are left."""
+    manifest = Bundle.open(outlying).manifest
+    assert manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8-outliers.bin")
+    monkeypatch.setattr("gte_runtime.build.has_outliers", lambda largest: False)
+    build(outlying.parent / "checkpoint", tmp_path / "b", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
+    assert Bundle.open(tmp_path / "b").manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8.bin")
+    assert (1 - cosines(outlying)).mean() < 0.8 * (1 - cosines(tmp_path / "b")).mean()
+
+
+def test_ordinary_checkpoints_take_the_ordinary_form(mini_bundle: Path, tiny_bundle: Path):
+    """The other one is slower."""
+    for bundle in (mini_bundle, tiny_bundle):
+        assert Bundle.open(bundle).manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8.bin")
+
+
+@settings(max_examples=15)
+@given(texts=st.lists(st.text(max_size=60) | st.integers(1, 150).map("ab ".__mul__), min_size=1, max_size=12))
+def test_outliers_in_any_list_as_one_by_one(outlying: Path, texts: list[str]):
+    """What stays in float32 does not depend on the company either."""
+    with Embedder.open(outlying, variant="cpu-int8") as engine:
+        together = engine.encode(texts)
+        for row, text in enumerate(texts):
+            alone = engine.encode(text)
+            assert_as_alone(engine, together.dense[row], alone.dense[0])
+            assert_weights_as_alone(engine, together.sparse[row].as_dict(), alone.sparse[0].as_dict())
 
 
 @settings(max_examples=40, deadline=None)

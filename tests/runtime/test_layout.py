@@ -49,11 +49,12 @@ def tensor(transform: str, shape: tuple[int, ...], sources: tuple[str, ...] = ()
 
 FACTORS = {"read": np.array([1.0, 2.0, 0.5, 4.0]), "given": np.exp2(np.arange(6) / 4)}
 COLUMNS = np.array([1.0, 0.5, 2.0, 1.0])
+OUTLIERS = {"read": np.array([1, 3]), "next_norm": np.array([0, 4])}
 
 
 def material(weights: Any, rope: Rope = ROPE) -> Material:
     """With factors that are given, not seen by an oracle."""
-    return Material(weights, rope, lambda place: FACTORS.get(place, np.ones(1)), lambda name: COLUMNS)
+    return Material(weights, rope, lambda place: FACTORS.get(place, np.ones(1)), lambda name: COLUMNS, OUTLIERS.__getitem__)
 
 
 def made(t: Tensor, weights: Arrays = WEIGHTS) -> NDArray[Any]:
@@ -78,6 +79,11 @@ def test_every_transform_is_tried():
         "divide",
         "quantize",
         "quantize_scale",
+        "quantize_inner",
+        "quantize_inner_scale",
+        "outlier_mask",
+        "outlier_select",
+        "outlier_rows",
         "quantize_table",
         "quantize_table_rows",
         "quantize_table_columns",
@@ -169,6 +175,27 @@ def test_a_table_survives_rounding():
     assert not values[5].any()
 
 
+@pytest.mark.parametrize("given", [(), ("given",), ("next_norm",)], ids=["", "factors", "norm"])
+def test_parts_of_a_product_are_the_whole(given: tuple[str, ...]):
+    """What stays in float32 and what is rounded add up to the product; rounding is at most half a step of what is left."""
+    columns = ("matrix", *given) if "next_norm" in given else ()
+    count = 4 if columns else 2
+    mask, select = made(tensor("outlier_mask", (4,), ("read",))), made(tensor("outlier_select", (4, count), ("read", *columns)))
+    sources = ("matrix", "read", *given)
+    rows = made(tensor("outlier_rows", (count, 6), sources))
+    steps = made(tensor("quantize_inner_scale", (6,), sources)) * LEVELS
+    inner = made(tensor("quantize_inner", (4, 6), sources, "int8")) * steps
+    whole = WEIGHTS["matrix"].T * FACTORS["read"][:, None] / (FACTORS["given"] if given == ("given",) else 1)
+    found = mask[:, None] * inner + select @ rows
+    assert np.abs(found - whole).max() > 0
+    assert (np.abs(found - whole) <= steps / 2 + 1e-6).all()
+    exact = OUTLIERS["read"]
+    np.testing.assert_allclose(found[exact], whole[exact], atol=1e-6)
+    if columns:
+        np.testing.assert_allclose(found[:, OUTLIERS["next_norm"]], whole[:, OUTLIERS["next_norm"]], atol=1e-6)
+    assert not inner[exact].any()
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_rope_tables(which: int):
     """As many rows as the shape has."""
@@ -181,10 +208,12 @@ def every_factor(checkpoint: Checkpoint) -> Material:
     def factors(place: str) -> NDArray[np.float64]:
         return np.ones(a.intermediate_size if place.endswith("product") else a.hidden_size)
 
-    return Material(checkpoint, checkpoint.config.rope, factors, lambda name: np.ones(a.hidden_size))
+    return Material(checkpoint, checkpoint.config.rope, factors, lambda name: np.ones(a.hidden_size), lambda place: np.arange(16))
 
 
-@pytest.mark.parametrize("name", ["table-fp16", "table-fp32", "table-int8", "weights-fp32", "weights-fp16", "weights-int8"])
+@pytest.mark.parametrize(
+    "name", ["table-fp16", "table-fp32", "table-int8", "weights-fp32", "weights-fp16", "weights-int8", "weights-int8-outliers"]
+)
 def test_shipped_layouts_fit_their_model(mini_checkpoint: Path, name: str):
     """Every tensor of the default model's layouts can be made, and fills its place."""
     layout = Layout.from_json((MODELS / "gte-mini" / f"{name}.layout.json").read_text(encoding="utf-8"))
