@@ -32,6 +32,7 @@ from .errors import (
     ProviderUnavailableError,
 )
 from .manifest import LOGITS
+from .memory import give_back
 from .permits import Permits
 
 if TYPE_CHECKING:
@@ -61,7 +62,17 @@ SILENT, WARNINGS = 4, 2
 
 LARGE = 2048
 """Tokens of a run after which its memory goes back to the system. By itself the arena keeps the peak for ever;
-given back, a later run has to touch its pages anew. What that costs was not measured."""
+given back, a later run has to touch its pages anew."""
+
+ARENA = {
+    "arena_extend_strategy": 0,  # regions of at least the sizes below
+    "initial_chunk_size_bytes": 64 * 2**20,
+    "initial_growth_chunk_size_bytes": 64 * 2**20,
+    "max_power_of_two_extend_bytes": 256 * 2**20,
+}
+"""Regions of the arena that all CPU sessions share. glibc maps blocks of more than 32 MB on their own and unmaps them when
+freed; smaller ones, which ONNX Runtime asks for by itself, end up between others on the heap, where what is freed is
+rarely given back: resident memory then grew by a third in 180 random batches. Pages that nothing touched cost nothing."""
 
 SIGNALS_EVERY = 0.5
 """Seconds after which a waiting main thread looks for signals. One that arrives just before it begins to wait does not wake it."""
@@ -232,6 +243,7 @@ class OrtSession:
                 options.terminate = True
             self._idle.wait_for(lambda: not self._running)
             self._session = self._narrow = None
+        give_back()
 
 
 live: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -248,6 +260,18 @@ def _stop_all() -> None:
 def available_providers() -> tuple[str, ...]:
     """Providers compiled into this installation; whether their libraries load shows when a session opens."""
     return _names(runtime().get_available_providers())
+
+
+@cache
+def share_arena() -> bool:
+    """One arena for the CPU sessions of this process; False where the host program has registered another."""
+    onnxruntime = runtime()
+    place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    try:
+        onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(ARENA))
+    except Exception:  # noqa: BLE001 - ONNX Runtime's errors share no base
+        return False
+    return True
 
 
 @cache
@@ -292,6 +316,8 @@ def load_graph(
     options.enable_mem_pattern = False  # it keeps a plan for every shape ever seen
     if b"MatMulIntegerToFloat" in graph and pair_sums_overflow():
         options.add_session_config_entry(*EXACT_PRODUCTS)
+    if provider == "cpu" and share_arena():
+        options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
