@@ -21,4 +21,4 @@ def _malloc_trim() -> Callable[[int], int] | None:
     except (OSError, TypeError, AttributeError):  # Windows, macOS, musl
         return None
     trim.argtypes = [ctypes.c_size_t]
-    return trim  # type: ignore[no-any-return]
+    return trim
