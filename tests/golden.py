@@ -31,6 +31,10 @@ class Golden:
     def cls(self) -> NDArray[np.float32]:
         return np.stack([self.arrays[f"cls_{i}"] for i in range(len(self.texts))])
 
+    def last(self, text: int) -> NDArray[np.float32]:
+        """State of the last token, [H]."""
+        return self.arrays[f"last_{text}"]
+
     def weights(self, text: int) -> NDArray[np.float32]:
         return self.arrays[f"weights_{text}"]
 

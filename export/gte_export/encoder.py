@@ -110,7 +110,10 @@ class Rope(nn.Module):
 
 
 class TracedEncoder(nn.Module):
-    """ids -> `cls` [B, H], not normalised, and `token_weights`, one per token, after ReLU; or `logits` [B]. All float32.
+    """ids -> `cls` [B, H], not normalised, `token_weights`, one per token, after ReLU, and `token_states`; or `logits` [B].
+
+    All float32 but `token_states`, which are the last layer's own: an output that is computed anyway costs nothing, a
+    conversion would be computed in every run.
 
     Which inputs there are beside `input_ids`, and whether batches are padded or ragged, is the
     attention's affair; in which numbers the layers compute, the subclass's.
@@ -170,7 +173,7 @@ class TracedEncoder(nn.Module):
             return {"logits": self.pair_head(self.attention.first_tokens(h, inputs)).float()}
         assert self.token_head is not None
         weights = self.attention.token_axes(f.relu(self.token_head(h)))
-        return {"cls": self.attention.first_tokens(h, inputs).float(), "token_weights": weights.float()}
+        return {"cls": self.attention.first_tokens(h, inputs).float(), "token_weights": weights.float(), "token_states": h}
 
 
 class Encoder(TracedEncoder):

@@ -186,7 +186,10 @@ def _graph(plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path
     _count_operators(model, plan, a.layers)
     if not reranker:
         # The tracer knows no shapes behind operators of ours, so it leaves the width open.
-        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = a.hidden_size
+        for index, axis in ((0, 1), (2, 2)):
+            model.graph.output[index].type.tensor_type.shape.dim[axis].dim_value = a.hidden_size
+        if plan.batch != "padded":
+            model.graph.output[2].type.tensor_type.shape.dim[0].dim_value = 1
     data = model.SerializeToString(deterministic=True)
     (output / plan.file).write_bytes(data)
     facts = inspect_graph(data, plan.file)

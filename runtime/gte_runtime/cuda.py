@@ -30,11 +30,11 @@ from .manifest import LOGITS
 from .session import (
     NOTHING,
     SIGNALS_EVERY,
-    Float32,
     Outputs,
     Share,
     available_providers,
     check_signature,
+    collected,
     live,
     load_graph,
     new_run_options,
@@ -42,6 +42,7 @@ from .session import (
     require_provider,
     runtime,
     translated,
+    wanted,
 )
 
 if TYPE_CHECKING:
@@ -129,13 +130,13 @@ class CudaSession:
         shapes = [asdict(one.bucket) for one in self._lanes[0].captured]
         return {"shapes": shapes, "milliseconds": round(sum(one.milliseconds for one in captured), 1)}
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None) -> Outputs:
+    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
-        return run_halved(self._run, batch, party or object())
+        return run_halved(partial(self._run, states=states), batch, party or object())
 
-    def _run(self, batch: Batch, party: object, thrifty: bool) -> Outputs:
-        return least_loaded(self._lanes).run(batch, party, thrifty)
+    def _run(self, batch: Batch, party: object, thrifty: bool, states: bool) -> Outputs:
+        return least_loaded(self._lanes).run(batch, party, thrifty, states=states)
 
     def stop(self, party: object) -> None:
         for lane in self._lanes:
@@ -163,7 +164,8 @@ def run_halved(run: Callable[[Batch, object, bool], Outputs], batch: Batch, part
 
 def joined(parts: Sequence[Outputs]) -> Outputs:
     """Outputs of batches that follow one another."""
-    return Outputs(np.concatenate([part.cls for part in parts]), np.concatenate([part.token_weights for part in parts]))
+    cls, weights, states = (np.concatenate([getattr(p, name) for p in parts]) for name in ("cls", "token_weights", "token_states"))
+    return Outputs(cls, weights, token_states=states)
 
 
 def least_loaded(lanes: Sequence[Lane]) -> Lane:
@@ -188,6 +190,7 @@ class _Job:
     batch: Batch
     party: object
     options: Any
+    states: bool
     done: threading.Event = field(default_factory=threading.Event)
     result: Outputs | BaseException | None = None
 
@@ -216,12 +219,12 @@ class Lane:
         if self._failure is not None:
             raise self._failure
 
-    def run(self, batch: Batch, party: object, thrifty: bool) -> Outputs:
+    def run(self, batch: Batch, party: object, thrifty: bool, *, states: bool = False) -> Outputs:
         """Run one batch when its turn comes. `thrifty` gives unused memory back before and after."""
         options = new_run_options()
         if thrifty:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._device.arena)
-        job = _Job(batch, party, options)
+        job = _Job(batch, party, options, states)
         tokens = len(batch.input_ids)
         with self._lock:
             if self._closed:
@@ -276,7 +279,7 @@ class Lane:
             self._loaded.set()
         while (job := self._queue.get()) is not None:
             try:
-                job.result = runner.run(job.batch, job.options)
+                job.result = runner.run(job.batch, job.options, job.states)
             except BaseException as error:  # noqa: BLE001 - carried to the thread that waits for the run
                 job.result = error
             job.done.set()
@@ -290,20 +293,23 @@ class _Runner:
         self._session, self._device, self._variant, self._width = session, device, variant, width
         self._buffers = Buffers(device)
         self._graphs: dict[Bucket, tuple[Any, Buffers, str]] = {}
+        halves = {"tensor(float16)": np.dtype(np.float16)}
+        self._types = {output.name: halves.get(output.type, np.dtype(np.float32)) for output in session.get_outputs()}
 
-    def run(self, batch: Batch, options: Any) -> Outputs:
+    def run(self, batch: Batch, options: Any, states: bool = False) -> Outputs:
         if options.terminate:
             raise Cancelled("the run was stopped")
+        names = wanted(self._variant, states)
         if self._variant.batch == "padded":
-            return self._run_padded(batch, options)
+            return self._run_padded(names, batch, options)
         lengths = batch.lengths.tolist()
-        bucket = smallest(self._graphs, lengths)
+        bucket = None if states else smallest(self._graphs, lengths)  # captured graphs do not give states
         if bucket is None:
             if self._graphs:
                 options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
-            return self._run_packed(batch, rounded(lengths), options, None)
+            return self._run_packed(names, batch, rounded(lengths), options, None)
         options.add_run_config_entry("gpu_graph_id", self._graphs[bucket][2])
-        return self._run_packed(batch, bucket, options, self._graphs[bucket])
+        return self._run_packed(names, batch, bucket, options, self._graphs[bucket])
 
     def capture(self, bucket: Bucket) -> None:
         """The first run of a graph id captures; its addresses are bound for good."""
@@ -314,41 +320,45 @@ class _Runner:
         batch = Batch(np.zeros(1, np.int64), ids, np.array([0, len(ids)], np.int32), False)
         options = new_run_options()
         options.add_run_config_entry("gpu_graph_id", graph[2])
-        self._run_packed(batch, bucket, options, graph)
+        self._run_packed(wanted(self._variant, False), batch, bucket, options, graph)
         self._graphs[bucket] = graph
 
-    def _run_packed(self, batch: Batch, bucket: Bucket, options: Any, graph: tuple[Any, Buffers, str] | None) -> Outputs:
+    def _run_packed(
+        self, names: Sequence[str], batch: Batch, bucket: Bucket, options: Any, graph: tuple[Any, Buffers, str] | None
+    ) -> Outputs:
         filled = fill(batch, bucket)
         binding, buffers, _ = graph or (None, self._buffers, "")
         feeds = packed_inputs(filled.batch, filled.longest)
-        shapes = ((bucket.texts, self._width), (bucket.tokens,))
         own = slice(filled.first, filled.first + len(batch.rows))
         # Copies: an array on the CPU is the buffer itself, which the next run writes to.
-        if self._variant.outputs == LOGITS:
-            (logits,) = self._bound(feeds, ((bucket.texts,),), options, binding, buffers)
+        if names == LOGITS:
+            (logits,) = self._bound(feeds, {"logits": (bucket.texts,)}, options, binding, buffers)
             return Outputs(NOTHING, NOTHING, logits[own].copy())
-        cls, weights = self._bound(feeds, shapes, options, binding, buffers)
-        return Outputs(cls[own].copy(), weights[: len(batch.input_ids)].copy())
+        shapes = {"cls": (bucket.texts, self._width), "token_weights": (bucket.tokens,), "token_states": (1, bucket.tokens, self._width)}
+        cls, weights, *states = self._bound(feeds, {name: shapes[name] for name in names}, options, binding, buffers)
+        count = len(batch.input_ids)
+        return collected(cls[own].copy(), [weights[:count].copy(), *(each[:, :count].copy() for each in states)], None)
 
-    def _run_padded(self, batch: Batch, options: Any) -> Outputs:
+    def _run_padded(self, names: Sequence[str], batch: Batch, options: Any) -> Outputs:
         feeds, mask = padded_inputs(batch), padding_mask(batch)
-        if self._variant.outputs == LOGITS:
-            (logits,) = self._bound(feeds, ((len(mask),),), options, None, self._buffers)
+        if names == LOGITS:
+            (logits,) = self._bound(feeds, {"logits": (len(mask),)}, options, None, self._buffers)
             return Outputs(NOTHING, NOTHING, logits.copy())
-        cls, weights = self._bound(feeds, ((len(mask), self._width), mask.shape), options, None, self._buffers)
-        return Outputs(cls.copy(), weights[mask])
+        shapes = {"cls": (len(mask), self._width), "token_weights": mask.shape, "token_states": (*mask.shape, self._width)}
+        cls, *per_token = self._bound(feeds, {name: shapes[name] for name in names}, options, None, self._buffers)
+        return collected(cls.copy(), per_token, mask)
 
     def _bound(
-        self, feeds: Mapping[str, NDArray[Any]], shapes: Sequence[tuple[int, ...]], options: Any, binding: Any, buffers: Buffers
-    ) -> list[Float32]:
+        self, feeds: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]], options: Any, binding: Any, buffers: Buffers
+    ) -> list[NDArray[Any]]:
         try:
             inputs = {name: buffers.holding(name, array) for name, array in feeds.items()}
-            outputs = [buffers.empty(name, shape) for name, shape in zip(self._variant.outputs, shapes, strict=True)]
+            outputs = [buffers.empty(name, shape, self._types[name]) for name, shape in shapes.items()]
             if binding is None or not buffers.bound:
                 binding = binding or self._session.io_binding()
                 for name, value in inputs.items():
                     binding.bind_ortvalue_input(name, value)
-                for name, value in zip(self._variant.outputs, outputs, strict=True):
+                for name, value in zip(shapes, outputs, strict=True):
                     binding.bind_ortvalue_output(name, value)
                 buffers.bound = True
             self._session.run_with_iobinding(binding, options)
@@ -374,8 +384,8 @@ class Buffers:
         value.update_inplace(array)
         return value
 
-    def empty(self, name: str, shape: tuple[int, ...]) -> Any:
-        return self._recall(name, shape, np.dtype(np.float32))
+    def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return self._recall(name, shape, dtype)
 
     def clear(self) -> None:
         self._kept.clear()

@@ -85,6 +85,8 @@ class _States:
     cls: Float32
     weights: Sequence[Float32]
     tokens: Sequence[Tokens]
+    vectors: Sequence[Float32] = ()
+    """Of all tokens of each text, where they were asked for."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -349,6 +351,21 @@ class Embedder:
         """
         return self._by_key(self._states(texts, max_length, sparse=True))
 
+    def token_vectors(self, texts: str | Iterable[str], max_length: int = 8192, truncate: bool = True) -> list[Float32]:
+        """States of all tokens of each text after the last layer, special tokens included: float32 [n, H] for n tokens.
+
+        Not normalised; row 0 is what `encode` cuts and normalises, to the same bits. A text of 8192 tokens has
+        25 MB of them at a width of 768, and they are all held at once. What the tokens are, `tokenize` says.
+
+        Raises:
+            InputError: with the index of the text; one over `max_length` with truncate=False.
+            ConfigError: a parameter out of range, or a bundle from before graphs gave states: build it again.
+        """
+        _, _, max_length = self._check_options(None, None, max_length, "strict")
+        checked = [check_text(text, index) for index, text in enumerate(as_texts(texts))]
+        tokens = self._tokenizer.encode(checked, max_length=max_length, truncate=truncate)
+        return list(self._run(tokens, states=True).vectors)
+
     def score(
         self,
         pairs: Iterable[tuple[str, str]],
@@ -412,27 +429,39 @@ class Embedder:
         states = self._run(self._tokenizer.encode(checked, max_length=max_length), show_progress)
         return replace(states, cls=states.cls[:, :dim])
 
-    def _run(self, tokens: Sequence[Tokens], show_progress: bool = False, check: bool = True, lap: Lap = lambda stage: None) -> _States:
+    def _run(
+        self,
+        tokens: Sequence[Tokens],
+        show_progress: bool = False,
+        check: bool = True,
+        lap: Lap = lambda stage: None,
+        *,
+        states: bool = False,
+    ) -> _States:
         """Run tokenized texts. `lap` is told when a stage ends."""
         ids = [t.ids for t in tokens]
         cls = np.zeros((len(tokens), self.dim), np.float32)
         weights: list[Float32] = [np.zeros(0, np.float32)] * len(tokens)
+        vectors: list[Float32] = [np.zeros((0, self.dim), np.float32)] * len(tokens) if states else []
         groups, wide = self._plan([len(row) for row in ids])
         batches = [partial(make_batch, rows, ids, self._variant.flash_from) for rows in groups]
         lap("plan")
         with Progress(len(tokens), show_progress) as advance:
-            for index, batch, outputs in run_all(self._session, batches, wide):
+            for index, batch, outputs in run_all(self._session, batches, wide, states=states):
                 lap("run")
                 rows = groups[index]
                 cls[rows] = outputs.cls
                 for row, part in zip(rows.tolist(), np.split(outputs.token_weights, batch.cu_seqlens[1:-1]), strict=True):
                     weights[row] = part
+                if states:
+                    for row, rows_of in zip(rows.tolist(), np.split(outputs.token_states, batch.cu_seqlens[1:-1]), strict=True):
+                        vectors[row] = rows_of
                 advance(len(rows))
                 lap("collect")
-        states = _States(cls, weights, tokens)
-        if check and not (finite := self._finite(states)[1]).all():
+        found = _States(cls, weights, tokens, vectors)
+        if check and not (finite := self._finite(found)[1]).all():
             raise NonFiniteOutputError(int(np.flatnonzero(~finite)[0]))
-        return states
+        return found
 
     def _plan(self, lengths: Sequence[int]) -> tuple[list[Int64], int]:
         on_cpu = self.info.get("provider", "cpu") == "cpu"
@@ -442,6 +471,8 @@ class Embedder:
         """The texts whose outputs are finite, and which they are. A zero vector has no direction either."""
         finite = np.isfinite(states.cls).all(axis=1) & states.cls.any(axis=1)
         finite &= np.array([np.isfinite(weights).all() for weights in states.weights], np.bool_)
+        if states.vectors:
+            finite &= np.array([np.isfinite(vectors).all() for vectors in states.vectors], np.bool_)
         if finite.all():
             return states, finite
         rows = np.flatnonzero(finite).tolist()

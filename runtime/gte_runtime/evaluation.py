@@ -88,13 +88,14 @@ class NumpySession:
     def __init__(self, graph: bytes, folder: Path) -> None:
         self._evaluator: Evaluator | None = Evaluator(graph, folder)
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None) -> Outputs:
+    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
         from .session import NOTHING, Outputs
 
         if self._evaluator is None:
             raise Cancelled("this engine is closed")
         found = self._evaluator.run(packed_inputs(batch))
-        return Outputs(*(found.get(name, NOTHING) for name in ("cls", "token_weights", "logits")))
+        given = found["token_states"][0].astype(np.float32) if states else NOTHING
+        return Outputs(*(found.get(name, NOTHING) for name in ("cls", "token_weights", "logits")), given)
 
     def stop(self, party: object) -> None:
         """A run is not interrupted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -14,26 +14,28 @@ from .session import Outputs, Session
 Make = Callable[[], Batch]
 
 
-def run_all(session: Session, batches: Sequence[Make], wide: int) -> Iterator[tuple[int, Batch, Outputs]]:
+def run_all(session: Session, batches: Sequence[Make], wide: int, *, states: bool = False) -> Iterator[tuple[int, Batch, Outputs]]:
     """(position, batch, outputs) of every batch, as they are done.
 
     Args:
         batches: how to make each; made when its turn comes, so that memory holds few of them.
         wide: so many of the first get all processors; a single batch takes what is free.
+        states: fetch the states of all tokens too.
 
     Raises:
         EngineError: of the first run that fails; the others are stopped.
     """
+    more = {"states": True} if states else {}
     if len(batches) == 1 or session.workers == 1:
         wide = len(batches)
     for index, make in enumerate(batches[:wide]):
         batch = make()
-        yield index, batch, session.run(batch, "any" if len(batches) == 1 else "all")
+        yield index, batch, session.run(batch, "any" if len(batches) == 1 else "all", **more)
     if wide < len(batches):
-        yield from _side_by_side(session, batches, wide)
+        yield from _side_by_side(session, batches, wide, more)
 
 
-def _side_by_side(session: Session, batches: Sequence[Make], first: int) -> Iterator[tuple[int, Batch, Outputs]]:
+def _side_by_side(session: Session, batches: Sequence[Make], first: int, more: Mapping[str, bool]) -> Iterator[tuple[int, Batch, Outputs]]:
     """The caller's thread waits, so that it can be interrupted."""
     left = iter(range(first, len(batches)))
     done: SimpleQueue[Any] = SimpleQueue()
@@ -47,7 +49,7 @@ def _side_by_side(session: Session, batches: Sequence[Make], first: int) -> Iter
                 return
             try:
                 batch = batches[index]()
-                done.put((index, batch, session.run(batch, "one", party)))
+                done.put((index, batch, session.run(batch, "one", party, **more)))
             except BaseException as error:  # noqa: BLE001 - carried to the waiting thread and raised there
                 done.put(error)
                 return

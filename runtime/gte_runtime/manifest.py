@@ -37,6 +37,8 @@ VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}")
 VECTORS = ("cls", "token_weights")
 LOGITS = ("logits",)
 """What a graph gives: an embedding model's vectors, or a reranker's scores."""
+STATES = (*VECTORS, "token_states")
+"""With the states of all tokens, which graphs give since 2026-11-27. They are fetched only when asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,8 +241,8 @@ def _check_values(manifest: Manifest) -> None:
         _expect(VERSION.fullmatch(variant.min_onnxruntime), f"{at}.min_onnxruntime such as 1.24", repr(variant.min_onnxruntime))
         _expect(variant.weights and variant.inputs, f"weights and inputs in {at}", "none")
         _expect(variant.tolerance > 0, f"a positive {at}.tolerance", f"{variant.tolerance}")
-        expected = LOGITS if manifest.reranker else VECTORS
-        _expect(variant.outputs == expected, f"{', '.join(expected)} in {at}.outputs", ", ".join(variant.outputs))
+        expected = (LOGITS,) if manifest.reranker else (VECTORS, STATES)
+        _expect(variant.outputs in expected, f"{', '.join(expected[-1])} in {at}.outputs", ", ".join(variant.outputs))
         _expect(variant.flash_from > 0, f"a positive {at}.flash_from", f"{variant.flash_from}")
     _expect(manifest.pair_checks if manifest.reranker else manifest.self_checks, "at least one self-check", "none")
     for check in manifest.self_checks:

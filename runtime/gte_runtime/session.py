@@ -10,7 +10,7 @@ import os
 import re
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -25,13 +25,15 @@ from .errors import (
     BundleError,
     BundleVersionError,
     Cancelled,
+    ConfigError,
     EngineError,
     ForkedProcessError,
     OutOfMemory,
     ProviderError,
     ProviderUnavailableError,
 )
-from .manifest import LOGITS
+from .manifest import LOGITS, STATES, VECTORS
+from .memory import give_back
 from .permits import Permits
 
 if TYPE_CHECKING:
@@ -61,7 +63,17 @@ SILENT, WARNINGS = 4, 2
 
 LARGE = 2048
 """Tokens of a run after which its memory goes back to the system. By itself the arena keeps the peak for ever;
-given back, a later run has to touch its pages anew. What that costs was not measured."""
+given back, a later run has to touch its pages anew."""
+
+ARENA = {
+    "arena_extend_strategy": 0,  # regions of at least the sizes below
+    "initial_chunk_size_bytes": 64 * 2**20,
+    "initial_growth_chunk_size_bytes": 64 * 2**20,
+    "max_power_of_two_extend_bytes": 256 * 2**20,
+}
+"""Regions of the arena that all CPU sessions share. glibc maps blocks of more than 32 MB on their own and unmaps them when
+freed; smaller ones, which ONNX Runtime asks for by itself, end up between others on the heap, where what is freed is
+rarely given back: resident memory then grew by a third in 180 random batches. Pages that nothing touched cost nothing."""
 
 SIGNALS_EVERY = 0.5
 """Seconds after which a waiting main thread looks for signals. One that arrives just before it begins to wait does not wake it."""
@@ -88,6 +100,8 @@ class Outputs:
     """After ReLU, for all tokens of the batch in a row, [T]."""
     logits: Float32 = field(default_factory=lambda: NOTHING)
     """Of a reranker, [B]; its other two are empty."""
+    token_states: Float32 = field(default_factory=lambda: NOTHING)
+    """After the last layer, for all tokens of the batch in a row, [T, H]; empty unless asked for."""
 
 
 class Session(Protocol):
@@ -96,8 +110,8 @@ class Session(Protocol):
     workers: int
     """Runs that may go on at the same time, each on one processor."""
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None) -> Outputs:
-        """Raises EngineError and its kinds. `party` names runs that are to be stopped together."""
+    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
+        """Raises EngineError and its kinds. `party` names runs that are to be stopped together, `states` asks for `token_states`."""
 
     def stop(self, party: object) -> None:
         """Stop the runs of a party; they raise Cancelled."""
@@ -144,26 +158,30 @@ class OrtSession:
         check_signature(self._session, variant, width)
         live.add(self)
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None) -> Outputs:
+    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
+        names = wanted(self._variant, states)
         padded = self._variant.batch == "padded"
         feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
         least, most = {"one": (1, 1), "any": (1, self.workers), "all": (self.workers, self.workers), "extra": (0, 0)}[share]
-        outputs = self._run(feeds, least, most, party or object())
-        if self._variant.outputs == LOGITS:
+        outputs = self._run(names, feeds, least, most, party or object())
+        if names == LOGITS:
             return Outputs(NOTHING, NOTHING, outputs[0])
-        cls, weights = outputs
-        return Outputs(cls, weights[padding_mask(batch)] if padded else weights)
+        mask = padding_mask(batch) if padded else None
+        cls, *per_token = outputs
+        return collected(cls, per_token, mask)
 
-    def _run(self, feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
+    def _run(self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
         # By number: current_thread() would keep an object for ever for each thread that Python did not start.
         if threading.get_ident() != threading.main_thread().ident:
-            return self._run_here(feeds, least, most, party)
+            return self._run_here(names, feeds, least, most, party)
         # Python delivers Ctrl-C to the main thread only, and only between bytecodes: so the main
         # thread waits, and another one runs.
         result: list[Any] = []
-        worker = threading.Thread(target=lambda: result.append(self._attempt(feeds, least, most, party)), name="gte-run", daemon=True)
+        worker = threading.Thread(
+            target=lambda: result.append(self._attempt(names, feeds, least, most, party)), name="gte-run", daemon=True
+        )
         worker.start()
         try:
             while worker.is_alive():
@@ -183,10 +201,10 @@ class OrtSession:
         except BaseException as error:  # noqa: BLE001 - carried to the waiting thread and raised there
             return error
 
-    def _run_here(self, feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
+    def _run_here(self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
         taken = self._permits.take(least, most)
         try:
-            return self._run_on(self._one_thread() if taken < self.workers > 1 else self._session, feeds, party)
+            return self._run_on(self._one_thread() if taken < self.workers > 1 else self._session, names, feeds, party)
         finally:
             self._permits.give(taken)
 
@@ -197,7 +215,7 @@ class OrtSession:
                 self._narrow = self._load_narrow()
             return self._narrow
 
-    def _run_on(self, session: Any, feeds: Mapping[str, Any], party: object) -> list[Float32]:
+    def _run_on(self, session: Any, names: Sequence[str], feeds: Mapping[str, Any], party: object) -> list[Float32]:
         import onnxruntime
 
         options = onnxruntime.RunOptions()  # one per run: a terminated one fails every later run
@@ -208,7 +226,7 @@ class OrtSession:
                 raise Cancelled("this engine is closed")
             self._running[options] = party
         try:
-            return list(session.run(self._variant.outputs, dict(feeds), options))
+            return list(session.run(names, dict(feeds), options))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
             raise translated(error, bool(options.terminate)) from None
         finally:
@@ -232,6 +250,29 @@ class OrtSession:
                 options.terminate = True
             self._idle.wait_for(lambda: not self._running)
             self._session = self._narrow = None
+        give_back()
+
+
+def wanted(variant: Variant, states: bool) -> tuple[str, ...]:
+    """The outputs to fetch. Raises ConfigError when the graph does not give states."""
+    if not states:
+        return variant.outputs if variant.outputs == LOGITS else VECTORS
+    if variant.outputs != STATES:
+        raise ConfigError(
+            f"{variant.graph} gives no states of tokens; build the bundle again with this version: "
+            "`gte build CHECKPOINT BUNDLE --overwrite`, or `gte pull` for a model of the hub"
+        )
+    return STATES
+
+
+def collected(cls: Float32, per_token: Sequence[NDArray[Any]], mask: NDArray[np.bool_] | None) -> Outputs:
+    """Outputs of a graph as one batch's. `per_token` are its token weights and, if asked for, states; `mask` says where a
+    padded batch has tokens."""
+    weights = per_token[0] if mask is None else per_token[0][mask]
+    if len(per_token) == 1:
+        return Outputs(cls, weights)
+    states = per_token[1][0] if mask is None else per_token[1][mask]
+    return Outputs(cls, weights, token_states=states.astype(np.float32, copy=False))
 
 
 live: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -248,6 +289,18 @@ def _stop_all() -> None:
 def available_providers() -> tuple[str, ...]:
     """Providers compiled into this installation; whether their libraries load shows when a session opens."""
     return _names(runtime().get_available_providers())
+
+
+@cache
+def share_arena() -> bool:
+    """One arena for the CPU sessions of this process; False where the host program has registered another."""
+    onnxruntime = runtime()
+    place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    try:
+        onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(ARENA))
+    except Exception:  # noqa: BLE001 - ONNX Runtime's errors share no base
+        return False
+    return True
 
 
 @cache
@@ -292,6 +345,8 @@ def load_graph(
     options.enable_mem_pattern = False  # it keeps a plan for every shape ever seen
     if b"MatMulIntegerToFloat" in graph and pair_sums_overflow():
         options.add_session_config_entry(*EXACT_PRODUCTS)
+    if provider == "cpu" and share_arena():
+        options.add_session_config_entry("session.use_env_allocators", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
@@ -372,11 +427,10 @@ def check_signature(session: Any, variant: Variant, width: int) -> None:
                 f"found {value.type} of shape {value.shape}"
             )
     for output in session.get_outputs():
-        if output.type != "tensor(float)":
+        if output.type != "tensor(float)" and (output.type, output.name) != ("tensor(float16)", STATES[-1]):
             raise BundleError(f"{variant.graph}: expected float32 from {output.name}, found {output.type}")
-    found_width = session.get_outputs()[0].shape[-1]
-    if outputs != LOGITS and found_width != width:
-        raise BundleError(f"{variant.graph}: expected {width} values in each row of cls, found {found_width}")
+        if output.name in ("cls", STATES[-1]) and output.shape[-1] != width:
+            raise BundleError(f"{variant.graph}: expected {width} values in each row of {output.name}, found {output.shape[-1]}")
 
 
 @contextmanager

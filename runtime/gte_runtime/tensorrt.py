@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,14 +117,15 @@ class TensorRtSession:
         self.workers = len(options.devices)
         live.add(self)
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None) -> Outputs:
+    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
-        return joined([run_halved(self._run, part, party or object()) for part in pieces(batch, self._lanes)])
+        run = partial(self._run, states=states)
+        return joined([run_halved(run, part, party or object()) for part in pieces(batch, self._lanes)])
 
-    def _run(self, batch: Batch, party: object, thrifty: bool) -> Outputs:
+    def _run(self, batch: Batch, party: object, thrifty: bool, states: bool) -> Outputs:
         profile = min(p for p in self._lanes if p.holds(len(batch.rows), int(batch.lengths.max())))
-        return least_loaded(self._lanes[profile]).run(batch, party, thrifty)
+        return least_loaded(self._lanes[profile]).run(batch, party, thrifty, states=states)
 
     def stop(self, party: object) -> None:
         for lanes in self._lanes.values():

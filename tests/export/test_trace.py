@@ -15,7 +15,7 @@ from gte_export.trace import layout_name, numbers, plans, trace
 from gte_runtime.architecture import read_config
 from gte_runtime.graph import inspect_graph
 from gte_runtime.layout import DTYPES
-from gte_runtime.manifest import LOGITS, VECTORS
+from gte_runtime.manifest import LOGITS, STATES
 from gte_runtime.recipe import read_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -87,14 +87,19 @@ def test_graph_contract(name: str):
     for graph in recipe.graphs:
         model = onnx.load(directory / graph.file, load_external_data=False)
         assert tuple(i.name for i in model.graph.input) == graph.inputs
-        assert tuple(o.name for o in model.graph.output) == graph.outputs == (LOGITS if recipe.reranker else VECTORS)
-        assert {o.type.tensor_type.elem_type for o in model.graph.output} == {TensorProto.FLOAT}
-        for value in (*model.graph.input, model.graph.output[-1]):
+        assert tuple(o.name for o in model.graph.output) == graph.outputs == (LOGITS if recipe.reranker else STATES)
+        assert {o.type.tensor_type.elem_type for o in model.graph.output[:2]} == {TensorProto.FLOAT}
+        for value in (*model.graph.input, model.graph.output[len(model.graph.output) // 2]):
             assert all(dim.dim_param for dim in value.type.tensor_type.shape.dim), value.name
         if recipe.reranker:
             assert len(model.graph.output[0].type.tensor_type.shape.dim) == 1
             continue
         assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim][1:] == [recipe.architecture.hidden_size]
+        states = model.graph.output[2]
+        assert states.type.tensor_type.elem_type == (TensorProto.FLOAT16 if "fp16" in graph.variant else TensorProto.FLOAT)
+        assert [d.dim_value for d in states.type.tensor_type.shape.dim] == [graph.batch != "padded", 0, recipe.architecture.hidden_size]
+        # Given as computed: a node behind it would be computed in every run, fetched or not.
+        assert next(n.op_type for n in model.graph.node if states.name in n.output).endswith("LayerNormalization")
 
 
 @pytest.mark.parametrize("name", ALL)

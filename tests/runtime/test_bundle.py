@@ -26,7 +26,7 @@ import gte_runtime.loading
 from gte_runtime import Embedder
 from gte_runtime.bundle import Bundle
 from gte_runtime.cache import cache_directory
-from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError, SelfCheckFailed
+from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError, ConfigError, SelfCheckFailed
 
 GRAPH, TABLE, WEIGHTS, TOKENIZER, MANIFEST = "cpu-fp32.onnx", "table-fp16.bin", "weights-fp32.bin", "tokenizer.json", "manifest.json"
 FILES = (GRAPH, TABLE, WEIGHTS, TOKENIZER)
@@ -480,10 +480,27 @@ def _declared(graph: bytes, which: int, name: str) -> bytes:
     return wire.edit(graph, (wire.MODEL_GRAPH,), lambda g: wire.bytes_of(g) + wire.message((which, _value_info(name, 7))))
 
 
+def test_a_bundle_from_before_graphs_gave_states(bundle_copy: Path):
+    """It opens and embeds; only states of tokens are refused, with what to do."""
+
+    def without(info: wire.Value) -> wire.Value | None:
+        return None if wire.get(wire.bytes_of(info), wire.INFO_NAME) == b"token_states" else info
+
+    with Embedder.open(bundle_copy) as engine:
+        expected = engine.encode("a").dense
+    old = wire.edit((bundle_copy / GRAPH).read_bytes(), (wire.MODEL_GRAPH, wire.GRAPH_OUTPUT), without)
+    replace_signed(bundle_copy, GRAPH, old)
+    change_manifest(bundle_copy, lambda raw: raw["variants"]["cpu-fp32"].update(outputs=["cls", "token_weights"]))
+    with Embedder.open(bundle_copy) as engine:
+        assert np.array_equal(engine.encode("a").dense, expected)
+        with pytest.raises(ConfigError, match="build the bundle again"):
+            engine.token_vectors("a")
+
+
 OTHER_SIGNATURES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "extra input": (lambda graph: _declared(graph, wire.GRAPH_INPUT, "more"), "more"),
-    "extra output": (lambda graph: _declared(graph, wire.GRAPH_OUTPUT, "flat_index"), "token_weights, flat_index"),
-    "renamed output": (_renamed, "cls, weights"),
+    "extra output": (lambda graph: _declared(graph, wire.GRAPH_OUTPUT, "flat_index"), "token_states, flat_index"),
+    "renamed output": (_renamed, "cls, weights, token_states"),
 }
 
 

@@ -67,6 +67,7 @@ class Evaluated:
         return [
             SimpleNamespace(name="cls", type="tensor(float)", shape=["n", WIDTH]),
             SimpleNamespace(name="token_weights", type="tensor(float)", shape=["n"]),
+            SimpleNamespace(name="token_states", type="tensor(float16)", shape=[1, "n", WIDTH]),
         ]
 
     def io_binding(self) -> Any:
@@ -89,7 +90,8 @@ class Evaluated:
         feeds = {name: binding.made[name].numpy() for name in self.variant.inputs}
         self.shapes.append(feeds["token_offset"].shape)
         for name, value in self.evaluator.run(feeds).items():
-            binding.made[name].update_inplace(value)
+            if name in binding.made:
+                binding.made[name].update_inplace(value)
 
 
 @pytest.fixture
@@ -318,6 +320,20 @@ def test_padded_graphs_run_in_lanes_too(tiny_bundle: Path):
         np.testing.assert_allclose(found.token_weights, expected.token_weights, atol=1e-5)
     opened.close()
     plain.close()
+
+
+@pytest.mark.parametrize("lane", [(), (Bucket(texts=8, tokens=64, longest=32),)], indirect=True)
+def test_states_of_tokens_are_fetched_when_asked_for(lane: tuple[Lane, Evaluated], packed: Bundle):
+    """As float32, one row a token, with captured graphs or without; other runs do not bind them."""
+    opened, session = lane
+    judged = judge(packed.directory, packed.manifest, "cuda-fp16")
+    batch = texts(5, 9, 3)
+    found = opened.run(batch, object(), False, states=True)
+    assert found.token_states.dtype == np.float32
+    np.testing.assert_allclose(found.token_states, judged.run(batch, states=True).token_states, atol=2e-2)
+    assert not len(run(opened, batch).token_states)
+    assert "token_states" not in session.bindings[-1].made
+    assert [joined([found, found]).token_states.shape] == [(2 * 17, WIDTH)]
 
 
 def test_parts_are_joined_in_order():

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gte_runtime import Embedder
 from gte_runtime.batching import Batch, Budget
+from gte_runtime.checkpoint import Checkpoint
 from gte_runtime.errors import (
     BundleError,
     ConfigError,
@@ -26,6 +27,7 @@ from gte_runtime.errors import (
     ProviderError,
     ProviderUnavailableError,
 )
+from gte_runtime.oracle import forward
 from gte_runtime.session import Outputs
 
 TEXT = st.text(max_size=90)
@@ -70,6 +72,55 @@ def test_any_list_is_as_one_by_one(gte: Embedder, texts: list[str], seed: int, b
         assert_as_alone(gte, together.dense[row], alone.dense[0])
         assert_weights_as_alone(gte, together.sparse[row].as_dict(), alone.sparse[0].as_dict())
         assert together.tokens[row] == alone.tokens[0]
+
+
+@pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-int8"])
+def test_token_vectors_are_the_same_bits_in_any_company(mini_bundle: Path, variant: str):
+    """Alone, in a list and side by side; row 0 is what dense vectors are cut from, and one row stands for each token."""
+    texts = ["a", "北京是中华人民共和国的首都。", "word " * 300, "Привет, мир!", "word " * 40]
+    with Embedder.open(mini_bundle, variant=variant, threads=2) as engine:
+        together = engine.token_vectors(texts)
+        for row, text in enumerate(texts):
+            alone = engine.token_vectors(text)[0]
+            assert np.array_equal(together[row], alone)
+            assert alone.shape == (len(engine.tokenize(text)), engine.dim)
+            assert alone.dtype == np.float32
+            assert np.array_equal(alone[0], engine.states(text)[0])
+        assert engine.token_vectors([]) == []
+        assert len(engine.token_vectors(texts[2], max_length=20)[0]) == 20
+        with pytest.raises(InputTooLongError):
+            engine.token_vectors(texts[2], max_length=20, truncate=False)
+
+
+def test_token_vectors_are_near_the_oracle(mini_checkpoint: Path, mini_bundle: Path):
+    """Every token of a rounded variant points where the oracle says."""
+    text = "The quick brown fox jumps over the lazy dog."
+    with Embedder.open(mini_bundle, variant="cpu-int8") as engine, Checkpoint(mini_checkpoint) as checkpoint:
+        ids = np.array([token for token, _ in engine.tokenize(text)])
+        found, expected = engine.token_vectors(text)[0], forward(checkpoint, ids).hidden
+    cosines = (found * expected).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
+    assert cosines.min() >= 0.99
+
+
+def test_a_non_finite_state_names_the_text(gte: Embedder):
+    """A state of any token that is no number fails its text, as one of the first token does."""
+
+    class OneBad:
+        workers = 1
+
+        def run(self, batch: Batch, *options: object, states: bool = False) -> Outputs:
+            out = gte._session.run(batch, *options, states=states)
+            out.token_states[-1, 3] = np.inf
+            return out
+
+        def stop(self, party: object) -> None: ...
+
+        def close(self) -> None: ...
+
+    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, OneBad())
+    with pytest.raises(NonFiniteOutputError) as caught:
+        engine.token_vectors(["a b c"])
+    assert caught.value.index == 0
 
 
 def test_the_two_attention_paths_differ(gte: Embedder):

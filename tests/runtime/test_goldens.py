@@ -41,6 +41,20 @@ def test_states_alone(gte: Embedder, golden: Golden):
 
 
 @pytest.mark.parametrize("together", [True, False])
+def test_states_of_every_token(gte: Embedder, golden: Golden, together: bool):
+    """`token_vectors` gives upstream's states of the first and the last token, and the oracle's of all, special ones included."""
+    calls = [golden.texts] if together else [[text] for text in golden.texts]
+    found = [states for call in calls for states in gte.token_vectors(call)]
+    with Checkpoint(golden.checkpoint) as checkpoint:
+        for text, (states, cls) in enumerate(zip(found, golden.cls(), strict=True)):
+            expected = forward(checkpoint, golden.ids(text)).hidden
+            assert states.shape == expected.shape
+            assert relative(states, expected) <= 2e-5
+            assert relative(states[0], cls) <= 2e-5
+            assert relative(states[-1], golden.last(text)) <= 2e-5
+
+
+@pytest.mark.parametrize("together", [True, False])
 def test_weights_of_every_token(gte: Embedder, golden: Golden, together: bool):
     """Token weights agree for all tokens, special ones included."""
     calls = [golden.texts] if together else [[text] for text in golden.texts]

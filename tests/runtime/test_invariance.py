@@ -29,9 +29,9 @@ class OtherForFewRows:
     def __init__(self, session: OrtSession, change: Change) -> None:
         self.session, self.change, self.workers, self.runs = session, change, session.workers, 0
 
-    def run(self, batch: Batch, *options: object) -> Outputs:
+    def run(self, batch: Batch, *arguments: object, **options: object) -> Outputs:
         self.runs += 1
-        out = self.session.run(batch, *options)
+        out = self.session.run(batch, *arguments, **options)
         return self.change(out) if len(batch.input_ids) < FEW else out
 
     def stop(self, party: object) -> None:
@@ -152,8 +152,8 @@ def test_every_company_is_looked_at(tiny_bundle: Path):
     class Watched(OtherForFewRows):
         spoilt = -1
 
-        def run(self, batch: Batch, *options: object) -> Outputs:
-            out = self.session.run(batch, *options)
+        def run(self, batch: Batch, *arguments: object, **options: object) -> Outputs:
+            out = self.session.run(batch, *arguments, **options)
             if len(batch.rows) > 1:
                 if len(batches) == self.spoilt:
                     out.cls[-1] = np.nextafter(out.cls[-1], np.float32(9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -175,8 +176,38 @@ def test_tei_info_and_what_cannot_be(server: Process):
     info = server.get("/info").json()
     assert info["max_input_length"] == 8192
     assert info["max_client_batch_size"] == 2048
-    refused = server.post("/embed_all", {"inputs": "a"})
-    assert (refused.status_code, refused.json()["error_type"]) == (424, "Backend")
+
+
+def test_tei_embed_all(server: Process, gte: Embedder):
+    """A list of vectors for each text, even for one string: every token as run, special ones too, not normalised."""
+    states = gte.token_vectors(TEXTS)
+    answer = server.post("/embed_all", {"inputs": TEXTS})
+    assert [np.array_equal(floats(row), state) for row, state in zip(answer.json(), states, strict=True)] == [True] * len(TEXTS)
+    assert answer.headers["x-compute-tokens"] == str(sum(map(len, states)))
+    (one,) = server.post("/embed_all", {"inputs": TEXTS[0]}).json()
+    assert np.array_equal(floats(one), states[0])
+    long = "word " * 9000
+    cut = server.post("/embed_all", {"inputs": long})
+    assert np.array_equal(floats(cut.json()[0]), gte.token_vectors(long)[0])
+    assert cut.headers["x-truncated"] == "1"
+    refused = server.post("/embed_all", {"inputs": long, "truncate": False})
+    assert (refused.status_code, refused.json()["error_type"]) == (422, "Validation")
+    many = server.post("/embed_all", {"inputs": [long, "a"]})
+    assert (many.status_code, many.json()["error_type"]) == (422, "Validation")
+    assert "--max-token-vectors" in many.json()["error"]
+    assert server.post("/embed_all", {"inputs": []}).status_code == 400
+    end = server.post("/embed_all", {"inputs": long + "end", "truncation_direction": "Left"}).json()[0]
+    assert len(end) == 8192
+
+
+def test_embed_all_beside_others_changes_nothing(server: Process, gte: Embedder):
+    """Requests of both kinds at the same time: each gets its own answer."""
+    states, dense = gte.token_vectors(TEXTS), gte.encode(TEXTS).dense
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(server.post, "/embed_all" if n % 2 else "/embed", {"inputs": TEXTS}) for n in range(24)]
+        for n, each in enumerate(asked):
+            for row, want in zip(each.result().json(), states if n % 2 else dense, strict=True):
+                assert np.array_equal(floats(row), want)
 
 
 QUERY, DOCUMENTS = "What is the capital of China?", ["To sort a list, call sorted().", "北京是中华人民共和国的首都。", "x", "x"]

@@ -27,7 +27,7 @@ class PackedAttention(nn.Module):
         "cu_seqlens": {0: "texts_plus_one"},
         "token_offset": {0: "texts", 1: "longest"},
     }
-    outputs: ClassVar[Axes] = {"cls": {0: "texts"}, "token_weights": {0: "tokens"}}
+    outputs: ClassVar[Axes] = {"cls": {0: "texts"}, "token_weights": {0: "tokens"}, "token_states": {1: "tokens"}}
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()

@@ -22,7 +22,11 @@ Context = tuple[Tensor, Tensor, Tensor]
 
 class PaddedAttention(nn.Module):
     inputs: ClassVar[Axes] = {"input_ids": {0: "batch", 1: "sequence"}, "attention_mask": {0: "batch", 1: "sequence"}}
-    outputs: ClassVar[Axes] = {"cls": {0: "batch"}, "token_weights": {0: "batch", 1: "sequence"}}
+    outputs: ClassVar[Axes] = {
+        "cls": {0: "batch"},
+        "token_weights": {0: "batch", 1: "sequence"},
+        "token_states": {0: "batch", 1: "sequence"},
+    }
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()

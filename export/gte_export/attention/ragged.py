@@ -37,7 +37,7 @@ class RaggedAttention(nn.Module):
         "flat_index": {0: "tokens"},
         "uniform": {},
     }
-    outputs: ClassVar[Axes] = {"cls": {0: "texts"}, "token_weights": {0: "tokens"}}
+    outputs: ClassVar[Axes] = {"cls": {0: "texts"}, "token_weights": {0: "tokens"}, "token_states": {1: "tokens"}}
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()

@@ -26,6 +26,9 @@ Float32 = NDArray[np.float32]
 INLINE = 2048
 """Characters that are tokenized in the event loop's thread: that takes less than a thread's start."""
 
+STATE_BYTES = 16
+"""Of one value of a state while its request is in flight: 4 as float32, some 11 in JSON."""
+
 Place = Callable[[int | None], str]
 """The name of a text in the request, such as `input[3]`, or of its list."""
 
@@ -109,8 +112,10 @@ async def encode(
     truncate: bool = True,
     left: bool = False,
     one_by_one: bool = False,
+    per_token: bool = False,
 ) -> Encoded:
     """Run texts. With `one_by_one` a text that fails has an entry in `errors`; otherwise it fails the request.
+    `per_token` is for models whose answers hold a vector per token: what they take is bounded too.
 
     Raises:
         Refusal: naming the text.
@@ -140,13 +145,16 @@ async def encode(
     tokens: list[Tokens] = [tokenized[i] for i in index]  # type: ignore[misc]
     out = Encoded(model, tokens, [], index, errors)
     count = out.token_count
-    if count > app.options.max_request_tokens:
-        limit = f"{app.options.max_request_tokens} (--max-request-tokens)"
+    flag = "max_token_vectors" if per_token else "max_request_tokens"
+    if count > (most := getattr(app.options, flag)):
+        limit = f"{most} (--{flag.replace('_', '-')})"
         raise Refusal("request_too_large", f"{place(None)} has {count} tokens, the limit is {limit}; split it", param=place(None))
     x.texts, x.tokens, x.truncated = x.texts + len(texts), x.tokens + count, x.truncated + out.truncated
     app.metrics.truncated.inc(out.truncated)
     if not tokens:
         return out
+    if per_token:
+        x.hold(count * model.manifest.architecture.hidden_size * STATE_BYTES)
     if timeout is not None:
         timeout -= time.monotonic() - begun
     done = await x.unless_disconnected(app.dispatcher.run(model, [len(t.ids) for t in tokens], tokens, timeout))

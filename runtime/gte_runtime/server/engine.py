@@ -6,7 +6,8 @@ A batch that fails is halved until the texts that fail stand alone, so that a ba
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from .. import sparse
 from ..batching import Batch, make_batch, plan_packed, plan_padded, plan_ragged, shared, spread
 from ..errors import Cancelled, EngineError, ForkedProcessError, GteError, InputTooLongError, NonFiniteOutputError
-from ..session import Share
+from ..manifest import STATES
+from ..session import Outputs, Share
 from ..sparse import SparseVector
 from ..tokenization import Tokens, check_max_length, check_text
 
@@ -34,6 +36,8 @@ class State:
     """State of the first token, [H], not normalised."""
     weights: Float32
     """Of its tokens, special ones included, [n]."""
+    vectors: Float32 | None = None
+    """States of its tokens, [n, H], where they were asked for."""
 
 
 class Engine:
@@ -89,9 +93,12 @@ class Engine:
     def _run(self, tokens: Sequence[Tokens], share: Share, party: object) -> list[Any]:
         ids = [t.ids for t in tokens]
         batch = make_batch(np.arange(len(ids)), ids, self.parts.variant.flash_from)
-        return self._answers(batch, self.parts.session.run(batch, share, party))
+        return self._answers(batch, self._outputs(batch, share, party))
 
-    def _answers(self, batch: Batch, out: Any) -> list[Any]:
+    def _outputs(self, batch: Batch, share: Share, party: object) -> Outputs:
+        return self.parts.session.run(batch, share, party)
+
+    def _answers(self, batch: Batch, out: Outputs) -> list[Any]:
         raise NotImplementedError
 
     def stop(self, party: object) -> None:
@@ -117,6 +124,11 @@ class Encoder(Engine):
         super().__init__(name, embedder)
         self.sparse = embedder.manifest.sparse
         self.dim = embedder.dim
+        self.gives_states = self.parts.variant.outputs == STATES
+
+    @cached_property
+    def per_token(self) -> PerToken:
+        return PerToken(self.name, self.library)
 
     def tokenize(self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False) -> list[Tokens]:
         """`left` keeps the end of a text that is too long, instead of its beginning."""
@@ -135,7 +147,7 @@ class Encoder(Engine):
         body = tokens.ids[len(prefix) : len(tokens.ids) - len(suffix)]
         return Tokens(np.array([*prefix, *body[len(body) - limit + self.specials :], *suffix], np.int64), True)
 
-    def _answers(self, batch: Batch, out: Any) -> list[State | GteError]:
+    def _answers(self, batch: Batch, out: Outputs) -> list[State | GteError]:
         weights = np.split(out.token_weights, batch.cu_seqlens[1:-1])
         good = np.isfinite(out.cls).all(axis=1) & out.cls.any(axis=1)
         return [
@@ -162,6 +174,21 @@ class Encoder(Engine):
         return [*before, *pieces, *after]
 
 
+class PerToken(Encoder):
+    """The same embedder for those who want states of tokens. Another model to the scheduler, so that nobody else's run fetches them."""
+
+    def _outputs(self, batch: Batch, share: Share, party: object) -> Outputs:
+        return self.parts.session.run(batch, share, party, states=True)
+
+    def _answers(self, batch: Batch, out: Outputs) -> list[State | GteError]:
+        answers = super()._answers(batch, out)
+        for row, vectors in enumerate(np.split(out.token_states, batch.cu_seqlens[1:-1])):
+            if isinstance(answer := answers[row], State):
+                finite = bool(np.isfinite(vectors).all())
+                answers[row] = replace(answer, vectors=vectors) if finite else NonFiniteOutputError(row)
+        return answers
+
+
 class PairScorer(Engine):
     """A reranker as the server uses it: an input is a (query, document) pair, an answer is a float."""
 
@@ -175,5 +202,5 @@ class PairScorer(Engine):
         pairs = [(check_text(query, index), check_text(document, index)) for index, (query, document) in enumerate(inputs)]
         return list(self.tokenizer.encode_pairs(pairs, max_length=max_length, truncate=truncate))
 
-    def _answers(self, batch: Batch, out: Any) -> list[float | GteError]:
+    def _answers(self, batch: Batch, out: Outputs) -> list[float | GteError]:
         return [v if np.isfinite(v) else NonFiniteOutputError(i) for i, v in enumerate(out.logits.tolist())]

@@ -70,13 +70,14 @@ class Exchange:
     async def read(self, kind: type[T]) -> T:
         """The body as a request. Raises Refusal, or Disconnected."""
         bits = check_head(self.headers, self.app.options.max_body)
-        body = await receive_body(self._receive, self.app.options.max_body, bits, self._hold)
+        body = await receive_body(self._receive, self.app.options.max_body, bits, self.hold)
         request, unknown = parse(body, kind, self.app.options.strict)
         if unknown is not None:
             self.warnings.append(f"the field {unknown} is not known here and was ignored")
         return request
 
-    def _hold(self, size: int) -> None:
+    def hold(self, size: int) -> None:
+        """Count bytes that this request takes until it is answered. Raises Refusal when all together take too many."""
         self._held += size
         self.app.held += size
         if self.app.held > self.app.options.max_held:

@@ -28,10 +28,12 @@ class Options:
     max_inputs: int = 2048
     max_request_tokens: int = 300_000
     max_documents: int = 1000
+    max_token_vectors: int = 8192
+    """Tokens of one request for a vector per token. At a width of 768 the answer has some 9 kB for each."""
     max_queue_tokens: int = 16 * 16_384
     """Tokens that may wait or run."""
     max_held: int = 256 * MIB
-    """Bytes of bodies of all requests in flight."""
+    """Bytes of bodies of all requests in flight, and of answers with a vector per token."""
     max_header_bytes: int = 16 * 1024
     max_headers: int = 100
     max_connections: int = 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +21,9 @@ def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]
 
 
 DIALECT = Dialect("tei", lambda refusal: refusal.meaning.tei, error_body)
+
+ROWS = 256
+"""Rows that are written to JSON at a time: some milliseconds at a width of 768."""
 
 Direction = Literal["Left", "Right", "left", "right"]
 
@@ -108,8 +112,27 @@ async def embed_sparse(x: Exchange) -> Answer:
 
 
 async def embed_all(x: Exchange) -> Answer:
-    await x.read(SparseRequest)
-    raise Refusal("wrong_model_kind", "there are no vectors per token; /embed_sparse gives a weight per token, /embed a vector per text")
+    """The states of all tokens of each text as run, special tokens included, not normalised: what TEI gives."""
+    request = await x.read(SparseRequest)
+    model: Encoder = x.app.model(x, None, "embedder")
+    if not model.gives_states:
+        raise Refusal("wrong_model_kind", f"the bundle of {model.name} gives no vectors per token; build it again with this version")
+    out = await _encode(x, model.per_token, request.inputs, request, per_token=True)
+    answer = _answer(x, out, [])
+    answer.body = await _nested([state.vectors for state in out.states])
+    return answer
+
+
+async def _nested(texts: list[Any]) -> bytes:
+    """[[[float]]] as JSON, written piece by piece: the whole of it would keep the event loop from everybody else."""
+    parts: list[bytes] = []
+    for states in texts:
+        rows = []
+        for start in range(0, len(states), ROWS):
+            rows.append(json_answer(states[start : start + ROWS]).body[1:-1])
+            await asyncio.sleep(0)
+        parts.append(b"[" + b",".join(rows) + b"]")
+    return b"[" + b",".join(parts) + b"]"
 
 
 async def similarity(x: Exchange) -> Answer:
@@ -179,11 +202,11 @@ async def info(x: Exchange) -> Answer:
     })  # fmt: skip
 
 
-async def _encode(x: Exchange, model: Encoder, inputs: Any, request: Any) -> Encoded:
+async def _encode(x: Exchange, model: Encoder, inputs: Any, request: Any, *, per_token: bool = False) -> Encoded:
     refuse_prompt(request.prompt_name, "prompt_name")
     texts, place = as_list(inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
     left = (request.truncation_direction or "").lower() == "left"
-    return await encode(x, model, texts, place, truncate=request.truncate is not False, left=left)
+    return await encode(x, model, texts, place, truncate=request.truncate is not False, left=left, per_token=per_token)
 
 
 def _answer(x: Exchange, out: Encoded, body: list[Any]) -> Answer:
@@ -219,7 +242,13 @@ def routes() -> list[Route]:
         post("/", root, RootRequest, "As /embed or /similarity, for clients that know one address", {"type": "array"}),
         post("/embed", embed, EmbedRequest, "Dense vectors", LISTS),
         post("/embed_sparse", embed_sparse, SparseRequest, "Sparse vectors", WEIGHTS),
-        post("/embed_all", embed_all, SparseRequest, "Refused: there are no vectors per token", None),
+        post(
+            "/embed_all",
+            embed_all,
+            SparseRequest,
+            "A vector per token, special tokens included, not normalised",
+            {"type": "array", "items": LISTS},
+        ),
         post("/similarity", similarity, SimilarityRequest, "Cosines of one text and others", VECTOR),
         post("/tokenize", tokenize, TokenizeRequest, "Tokens and their places", {"type": "array"}),
         post("/decode", decode, DecodeRequest, "Token ids to text", STRINGS),
