@@ -490,7 +490,7 @@ class Embedder:
         if dim is None:
             return self.dim
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= self.dim:
-            raise ConfigError(f"dim is {str(dim)[:40]}; expected an integer from 1 to {self.dim}")
+            raise ConfigError(f"dim is {repr(dim)[:40]}; expected an integer from 1 to {self.dim}")
         if dim < self.manifest.smallest_dim:
             warnings.warn(f"dim={dim} is below {self.manifest.smallest_dim}, the shortest this model was trained for", stacklevel=4)
         return int(dim)
