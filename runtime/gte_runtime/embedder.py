@@ -177,7 +177,9 @@ class Embedder:
         count = thread_count(threads)
         bundle = Bundle.open(locate(model, variant or VARIANTS[provider][0]))
         if bundle.manifest.reranker:
-            raise ConfigError(f"{bundle.manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open")
+            raise ConfigError(
+                f"{bundle.manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open, or `gte rerank`"
+            )
         name = variant or preferred(bundle, provider)
         chosen = bundle.variant(name)
         gpu = None

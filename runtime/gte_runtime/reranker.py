@@ -108,7 +108,7 @@ class Reranker:
         count = thread_count(threads)
         bundle = Bundle.open(locate(model))
         if not bundle.manifest.reranker:
-            raise ConfigError(f"{bundle.manifest.model} is an embedding model, which has no pair head; use Embedder.open")
+            raise ConfigError(f"{bundle.manifest.model} is an embedding model, which has no pair head; use Embedder.open, or `gte embed`")
         name = variant or preferred(bundle, provider)
         chosen = bundle.variant(name)
         session, tokenizer = load(

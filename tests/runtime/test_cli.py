@@ -54,7 +54,8 @@ def test_embed_arguments(model: str, tiny_bundle: Path):
         expected = engine.encode(["北京", "capital"], dim=32)
     for row, found in enumerate(rows(done)):
         assert np.array_equal(np.array(found["dense"], np.float32), expected.dense[row])
-        assert found["sparse"] == expected.sparse[row].as_object() or found["sparse"]["indices"] == expected.sparse[row].indices.tolist()
+        assert found["sparse"]["indices"] == expected.sparse[row].indices.tolist()
+        assert np.array_equal(np.array(found["sparse"]["values"], np.float32), expected.sparse[row].values)
         assert found["index"] == row
         assert found["truncated"] is False
 
@@ -189,7 +190,7 @@ def test_build_verify_info(golden, tmp_path: Path):
         (["embed", "-i", "."], 4, "gte: . is a directory"),
         (["embed", "-i", "https://x.example/texts.jsonl"], 4, "a URL is not downloaded"),
         (["embed", "-o", "n" * 300, "x"], 6, "File name too long"),
-        (["build", "missing", "out"], 4, "missing is not a directory"),
+        (["build", "missing", "out"], 4, "missing is not there; a checkpoint is a directory"),
         (["verify", "missing"], 4, "neither a bundle directory nor a model that is here"),
         (["embed", b"a\xffb"], 2, "not valid UTF-8"),
     ],
@@ -401,6 +402,16 @@ def test_variants_of_the_shipped_model():
     done = gte("embed", "--variant", "cpu-int3", "x")
     assert done.returncode == 2
     assert b"no graph for variant 'cpu-int3'; gte-mini has cpu-fp32" in done.stderr
+
+
+def test_what_is_no_checkpoint(model: str, tmp_path: Path):
+    """`gte build` says what it was given instead."""
+    (tmp_path / "file").touch()
+    for source, what in ((model, "is a bundle already"), (tmp_path / "file", "is a file"), (tmp_path / "none", "is not there")):
+        done = gte("build", str(source), str(tmp_path / "out"))
+        assert done.returncode == 4
+        assert what in done.stderr.decode()
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_by_name():
