@@ -89,7 +89,10 @@ class Bundle:
     def variant(self, name: str) -> manifests.Variant:
         """Raises BundleError naming the variants that exist."""
         if name not in self.manifest.variants:
-            raise BundleError(f"{self.directory.name} has no variant {name!r}; it has {', '.join(self.manifest.variants)}")
+            raise BundleError(
+                f"{self.directory.name} has no variant {name!r:.80}; it has {', '.join(self.manifest.variants)}. "
+                "`gte build` and `gte pull` make those that --variant names"
+            )
         return self.manifest.variants[name]
 
     def check(self, files: tuple[str, ...], verify: Verify = "auto") -> Checked:

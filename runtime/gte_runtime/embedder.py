@@ -22,7 +22,7 @@ from .progress import Progress
 from .session import PROVIDERS, Session
 from .sparse import SparseVectors
 from .threads import thread_count
-from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_max_length, check_pair, check_text
+from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_errors, check_pair, check_text, choose_length
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -177,9 +177,11 @@ class Embedder:
         if verify not in ("auto", "always"):
             raise ConfigError(f"verify is {verify!r}; expected 'auto' or 'always'")
         count = thread_count(threads)
-        bundle = Bundle.open(locate(model) if provider == "cpu" else locate(model, variant or VARIANTS[provider][0]))
+        bundle = Bundle.open(locate(model, variant or VARIANTS[provider][0]))
         if bundle.manifest.reranker:
-            raise ConfigError(f"{bundle.manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open")
+            raise ConfigError(
+                f"{bundle.manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open, or `gte rerank`"
+            )
         name = variant or preferred(bundle, provider)
         chosen = bundle.variant(name)
         gpu = None
@@ -303,7 +305,7 @@ class Embedder:
             while failure is None or ahead:
                 part: list[object] = []
                 try:
-                    part = list(itertools.islice(texts, size)) if failure is None else []
+                    part.extend(itertools.islice(texts, size if failure is None else 0))
                 except Exception as error:  # noqa: BLE001 - what came before is given first
                     failure = error
                 if part:
@@ -389,7 +391,10 @@ class Embedder:
         dim, _, max_length = self._check_options(dim, sparse_weight != 0 or None, max_length, "strict")
         # A text that stands in many pairs is run once.
         unique = {text: row for row, text in enumerate(dict.fromkeys(itertools.chain.from_iterable(checked)))}
-        states = self._run(self._tokenizer.encode(list(unique), max_length=max_length))
+        try:
+            states = self._run(self._tokenizer.encode(list(unique), max_length=max_length))
+        except NonFiniteOutputError as error:
+            raise NonFiniteOutputError(_first_pair_with(list(unique)[error.index], checked), "pairs") from None
         vectors = scoring.cut_and_normalise(states.cls, dim)
         weights = self._by_key(states) if sparse_weight else []
         scores = np.zeros(len(checked))
@@ -406,7 +411,7 @@ class Embedder:
 
     def tokenize(self, text: str, max_length: int = 8192) -> list[tuple[int, str]]:
         """The tokens of one text as run: (id, piece as decoded by itself)."""
-        max_length = check_max_length(max_length, self._tokenizer.specials, self.max_length)
+        max_length = choose_length(max_length, self._tokenizer.specials, self.max_length)
         tokens = self._tokenizer.encode([check_text(text, None)], max_length=max_length)[0]
         return [(token, self._tokenizer.decode(token)) for token in tokens.ids.tolist()]
 
@@ -499,10 +504,8 @@ class Embedder:
             raise ConfigError(
                 f"sparse vectors were asked for, but the checkpoint {self.manifest.model} has no sparse head; pass sparse=False"
             )
-        if errors not in ("strict", "replace"):
-            raise ConfigError(f"errors is {errors!r}; expected 'strict' or 'replace'")
-        limit = min(8192, self.max_length) if max_length == 8192 else max_length
-        length = check_max_length(limit, self._tokenizer.specials, self.max_length)
+        check_errors(errors)
+        length = choose_length(max_length, self._tokenizer.specials, self.max_length)
         return self._check_dim(dim), self.manifest.sparse if want_sparse is None else want_sparse, length
 
     def _prompt(self, name: object) -> str:
@@ -520,7 +523,7 @@ class Embedder:
         if dim is None:
             return self.dim
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= self.dim:
-            raise ConfigError(f"dim is {str(dim)[:40]}; expected an integer from 1 to {self.dim}")
+            raise ConfigError(f"dim is {repr(dim)[:40]}; expected an integer from 1 to {self.dim}")
         if dim < self.manifest.smallest_dim:
             warnings.warn(f"dim={dim} is below {self.manifest.smallest_dim}, the shortest this model was trained for", stacklevel=4)
         return int(dim)
@@ -545,6 +548,10 @@ def preferred(bundle: Bundle, provider: str) -> str:
         f"the bundle has no variant for provider {provider!r} (it has {', '.join(bundle.manifest.variants)}); "
         f"name one with variant=, or build one of {', '.join(VARIANTS[provider])}"
     )
+
+
+def _first_pair_with(text: str, pairs: Sequence[tuple[str, str]]) -> int:
+    return next(index for index, pair in enumerate(pairs) if text in pair)
 
 
 def _check_weight(value: object, name: str) -> float:

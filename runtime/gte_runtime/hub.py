@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,16 +82,32 @@ def download(want: Wanted, *, wait: Callable[[float], None] = time.sleep) -> Dow
     Raises:
         DownloadError: naming the repository and what to do about it.
     """
-    commit = _commit(want, wait)
-    for name in REQUIRED:
-        path = _fetch(want, name, commit, wait)
-        if path is None:
-            raise DownloadError(f"{want.hub} has no {name} at {commit[:12]}; a checkpoint that can be built has {', '.join(REQUIRED)}")
-        _check_hash(want, name, path)
-    for name in OPTIONAL:
-        if (path := _fetch(want, name, commit, wait)) is not None:
+    with _quiet():
+        commit = _commit(want, wait)
+        for name in REQUIRED:
+            path = _fetch(want, name, commit, wait)
+            if path is None:
+                raise DownloadError(f"{want.hub} has no {name} at {commit[:12]}; a checkpoint that can be built has {', '.join(REQUIRED)}")
             _check_hash(want, name, path)
-    return Downloaded(path_of_snapshot(want, commit), commit)
+        for name in OPTIONAL:
+            if (path := _fetch(want, name, commit, wait)) is not None:
+                _check_hash(want, name, path)
+        return Downloaded(path_of_snapshot(want, commit), commit)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's warnings: several hundred characters for each attempt that fails. The last failure is our error."""
+    import logging
+
+    from huggingface_hub.utils import logging as library
+
+    before = library.get_verbosity()
+    library.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.set_verbosity(before)
 
 
 def path_of_snapshot(want: Wanted, commit: str) -> Path:
@@ -214,11 +230,13 @@ def _attempt(want: Wanted, name: str | None, call: Callable[[], T], wait: Callab
 def _pause(error: Exception, attempt: int, *, waited_out: bool) -> float | None:
     """Seconds to wait before the next attempt; None where another one would end the same.
 
-    Where the hub was not well, downloads of files have been `waited_out` by the library, by some versions of it.
+    Where the hub was not well or not there, downloads of files have been `waited_out` by the library, by some versions of it.
     """
     status, headers = _response(error)
     if status is None:
-        return 2.0 ** (attempt - 1) if _is_network(error) else None
+        if not _is_network(error) or (waited_out and _is_unreachable(error)):
+            return None
+        return 2.0 ** (attempt - 1)
     if status != 429 and (status < 500 or (waited_out and attempt >= WAITED_OUT)):
         return None
     try:
@@ -248,6 +266,16 @@ def _is_network(error: BaseException | None) -> bool:
     return False
 
 
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Nobody answered at all: no name, no route, no listener. By name and, where requests wraps it, by words."""
+    words = ("NameResolutionError", "NewConnectionError", "ConnectError", "ConnectTimeout")
+    while error is not None:
+        if any(word in f"{type(error).__name__} {error}" for word in words):
+            return True
+        error = error.__cause__
+    return False
+
+
 def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
     from huggingface_hub import errors
 
@@ -267,8 +295,12 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
         return DownloadError(f"{what}: the hub is not well ({status}); pull again later, what is loaded is kept")
     if status is not None:
         return DownloadError(f"{what}: the hub answered {status}")
+    if _is_unreachable(error):
+        return DownloadError(
+            f"{what}: the connection failed; is this machine online? HF_ENDPOINT and HTTPS_PROXY name other ways to the hub"
+        )
     if _is_network(error):
-        return DownloadError(f"{what}: the connection failed or broke off; pull again, the download goes on where it stopped")
+        return DownloadError(f"{what}: the connection broke off; pull again, the download goes on where it stopped")
     if isinstance(error, OSError) and error.strerror:
         return DownloadError(f"{what}: {error.strerror}; HF_HOME names where downloads go")
     return DownloadError(f"{what}: {_line(error)}")

@@ -8,9 +8,9 @@ from typing import Any
 
 
 class Progress:
-    """`with Progress(...) as advance`: call it with the number of texts that are done."""
+    """`with Progress(...) as advance`: call it with the number of texts that are done. Without a total it counts."""
 
-    def __init__(self, total: int, show: bool, unit: str = "text") -> None:
+    def __init__(self, total: int | None, show: bool, unit: str = "text") -> None:
         self._bar: Any = None
         if show and sys.stderr.isatty():
             from tqdm import tqdm

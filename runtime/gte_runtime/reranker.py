@@ -18,7 +18,7 @@ from .fanout import run_all
 from .progress import Progress
 from .session import PROVIDERS, Session
 from .threads import thread_count
-from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_max_length, check_pair, check_text
+from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_errors, check_pair, check_text, choose_length
 
 if TYPE_CHECKING:
     from .bundle import Verify
@@ -108,7 +108,7 @@ class Reranker:
         count = thread_count(threads)
         bundle = Bundle.open(locate(model))
         if not bundle.manifest.reranker:
-            raise ConfigError(f"{bundle.manifest.model} is an embedding model, which has no pair head; use Embedder.open")
+            raise ConfigError(f"{bundle.manifest.model} is an embedding model, which has no pair head; use Embedder.open, or `gte embed`")
         name = variant or preferred(bundle, provider)
         chosen = bundle.variant(name)
         session, tokenizer, invariance = load(
@@ -170,6 +170,7 @@ class Reranker:
         """
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1):
             raise ConfigError(f"top_k is {repr(top_k)[:40]}; expected an integer of at least 1, or None for all")
+        check_errors(errors)
         if isinstance(documents, str):
             raise InputError("expected an iterable of strings, found str", field="documents", got="str")
         asked = _checked(query, None, "query", errors)
@@ -210,10 +211,8 @@ class Reranker:
         errors: OnBadUnicode = "strict",
     ) -> Scores:
         """`score`, and how many tokens each pair had and whether it was cut."""
-        if errors not in ("strict", "replace"):
-            raise ConfigError(f"errors is {errors!r}; expected 'strict' or 'replace'")
-        limit = min(8192, self.max_length) if max_length == 8192 else max_length
-        length = check_max_length(limit, self._tokenizer.pair_specials, self.max_length)
+        check_errors(errors)
+        length = choose_length(max_length, self._tokenizer.pair_specials, self.max_length)
         checked = [check_pair(pair, index, errors) for index, pair in enumerate(as_pairs(pairs))]
         tokens = self._tokenizer.encode_pairs(checked, max_length=length, truncate=truncate)
         logits = self._run(tokens, show_progress)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .cache import cache_directory
-from .errors import BundleError
+from .errors import BundleError, OutputError
 from .known import KnownModel, known_models
 from .manifest import FILE as MANIFEST
 
@@ -78,5 +78,8 @@ def _built(checkpoint: Path, variant: str) -> Path:
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
     target = cache_directory() / "bundles" / f"{checkpoint.name}-{key}"
     if not target.exists():
-        build(checkpoint, target, graphs=checkpoint, variants=(variant,), keep_existing=True)
+        try:
+            build(checkpoint, target, graphs=checkpoint, variants=(variant,), keep_existing=True)
+        except OutputError as error:
+            raise OutputError(f"{error}; it belongs into this package's cache: GTE_CACHE names another directory for that") from None
     return target

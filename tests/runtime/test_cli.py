@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def test_embed_arguments(model: str, tiny_bundle: Path):
         expected = engine.encode(["北京", "capital"], dim=32)
     for row, found in enumerate(rows(done)):
         assert np.array_equal(np.array(found["dense"], np.float32), expected.dense[row])
-        assert found["sparse"] == expected.sparse[row].as_object() or found["sparse"]["indices"] == expected.sparse[row].indices.tolist()
+        assert found["sparse"]["indices"] == expected.sparse[row].indices.tolist()
+        assert np.array_equal(np.array(found["sparse"]["values"], np.float32), expected.sparse[row].values)
         assert found["index"] == row
         assert found["truncated"] is False
 
@@ -90,7 +92,7 @@ def test_bad_rows_are_named_and_the_rest_is_done(model: str, tmp_path: Path):
     assert done.returncode == 3
     assert [row["index"] for row in rows(done)] == [0, 7]
     talk = done.stderr.decode()
-    reasons = ("not JSON", "no field 'text'", "NoneType", "surrogate", "expected an object", "not JSON")
+    reasons = ("not JSON", "no field 'text'", "NoneType", "surrogate", "expected an object", "not valid UTF-8 at byte 10")
     for line, reason in enumerate(reasons, 2):
         assert reason in next(said for said in talk.splitlines() if f"line {line}: " in said)
     assert "6 of 8 rows were rejected" in talk
@@ -185,9 +187,11 @@ def test_build_verify_info(golden, tmp_path: Path):
         (["embed", "-i", "."], 4, "directory"),
         (["embed", "-o", "missing/out.jsonl", "x"], 6, "out.jsonl"),
         (["embed", "--model", "missing", "x"], 4, "neither a bundle directory nor a model that is here"),
-        (["embed", "--variant", "cpu-int3", "x"], 4, "cpu-int3"),
-        (["build", "missing", "out"], 4, "missing is not a directory"),
-        (["verify", "missing"], 4, "expected a bundle directory, found nothing"),
+        (["embed", "-i", "."], 4, "gte: . is a directory"),
+        (["embed", "-i", "https://x.example/texts.jsonl"], 4, "a URL is not downloaded"),
+        (["embed", "-o", "n" * 300, "x"], 6, "File name too long"),
+        (["build", "missing", "out"], 4, "missing is not there; a checkpoint is a directory"),
+        (["verify", "missing"], 4, "neither a bundle directory nor a model that is here"),
         (["embed", b"a\xffb"], 2, "not valid UTF-8"),
     ],
 )
@@ -209,10 +213,12 @@ def test_provider_exit_code(model: str):
 
 def test_a_reader_that_leaves(model: str):
     """`gte embed | head` ends without a traceback."""
-    command = f"{sys.executable} -c 'from gte_runtime.cli import main; main()' embed --model {model} | head -c 10"
+    program = f"{sys.executable} -c 'from gte_runtime.cli import main; main()'"
+    command = f"{program} embed --model {model} | head -c 10; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], input=b"text\n" * 3000, capture_output=True, timeout=120, check=False)
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
+    assert done.returncode == 6
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
@@ -303,3 +309,123 @@ def test_embed_with_a_prompt(model: str):
     done = gte("embed", "--prompt-name", "query", "--model", model, "a")
     assert done.returncode == 2
     assert b"has no prompt 'query'" in done.stderr
+
+
+def test_closed_streams(model: str, tmp_path: Path):
+    """Data for a stdout that is closed is exit 6; talk for a closed stderr never gets among the data."""
+    command = f"{sys.executable} -c 'from gte_runtime.cli import main; main()'"
+
+    def shell(rest: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(["bash", "-c", f"{command} {rest}"], capture_output=True, timeout=120, check=False, cwd=tmp_path)
+
+    done = shell(f"embed --model {model} x >&-")
+    assert (done.returncode, done.stderr) == (6, b"gte: Bad file descriptor\n")
+    assert shell(f"embed --model {model} -o out.npy x >&-").returncode == 0
+    assert np.load(tmp_path / "out.npy").shape == (1, 64)
+    done = shell(f"embed --model {model} --dim 5 x 2>&-")  # a warning, and a row
+    assert (done.returncode, len(rows(done))) == (0, 1)
+
+
+def test_the_input_is_no_output(model: str, tmp_path: Path):
+    """Not by its name, nor through a link, nor as stdin: texts would be replaced by their vectors."""
+    texts, link = tmp_path / "texts.txt", tmp_path / "link.txt"
+    texts.write_text("one\ntwo\n")
+    link.symlink_to(texts)
+    for output in (texts, link):
+        done = gte("embed", "--model", model, "-i", str(texts), "-o", str(output))
+        assert done.returncode == 6
+        assert b"is the input, which would be lost" in done.stderr
+    command = [sys.executable, "-c", "from gte_runtime.cli import main; main()", "embed", "--model", model, "-o", str(texts)]
+    with texts.open("rb") as stdin:
+        assert subprocess.run(command, stdin=stdin, capture_output=True, timeout=120, check=False).returncode == 6
+    assert texts.read_text() == "one\ntwo\n"
+
+
+def test_a_link_stays_a_link(model: str, tmp_path: Path):
+    """What a link leads to is replaced, with its mode; a new file has what the umask leaves."""
+    target, link = tmp_path / "target.npy", tmp_path / "link.npy"
+    target.write_bytes(b"old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    assert gte("embed", "--model", model, "-o", str(link), "x").returncode == 0
+    assert link.is_symlink()
+    assert np.load(target).shape == (1, 64)
+    assert target.stat().st_mode & 0o777 == 0o640
+    old = os.umask(0o077)
+    try:
+        assert gte("embed", "--model", model, "-o", str(tmp_path / "own.npy"), "x").returncode == 0
+    finally:
+        os.umask(old)
+    assert (tmp_path / "own.npy").stat().st_mode & 0o777 == 0o600
+
+
+def test_appended_output(model: str, tmp_path: Path):
+    """`>>` puts a whole file behind what is there, although its header is known last."""
+    together = tmp_path / "both"
+    together.write_bytes(b"old")
+    with together.open("ab") as file:
+        command = [sys.executable, "-c", "from gte_runtime.cli import main; main()", "embed", "--model", model, "--format", "npy", "x"]
+        assert subprocess.run(command, stdout=file, timeout=120, check=False).returncode == 0
+    assert np.load(io.BytesIO(together.read_bytes().removeprefix(b"old"))).shape == (1, 64)
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_odd_ids(model: str, tmp_path: Path, form: str):
+    """An id that UTF-8 cannot hold, or that is no JSON, fails its own row."""
+    lines = b'{"id": "\\ud800", "text": "a"}\n{"id": ["\\udfff"], "text": "b"}\n{"id": NaN, "text": "c"}\n{"id": ["d"], "text": "d"}\n'
+    target = tmp_path / "out"
+    done = gte("embed", "--model", model, "--format", form, "-o", str(target), stdin=lines)
+    assert done.returncode == 3
+    talk = done.stderr.decode().splitlines()
+    assert "line 1: the id holds half a surrogate pair" in talk[0]
+    assert "line 2: the id holds half a surrogate pair" in talk[1]
+    assert "line 3: not JSON: NaN is no number of JSON" in talk[2]
+    assert "3 of 4" in talk[3]
+
+
+def test_stdin_is_read_as_a_file_is(model: str, tmp_path: Path):
+    """A blank line is an empty text in either, so that rows and lines stay side by side; only JSONL has lines that are no rows."""
+    plain = b"one\n\n{two\n"
+    (tmp_path / "texts").write_bytes(plain)
+    piped = rows(gte("embed", "--model", model, stdin=plain))
+    assert [row["index"] for row in piped] == [0, 1, 2]
+    assert piped == rows(gte("embed", "--model", model, "-i", str(tmp_path / "texts")))
+    done = gte("embed", "--model", model, stdin=b'\n{"text": "one"}\n\nplain\n')
+    assert [row["index"] for row in rows(done)] == [0]
+    assert b"line 4: not JSON: Expecting value at column 1" in done.stderr
+
+
+def test_variants_of_the_shipped_model():
+    """By name, each is built when it is first asked for."""
+    done = gte("embed", "--variant", "cpu-int8", "x")
+    assert (done.returncode, len(rows(done))) == (0, 1), done.stderr
+    done = gte("embed", "--variant", "cpu-int3", "x")
+    assert done.returncode == 2
+    assert b"no graph for variant 'cpu-int3'; gte-mini has cpu-fp32" in done.stderr
+
+
+def test_what_is_no_checkpoint(model: str, tmp_path: Path):
+    """`gte build` says what it was given instead."""
+    (tmp_path / "file").touch()
+    for source, what in ((model, "is a bundle already"), (tmp_path / "file", "is a file"), (tmp_path / "none", "is not there")):
+        done = gte("build", str(source), str(tmp_path / "out"))
+        assert done.returncode == 4
+        assert what in done.stderr.decode()
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_by_name():
+    """What `embed` takes by its name, `verify` takes, too."""
+    done = gte("verify", "gte-mini")
+    assert done.returncode == 0, done.stderr
+    assert b"self-check cpu-fp32" in done.stdout
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The shipped model is built there at first: the error says which directory that is about."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GTE_CACHE", str(tmp_path / "file"))
+    done = gte("embed", "x")
+    assert done.returncode == 6
+    assert b"GTE_CACHE names another directory" in done.stderr
+    assert done.stderr.count(b"\n") == 1

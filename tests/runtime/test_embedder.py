@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,40 @@ def test_stream_rejects_rows_that_are_not_finite(gte: Embedder, golden: Golden):
     assert part.index.tolist() == [0, 2]
     assert [(r.index, type(r.error)) for r in part.rejected] == [(1, NonFiniteOutputError)]
     assert np.isfinite(part.dense).all()
+
+
+def test_stream_of_a_source_that_fails(gte: Embedder):
+    """What came before the failure is given first, also where it does not fill a part."""
+
+    def failing() -> Iterator[str]:
+        yield from ("one", "two", "three")
+        raise OSError("the disk is gone")
+
+    read: list[int] = []
+    with pytest.raises(OSError, match="the disk is gone"):  # noqa: PT012 - what was read before is the subject
+        for part in gte.stream(failing(), texts_per_part=2):
+            read += part.index.tolist()
+    assert read == [0, 1, 2]
+
+
+def test_score_names_the_pair_that_is_not_finite(gte: Embedder, golden: Golden):
+    """Texts are run once each, in another order than the pairs."""
+    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, Poisoned(gte._session, golden.ids(2)[1]))
+    first, second, poison = golden.texts[:3]
+    with pytest.raises(NonFiniteOutputError, match=r"pairs\[2\]") as caught:
+        engine.score([(first, second), (second, first), (first, poison), (poison, second)])
+    assert caught.value.index == 2
+
+
+def test_a_model_of_few_positions(gte: Embedder):
+    """The default of 8192 tokens means as many as there are, wherever a length is taken; a number that was chosen is checked."""
+    architecture = replace(gte.manifest.architecture, max_positions=16)
+    engine = Embedder(replace(gte.manifest, architecture=architecture), gte._variant, gte._tokenizer, gte._session)
+    text = "dog " * 40
+    assert engine.encode(text).tokens.tolist() == [16]
+    assert len(engine.tokenize(text)) == 16
+    with pytest.raises(ConfigError, match="an integer from 3 to 16"):
+        engine.tokenize(text, max_length=17)
 
 
 def test_encode_names_the_row_that_is_not_finite(gte: Embedder, golden: Golden):

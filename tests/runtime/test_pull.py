@@ -346,8 +346,13 @@ def test_a_renamed_repository(machine: Machine):
 
 
 def test_no_network(machine: Machine):
-    """Nobody listens at the endpoint."""
-    machine.fails("org/tiny", "connection failed", before=PATIENT, HF_ENDPOINT="http://127.0.0.1:9")
+    """Nobody listens at the endpoint. One line says so; the library's own warnings, one for each of its attempts, do not show."""
+    for name in (REPOSITORY, f"{REPOSITORY}@{commit_of(1)}"):
+        done = machine.pull(name, before=PATIENT, HF_ENDPOINT="http://127.0.0.1:9")
+        assert done.returncode == 4
+        asked, failed = done.stderr.splitlines()
+        assert asked.startswith(f"gte: {REPOSITORY} at ")
+        assert "the connection failed; is this machine online?" in failed
 
 
 def test_offline(machine: Machine):

@@ -281,6 +281,15 @@ def test_top_k(plain: Reranker, value: object):
         plain.rank("a", ["b"], top_k=value)
 
 
+@pytest.mark.parametrize("value", ["ignore", None, 1])
+def test_ways_to_meet_bad_unicode(plain: Reranker, value: object):
+    """A name that is none is refused, not taken for "strict"."""
+    with pytest.raises(ConfigError, match="expected 'strict' or 'replace'"):
+        plain.rank("q", ["a"], errors=value)
+    with pytest.raises(ConfigError, match="expected 'strict' or 'replace'"):
+        plain.score([("q", "a")], errors=value)
+
+
 def test_no_truncation(plain: Reranker):
     """B-11: with truncation off, a pair over the limit is an error that carries both numbers."""
     with pytest.raises(InputTooLongError, match=r"pairs\[1\]: \d+ tokens, the limit is 20") as caught:

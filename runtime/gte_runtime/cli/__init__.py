@@ -47,9 +47,19 @@ class LazyGroup(click.Group):
         command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise _ReaderLeft from None  # click would end the process with its own code
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+class _ReaderLeft(Exception):
+    """Nobody reads stdout any more, as after `head`."""
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,6 +71,7 @@ def gte() -> None:
 def main() -> None:
     """Entry point: every failure becomes one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    _open_missing_streams()
     warnings.showwarning = _show_warning
     try:
         code = gte.main(standalone_mode=False)
@@ -73,8 +84,8 @@ def main() -> None:
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         code = 130
-    except BrokenPipeError:
-        _close_stdout()  # the reader left, as `head` does; there is nobody to tell
+    except (BrokenPipeError, _ReaderLeft):
+        _close_stdout()  # there is nobody to tell
         code = 6
     except OSError as error:
         _complain(f"{error.strerror or error}")
@@ -95,6 +106,25 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _terminated(number: int, frame: Any) -> None:
     sys.exit(128 + number)
+
+
+def _open_missing_streams() -> None:
+    """Python has None for a stream that its parent closed, and print() takes None for stdout: talk would go among the data.
+
+    Data for a stdout that is not there fails as it does in other programs (EBADF); talk is dropped.
+    """
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(_at(1, os.open(os.devnull, os.O_RDONLY)), "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(_at(2, os.open(os.devnull, os.O_WRONLY)), "w", encoding="utf-8")
+
+
+def _at(number: int, descriptor: int) -> int:
+    """A descriptor under the number of its stream, so that no file opened later takes it."""
+    if descriptor != number:
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    return number
 
 
 def _close_stdout() -> None:

@@ -25,10 +25,12 @@ def command(checkpoint: Path, bundle: Path, graphs: Path | None, variants: tuple
     """
     from ..build import DEFAULT_VARIANTS, build
 
-    if not checkpoint.is_dir():
+    if what := _no_checkpoint(checkpoint):
         from ..errors import CheckpointError
 
-        raise CheckpointError(f"{checkpoint.name} is not a directory; a checkpoint holds config.json, model.safetensors and tokenizer.json")
+        raise CheckpointError(
+            f"{checkpoint.name} is {what}; a checkpoint is a directory of config.json, model.safetensors and tokenizer.json"
+        )
     manifest = build(
         checkpoint, bundle, graphs=graphs, variants=variants or DEFAULT_VARIANTS, ignore_unused=ignore_unused, overwrite=overwrite
     )
@@ -36,3 +38,12 @@ def command(checkpoint: Path, bundle: Path, graphs: Path | None, variants: tuple
     vectors = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"
     head = "a reranker" if manifest.reranker else vectors
     print(f"gte: {bundle.name}: {', '.join(manifest.variants)}; {head}; {size:.0f} MB; agrees with the oracle", file=sys.stderr)
+
+
+def _no_checkpoint(path: Path) -> str | None:
+    """What stands there, where it is plain that it is no checkpoint."""
+    from ..manifest import FILE
+
+    if not path.is_dir():
+        return "a file" if path.exists() else "not there"
+    return "a bundle already" if (path / FILE).exists() else None

@@ -41,14 +41,16 @@ def command(
     # What needs no model is checked before the model loads.
     rows = reading.from_arguments(texts) if texts else reading.open_rows(source or "-", text_field)
     form = writing.format_of(output, form)
-    writing.check(output, form, dense=dense)
+    writing.check(output, form, "" if texts else source or "-", dense=dense)
 
     from ..embedder import Embedder
+    from ..progress import Progress
 
     rejected = 0
     with (
         Embedder.open(model, variant=variant, provider=provider, threads=threads, devices=devices, gpu_mem_limit=gpu_mem_limit) as gte,
         writing.open_writer(output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse) as writer,
+        Progress(None, output != "-" or not sys.stdout.isatty()) as advance,
     ):
         parts = gte.stream(
             (row.text for row in rows),  # type: ignore[misc]
@@ -65,6 +67,8 @@ def command(
                 rejected += 1
                 reason = rows.problem(row.index) or (row.error.reason if isinstance(row.error, InputError) else str(row.error))
                 print(f"gte: {rows.place(row.index)}: {reason}", file=sys.stderr)
+            rows.forget(len(part) + len(part.rejected))
+            advance(len(part) + len(part.rejected))
     if rejected:
         print(f"gte: {rejected} of {rows.count} rows were rejected", file=sys.stderr)
     return 3 if rejected else 0

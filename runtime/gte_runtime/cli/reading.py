@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import stat
@@ -33,32 +34,35 @@ class Row:
 
 
 class Rows:
-    """Rows in order, remembering ids and line numbers of the ones that were read."""
+    """Rows in order, remembering line, id and problem of those that were read and are not yet written."""
 
     def __init__(self, rows: Iterable[tuple[int, Row]], unit: str) -> None:
         self._rows = rows
         self._unit = unit
-        self._ids: dict[int, Any] = {}
-        self._lines: dict[int, int] = {}
-        self._problems: dict[int, str] = {}
+        self._seen: dict[int, tuple[int, Any, str | None]] = {}
+        self._forgotten = 0
         self.count = 0
 
     def __iter__(self) -> Iterator[Row]:
         for line, row in self._rows:
-            self._lines[self.count], self._ids[self.count] = line, row.id
-            if row.problem is not None:
-                self._problems[self.count] = row.problem
+            self._seen[self.count] = (line, row.id, row.problem)
             self.count += 1
             yield row
 
     def ids(self, index: Iterable[int]) -> list[Any]:
-        return [self._ids[int(i)] for i in index]
+        return [self._seen[int(i)][1] for i in index]
 
     def place(self, index: int) -> str:
-        return f"{self._unit} {self._lines[index]}"
+        return f"{self._unit} {self._seen[index][0]}"
 
     def problem(self, index: int) -> str | None:
-        return self._problems.get(index)
+        return self._seen[index][2]
+
+    def forget(self, count: int) -> None:
+        """The next `count` rows are done with, so that memory does not grow with the file."""
+        for index in range(self._forgotten, self._forgotten + count):
+            del self._seen[index]
+        self._forgotten += count
 
 
 def from_arguments(texts: tuple[str, ...]) -> Rows:
@@ -73,7 +77,7 @@ def from_arguments(texts: tuple[str, ...]) -> Rows:
 
 
 def open_rows(source: str, text_field: str) -> Rows:
-    """Rows of a file or of stdin. JSONL is recognised by its name; on stdin, lines that are JSON objects with the text field.
+    """Rows of a file or of stdin. JSONL is recognised by its name; on stdin by the brace its first line begins with.
 
     Raises:
         InputFileError: missing, a directory, not readable.
@@ -81,58 +85,88 @@ def open_rows(source: str, text_field: str) -> Rows:
     if source == "-":
         if sys.stdin is None or sys.stdin.closed:
             raise InputFileError("stdin is closed; give texts as arguments or a file with -i")
-        return Rows(_rows(sys.stdin.buffer, "auto", text_field), "line")
+        if sys.stdin.isatty():
+            print("gte: reading from the terminal, one text per line; Ctrl-D ends", file=sys.stderr)
+        return Rows(_rows(sys.stdin.buffer, "auto", text_field, "stdin"), "line")
     path = Path(source)
+    name = path.name or source[-80:]
     try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise InputFileError(f"{path.name} is a directory; give a file of texts")
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            raise InputFileError(f"{name} is a directory; give a file of texts")
         file = path.open("rb")
     except InputFileError:
         raise
-    except OSError as error:
-        raise InputFileError(f"{path.name}: {error.strerror}") from None
-    return Rows(_rows(file, "jsonl" if path.suffix in (".jsonl", ".ndjson") else "lines", text_field), "line")
+    except (OSError, ValueError) as error:
+        hint = "; a URL is not downloaded, give a file" if "://" in source else ""
+        raise InputFileError(f"{name[:80]}: {getattr(error, 'strerror', error)}{hint}") from None
+    return Rows(_rows(file, "jsonl" if path.suffix in (".jsonl", ".ndjson") else "lines", text_field, name), "line")
 
 
-def _rows(file: IO[bytes], form: str, text_field: str) -> Iterator[tuple[int, Row]]:
-    with file:
-        for number, line in enumerate(_lines(file), 1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line is TOO_LONG:
-                yield number, Row(None, problem=f"a line of more than {MAX_LINE} bytes")
-            elif form == "lines" or (form == "auto" and not line.lstrip().startswith(b"{")):
-                if line or form == "lines":
+def _rows(file: IO[bytes], form: str, text_field: str, name: str) -> Iterator[tuple[int, Row]]:
+    try:
+        with file:
+            lines: Iterator[tuple[int, bytes]] = enumerate(_lines(file), 1)
+            if form == "auto":
+                form, lines = _recognised(lines)
+            for number, line in lines:
+                if line is TOO_LONG:
+                    yield number, Row(None, problem=f"a line of more than {MAX_LINE} bytes")
+                elif form == "lines":
                     yield number, _plain(line)
-            elif line.strip():
-                yield number, _json(line, text_field)
+                elif line.strip():
+                    yield number, _json(line, text_field)
+    except OSError as error:
+        raise InputFileError(f"{name}: {error.strerror or error}") from None
+
+
+def _recognised(lines: Iterator[tuple[int, bytes]]) -> tuple[str, Iterator[tuple[int, bytes]]]:
+    """The form of lines by the first that is not blank, and all of them again.
+
+    By its brace alone: of lines that were meant as JSON and are not, each is rejected; none is embedded as it stands.
+    """
+    read: list[tuple[int, bytes]] = []
+    for number, line in lines:
+        read.append((number, line))
+        if line.strip():
+            break
+    form = "jsonl" if read and read[-1][1].lstrip().startswith(b"{") else "lines"
+    return form, itertools.chain(read, lines)
 
 
 TOO_LONG = b"too long"
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Lines without their end. The rest of one that is too long is skipped, not held."""
+    """Lines without their end, the first without a byte order mark. The rest of one that is too long is skipped, not held."""
+    mark = b"\xef\xbb\xbf"
     while line := file.readline(MAX_LINE + 1):
         if len(line) > MAX_LINE and not line.endswith(b"\n"):
             while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
                 pass
             yield TOO_LONG
         else:
-            yield line.removesuffix(b"\n").removesuffix(b"\r")
+            yield line.removeprefix(mark).removesuffix(b"\n").removesuffix(b"\r")
+        mark = b""
 
 
 def _plain(line: bytes) -> Row:
     try:
         return Row(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return Row(None, problem=f"not valid UTF-8 at byte {error.start}")
+        return Row(None, problem=_no_utf8(error))
 
 
 def _json(line: bytes, text_field: str) -> Row:
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        identity = value.get("id") if isinstance(value, dict) else None
+        json.dumps(identity, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        return Row(None, problem=_no_utf8(error))
+    except UnicodeEncodeError:
+        return Row(None, problem="the id holds half a surrogate pair, which cannot be written")
+    except json.JSONDecodeError as error:
+        return Row(None, problem=f"not JSON: {error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:
         return Row(None, problem=f"not JSON: {error}")
     if isinstance(value, str):
@@ -141,4 +175,12 @@ def _json(line: bytes, text_field: str) -> Row:
         return Row(None, problem=f"expected an object, found {type(value).__name__}")
     if text_field not in value:
         return Row(None, problem=f"no field {text_field!r}")
-    return Row(value[text_field], value.get("id"))
+    return Row(value[text_field], identity)
+
+
+def _no_utf8(error: UnicodeDecodeError) -> str:
+    return f"not valid UTF-8 at byte {error.start}"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")

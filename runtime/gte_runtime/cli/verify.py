@@ -11,13 +11,16 @@ from ..errors import SelfCheckFailed
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-def command(bundle: Path) -> None:
-    """Hash a BUNDLE and compare it with its recorded vectors.
+@click.argument("model")
+def command(model: str) -> None:
+    """Hash a bundle and compare it with its recorded vectors.
 
-    For checkpoints whose numbers others have published, those are compared, too.
+    MODEL is a bundle directory, or the name of a shipped or pulled model. For checkpoints whose numbers others
+    have published, those are compared, too.
     """
-    verify(bundle, click.echo)
+    from ..shipped import locate
+
+    verify(locate(model), click.echo)
 
 
 def verify(bundle: Path, say: Callable[[str], object]) -> None:

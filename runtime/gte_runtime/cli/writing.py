@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..embedder import Embeddings
-from ..errors import OutputError
+from ..errors import GteError, OutputError
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy", ".npz": "npz", ".parquet": "parquet"}
 
@@ -30,8 +32,8 @@ def format_of(output: str, form: str | None) -> str:
     return form or SUFFIXES.get(Path(output).suffix, "jsonl")
 
 
-def check(output: str, form: str, *, dense: bool) -> None:
-    """What can be known before the model loads: a terminal, a missing directory, a missing package."""
+def check(output: str, form: str, source: str, *, dense: bool) -> None:
+    """What can be known before the model loads: a terminal, a missing directory, a missing package, the input in the output's place."""
     if form == "npy" and not dense:
         raise click.UsageError("npy holds dense vectors only; use npz or jsonl for sparse ones")
     if form == "parquet":
@@ -41,10 +43,26 @@ def check(output: str, form: str, *, dense: bool) -> None:
             raise click.UsageError(f"{form} is binary and stdout is a terminal; name a file with -o")
         return
     path = Path(output)
-    if path.is_dir():
-        raise OutputError(f"{path.name} is a directory; name a file")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the directory of {path.name} is missing or not writable")
+    name = (path.name or output)[:80]
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        there = None
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{name}: {getattr(error, 'strerror', error)}") from None
+    if there is not None and stat.S_ISDIR(there.st_mode):
+        raise OutputError(f"{name} is a directory; name a file")
+    if there is not None and stat.S_ISREG(there.st_mode) and _is_input(there, source):
+        raise OutputError(f"{name} is the input, which would be lost; name another file")
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise OutputError(f"the directory of {name} is missing or not writable")
+
+
+def _is_input(there: os.stat_result, source: str) -> bool:
+    try:
+        return os.path.samestat(there, os.fstat(sys.stdin.fileno()) if source == "-" else os.stat(source))
+    except (OSError, ValueError, AttributeError):  # stdin without a descriptor, or closed
+        return False
 
 
 @contextlib.contextmanager
@@ -66,26 +84,33 @@ def _target(output: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = Path(output)
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:  # a device or pipe cannot be replaced
+    name = Path(output).name
+    try:
+        path = Path(output).resolve()  # what a link leads to is replaced, not the link
+        # A device or pipe cannot be replaced.
+        with path.open("wb") if path.exists() and not path.is_file() else _replacing(path) as file:
             yield file
-        return
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except (GteError, BrokenPipeError):
+        raise
     except OSError as error:
-        raise OutputError(f"{path.name}: {error.strerror}") from None
-    try:
-        with open(descriptor, "wb") as file:
+        raise OutputError(f"{name}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside a path, which takes its place in the end. It has the mode of what it replaces, else what the umask leaves."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("xb") as file:
+        try:
+            if path.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 class Jsonl:
@@ -113,19 +138,28 @@ class Jsonl:
 
 
 class Npy:
-    """Dense vectors, float32 [N, dim]."""
+    """Dense vectors, float32 [N, dim], written as they come."""
 
     def __init__(self, file: IO[bytes], dim: int, width: int, dense: bool, sparse: bool) -> None:
-        self._file = file
-        self._parts: list[NDArray[np.float32]] = [np.zeros((0, dim), np.float32)]
+        self._file, self._dim, self._count = file, dim, 0
+        # N stands at the beginning and is known in the end. Stdout may be a pipe, or a file that is appended to.
+        self._whole = tempfile.TemporaryFile() if file is sys.stdout.buffer or not file.seekable() else file  # noqa: SIM115
+        self._write_header()
 
     def write(self, part: Embeddings, ids: list[Any]) -> None:
         assert part.dense is not None
-        self._parts.append(part.dense)
+        self._whole.write(np.ascontiguousarray(part.dense, "<f4").data)
+        self._count += len(part)
 
     def finish(self) -> None:
-        # Through bytes: numpy writes to a real file by its descriptor, which a pipe does not have.
-        np.lib.format.write_array(self._file, np.concatenate(self._parts), allow_pickle=False)
+        self._whole.seek(0)
+        self._write_header()
+        _hand_over(self._whole, self._file)
+
+    def _write_header(self) -> None:
+        """Of the same size for every N: numpy leaves room for 20 digits."""
+        facts = {"descr": "<f4", "fortran_order": False, "shape": (self._count, self._dim)}
+        np.lib.format.write_array_header_1_0(self._whole, facts)
 
 
 class Npz:
@@ -157,14 +191,12 @@ class Npz:
                 "shape": np.array(csr.shape),
                 "format": np.array(b"csr"),
             }
-        if self._file.seekable():
+        if self._file is not sys.stdout.buffer and self._file.seekable():
             np.savez(self._file, allow_pickle=False, **arrays)
             return
-        with tempfile.TemporaryFile() as whole:  # a zip file is finished at its end, by going back
-            np.savez(whole, allow_pickle=False, **arrays)
-            whole.seek(0)
-            while chunk := whole.read(1 << 20):
-                self._file.write(chunk)
+        whole = tempfile.TemporaryFile()  # a zip file is finished at its end, by going back  # noqa: SIM115
+        np.savez(whole, allow_pickle=False, **arrays)
+        _hand_over(whole, self._file)
 
 
 class Parquet:
@@ -197,6 +229,15 @@ class Parquet:
 
     def finish(self) -> None:
         self._writer.close()
+
+
+def _hand_over(whole: IO[bytes], file: IO[bytes]) -> None:
+    """Copy what was put together elsewhere, if it was."""
+    if whole is file:
+        return
+    with whole:
+        whole.seek(0)
+        shutil.copyfileobj(whole, file, 1 << 20)
 
 
 WRITERS: dict[str, Callable[[IO[bytes], int, int, bool, bool], Writer]] = {

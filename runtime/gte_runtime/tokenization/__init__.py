@@ -9,10 +9,15 @@ tokenized that provably gives the same tokens.
 from .checks import OnBadUnicode as OnBadUnicode
 from .checks import as_pairs as as_pairs
 from .checks import as_texts as as_texts
+from .checks import check_errors as check_errors
 from .checks import check_max_length as check_max_length
 from .checks import check_pair as check_pair
 from .checks import check_text as check_text
+from .checks import choose_length as choose_length
 from .tokenizer import Tokenizer as Tokenizer
 from .tokenizer import Tokens as Tokens
 
-__all__ = ["OnBadUnicode", "Tokenizer", "Tokens", "as_pairs", "as_texts", "check_max_length", "check_pair", "check_text"]
+__all__ = [
+    "OnBadUnicode", "Tokenizer", "Tokens", "as_pairs", "as_texts", "check_errors", "check_max_length", "check_pair", "check_text",
+    "choose_length",
+]  # fmt: skip

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ..errors import ConfigError, InputError
 
 OnBadUnicode = Literal["strict", "replace"]
+
+DEFAULT_LENGTH = 8192
+"""Tokens at which texts are cut where nothing is said: as many as the family's largest models have positions for."""
 
 
 def check_text(text: object, index: int | None, errors: OnBadUnicode = "strict") -> str:
@@ -67,6 +70,17 @@ def check_pair(pair: object, index: int, errors: OnBadUnicode = "strict") -> tup
         return check_text(pair[0], index, errors), check_text(pair[1], index, errors)
     except InputError as error:
         raise InputError(error.reason, index=index, field="pairs", got=error.got) from None
+
+
+def check_errors(errors: object) -> None:
+    """Raises ConfigError for anything but the two ways to meet bad Unicode."""
+    if errors not in get_args(OnBadUnicode):
+        raise ConfigError(f"errors is {repr(errors)[:40]}; expected 'strict' or 'replace'")
+
+
+def choose_length(value: object, specials: int, limit: int) -> int:
+    """`check_max_length`, except that the default of 8192 is met by as many tokens as a model of fewer positions has."""
+    return min(DEFAULT_LENGTH, limit) if type(value) is int and value == DEFAULT_LENGTH else check_max_length(value, specials, limit)
 
 
 def check_max_length(value: object, specials: int, limit: int) -> int:
