@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from golden import Golden, read_golden
 from reranking import GRAPHS, RERANKER
 
 from gte_runtime.build import build
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Runtime themselves
 
 VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
 
