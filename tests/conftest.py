@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from hypothesis import settings
 from reranking import GRAPHS, RERANKER
 
 from gte_runtime.build import build
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Runtime themselves
 
 settings.register_profile("untimed", deadline=None)  # a shared machine is now and then slow
 settings.load_profile("untimed")
