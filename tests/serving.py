@@ -96,10 +96,10 @@ def answers(received: bytes) -> list[tuple[int, dict[str, str], bytes]]:
 class Process(Client):
     """`gte serve` as a user starts it."""
 
-    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None, command: Sequence[str] = GTE) -> None:
         self.log = folder / f"serve-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*GTE, "serve", "--port", "0", *arguments], stderr=log, stdout=subprocess.PIPE, env=env)
+            self.process = subprocess.Popen([*command, "serve", "--port", "0", *arguments], stderr=log, stdout=subprocess.PIPE, env=env)
         self.port = self._port()
 
     def _port(self) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from serving import Process
+from golden import Golden
+from serving import Process, gated
+from spoil import change_manifest
 
 from gte_runtime import Embedder, Reranker
+from gte_runtime.build import build
 
 TEXTS = ["What is the capital of China?", "北京是中华人民共和国的首都。", "Привет, мир!", "a " * 40, "x"]
 LONG = "word " * 9000
@@ -176,6 +180,32 @@ def test_tei_info_and_what_cannot_be(server: Process):
     info = server.get("/info").json()
     assert info["max_input_length"] == 8192
     assert info["max_client_batch_size"] == 2048
+
+
+def test_prompts(golden: Golden, tmp_path: Path):
+    """By name where the dialect has a field, else the model's default, as the library does. Of an unknown name it says which there are."""
+    bundle = tmp_path / "bundle"
+    build(golden.checkpoint, bundle, graphs=golden.graphs, prompts={"query": "query: ", "passage": "passage: "})
+    change_manifest(bundle, lambda raw: raw.update(default_prompt="passage"))
+    with gated(bundle) as (here, _), Embedder.open(bundle) as gte:
+        query, default, none = (gte.encode(TEXTS, prompt_name=name).dense for name in ("query", None, ""))
+        assert not np.array_equal(query, default)
+
+        def openai(path: str, **more: Any) -> np.ndarray:
+            return floats([item["embedding"] for item in here.post(path, {"input": TEXTS, "model": "m", **more}).json()["data"]])
+
+        assert np.array_equal(openai("/v1/embeddings"), default)
+        assert np.array_equal(openai("/embeddings"), default)
+        for name, want in (("query", query), (None, default), ("", none)):
+            assert np.array_equal(openai("/v1/encode", prompt=name), want)
+            assert np.array_equal(floats(here.post("/embed", {"inputs": TEXTS, "prompt_name": name}).json()), want)
+        cohere = here.post("/v2/embed", {"texts": TEXTS, "model": "m", "embedding_types": ["float"]}).json()
+        assert np.array_equal(floats(cohere["embeddings"]["float"]), default)
+        (pieces,) = here.post("/tokenize", {"inputs": "a", "prompt_name": "query"}).json()
+        assert [piece["id"] for piece in pieces] == [token for token, _ in gte.tokenize("query: a")]
+        refused = here.post("/v1/encode", {"input": "a", "prompt": "other"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unknown_prompt")
+        assert "query, passage" in refused.json()["error"]["message"]
 
 
 def test_tei_embed_all(server: Process, gte: Embedder):

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -309,6 +310,36 @@ def test_sigterm_ends_with_0(tiny_bundle: Path, tmp_path: Path):
     assert (process.process.returncode, out) == (0, b"")
     assert "Traceback" not in process.log_text()
     idle.close(), half.close()
+
+
+ENDLESS = """
+import threading
+from gte_runtime.cli import main
+from gte_runtime.session import OrtSession
+
+plain = OrtSession._run_on
+
+def run_on(self, session, names, feeds, party):
+    if feeds["input_ids"].size > 50:
+        threading.Event().wait()
+    return plain(self, session, names, feeds, party)
+
+OrtSession._run_on = run_on
+main()
+"""
+
+
+def test_a_run_without_end_does_not_keep_the_server(tiny_bundle: Path, tmp_path: Path):
+    """After the drain's time whoever waits for it gets 503, and the process ends with 0 although the run goes on."""
+    command = [sys.executable, "-c", ENDLESS]
+    process = Process(tmp_path, "--model", str(tiny_bundle), "--drain-timeout", "0.5", command=command)
+    pool, futures = in_background(1, lambda _: process.post("/v1/encode", {"input": "a " * 100}))
+    eventually(lambda: b"gte_in_flight_tokens 0" not in process.get("/metrics").content)
+    assert process.stop() == 0
+    answer = futures[0].result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+    assert "Traceback" not in process.log_text()
+    pool.shutdown()
 
 
 def test_a_second_signal_ends_at_once(tiny_bundle: Path, tmp_path: Path):

@@ -113,9 +113,10 @@ async def encode(
     left: bool = False,
     one_by_one: bool = False,
     per_token: bool = False,
+    prompt: str = "",
 ) -> Encoded:
     """Run texts. With `one_by_one` a text that fails has an entry in `errors`; otherwise it fails the request.
-    `per_token` is for models whose answers hold a vector per token: what they take is bounded too.
+    `per_token` is for models whose answers hold a vector per token: what they take is bounded too. `prompt` goes before every text.
 
     Raises:
         Refusal: naming the text.
@@ -130,6 +131,8 @@ async def encode(
         max_length = model.length_limit(max_length)
     except ConfigError as error:
         raise Refusal("invalid_value", str(error), param="max_length") from None
+    if prompt:
+        texts = [prompt + text if isinstance(text, str) else text for text in texts]
     work = partial(_tokenize, model, texts, max_length, truncate, left)
     x.characters = sum(map(len, texts))
     if x.characters <= INLINE:
@@ -200,6 +203,14 @@ def _verbatim(ids: Sequence[object], index: int, model: Engine, limit: int) -> T
     if not ids or any(type(i) is not int or not 0 <= i < rows for i in ids):
         raise InputError(f"expected token ids from 0 to {rows - 1}", index=index, got="other ids")
     return Tokens(np.array(ids, np.int64), False)
+
+
+def prompt_of(model: Encoder, name: str | None, field: str) -> str:
+    """A prompt of the model, by default its default one. Raises Refusal, naming those there are."""
+    try:
+        return model.prompt(name)
+    except ConfigError as error:
+        raise Refusal("unknown_prompt", f"{field}: {error}", param=field) from None
 
 
 def check_dimensions(x: Exchange, model: Encoder, dimensions: int | None, *, name: str = "dimensions", zero_is_all: bool = False) -> int:

@@ -161,6 +161,11 @@ class Encoder(Engine):
     def by_string(self, tokens: Tokens, state: State) -> dict[str, float]:
         return sparse.by_string(tokens.ids, state.weights, self.manifest.tokenizer.drop_ids, self.tokenizer.decode)
 
+    def prompt(self, name: str | None) -> str:
+        """What is put before every text: as `Embedder.encode` does with `prompt_name`. Raises ConfigError for a name the model lacks."""
+        prompt: str = self.library._prompt(name)
+        return prompt
+
     def pieces(self, text: str, specials: bool = True) -> list[dict[str, Any]]:
         """Tokens of a text and where each stands in it, in characters. Raises InputError."""
         spans = self.tokenizer.spans(check_text(text, None))

@@ -32,7 +32,10 @@ class _Server(uvicorn.Server):
 
 
 def serve(models: Sequence[Engine], options: Options, *, host: str, port: int, log_format: str, log_level: str) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code, 0 after a drain. A second signal ends at once."""
+    """Serve until SIGTERM or SIGINT; the exit code, 0 after a drain. A second signal ends at once.
+
+    Whatever runs, the process is gone `drain_timeout` after the first signal, and as long as it takes to tell those who wait.
+    """
     logs.set_up(log_format, log_level)
     listening = _listen(host, port)
     app = App(models, options)
@@ -100,6 +103,8 @@ async def _serve(app: App, listening: socket.socket, host: str) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
         await app.close()
-    if code:
-        os._exit(code)  # a run that cannot be stopped would be waited for
+    if code or app.scheduler.running:
+        # Who waited for these runs has his answer, and a run stops between two operators only: of a long text they take seconds.
+        sys.stderr.flush()
+        os._exit(code)
     return 0

@@ -45,8 +45,9 @@ async def embed(x: Exchange) -> Answer:
         raise Refusal("invalid_dimensions", "output_dimension must be a multiple of 8 for binary vectors", param="output_dimension")
     texts, place = as_list(request.texts, x, named("texts"), x.app.options.max_inputs, "--max-inputs")
     out = await encode(
-        x, model, texts, place, max_length=request.max_tokens, truncate=request.truncate != "NONE", left=request.truncate == "START"
-    )
+        x, model, texts, place, prompt=model.prompt(None),
+        max_length=request.max_tokens, truncate=request.truncate != "NONE", left=request.truncate == "START",
+    )  # fmt: skip
     dense = out.dense(dim)
     return json_answer({
         "id": x.id,

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from ...tokenization import Tokens
-from ..encoding import Encoded, as_list, check_dimensions, encode, named
+from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
 from ..engine import Encoder, State
 from ..exchange import Answer, Exchange, json_answer
 from ..refusals import Refusal
@@ -52,7 +52,7 @@ class EncodeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 async def encode_route(x: Exchange) -> Answer:
     request = await x.read(EncodeRequest)
     model: Encoder = x.app.model(x, request.model, "embedder")
-    refuse_prompt(request.prompt, "prompt")
+    prompt = prompt_of(model, request.prompt, "prompt")
     if (request.sparse or request.tokens) and not model.sparse:
         raise Refusal("invalid_value", f"{model.name} has no sparse head; leave out sparse and tokens", param="sparse")
     if not (request.dense or request.sparse or request.tokens):
@@ -61,9 +61,10 @@ async def encode_route(x: Exchange) -> Answer:
     place = named("input")
     texts, place = as_list(request.input, x, place, x.app.options.max_inputs, "--max-inputs")
     out = await encode(
-        x, model, texts, place, max_length=request.max_length, truncate=request.truncate is not False, one_by_one=request.on_error == "item"
-    )
-    data = _items(out, request, dim, texts)
+        x, model, texts, place, prompt=prompt,
+        max_length=request.max_length, truncate=request.truncate is not False, one_by_one=request.on_error == "item",
+    )  # fmt: skip
+    data = _items(out, request, dim, [prompt + text if isinstance(text, str) else text for text in texts])
     failed = [{"index": i, "error": DIALECT.error(r, 0, x.id)["error"]} for i, r in out.errors.items()]
     body = {
         "id": x.id,
@@ -95,7 +96,8 @@ def _items(out: Encoded, request: EncodeRequest, dim: int, texts: Sequence[Any])
 
 
 def _weighed(model: Encoder, text: Any, tokens: Tokens, state: State) -> list[dict[str, Any]]:
-    """Every token as run, in order, with its place and weight. Special tokens are no part of a sparse vector and weigh 0."""
+    """Every token as run, in order, with its weight and its place in prompt and text. Special tokens are no part of a sparse vector and
+    weigh 0."""
     drop = set(model.manifest.tokenizer.drop_ids)
     weights = [0.0 if t in drop else w for t, w in zip(tokens.ids.tolist(), state.weights.tolist(), strict=True)]
     if not isinstance(text, str):
@@ -131,11 +133,6 @@ def sparse_as(model: Encoder, tokens: Tokens, state: State, form: SparseFormat) 
 
 def usage(out: Encoded) -> dict[str, int]:
     return {"prompt_tokens": out.token_count, "total_tokens": out.token_count}
-
-
-def refuse_prompt(name: str | None, field: str) -> None:
-    if name is not None:
-        raise Refusal("unknown_prompt", f"{field}: this model has no prompts; leave the field out", param=field)
 
 
 VECTOR = {"type": "array", "items": {"type": "number"}}

@@ -38,7 +38,7 @@ async def embed(x: Exchange, request: Any, zero_is_all: bool = False) -> dict[st
     model: Encoder = x.app.model(x, request.model, "embedder")
     dim = check_dimensions(x, model, request.dimensions, zero_is_all=zero_is_all)
     texts, place = as_list(request.input, x, named("input"), x.app.options.max_inputs, "--max-inputs")
-    out = await encode(x, model, texts, place)
+    out = await encode(x, model, texts, place, prompt=model.prompt(None))
     rows = vectors(out, dim, request.encoding_format)
     data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
     return {"object": "list", "data": data, "model": model.name, "usage": usage(out) | {"truncated": out.truncated}}

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import msgspec
 
 from ...errors import InputError
-from ..encoding import Encoded, as_list, check_dimensions, encode, named
+from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
 from ..engine import Encoder
 from ..exchange import Answer, Exchange, json_answer
 from ..refusals import Refusal, refusal_of
 from ..routes import Dialect, Route
-from .native import VECTOR, Texts, refuse_prompt, sparse_as, vectors
+from .native import VECTOR, Texts, sparse_as, vectors
 
 
 def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
@@ -151,15 +151,15 @@ async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityPara
 
 async def tokenize(x: Exchange) -> Answer:
     request = await x.read(TokenizeRequest)
-    refuse_prompt(request.prompt_name, "prompt_name")
     model: Encoder = x.app.model(x, None, "embedder")
+    prompt = prompt_of(model, request.prompt_name, "prompt_name")
     texts, place = as_list(request.inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
     if sum(map(len, texts)) > x.app.options.max_request_tokens:
         raise Refusal("request_too_large", "inputs are too long to be listed token by token (--max-request-tokens)", param="inputs")
     pieces = []
     for index, text in enumerate(texts):
         try:
-            pieces.append(await x.in_thread(model.pieces, text, request.add_special_tokens))
+            pieces.append(await x.in_thread(model.pieces, prompt + text, request.add_special_tokens))
         except InputError as error:
             raise refusal_of(error, place(index)) from None
     return json_answer(pieces)
@@ -203,10 +203,10 @@ async def info(x: Exchange) -> Answer:
 
 
 async def _encode(x: Exchange, model: Encoder, inputs: Any, request: Any, *, per_token: bool = False) -> Encoded:
-    refuse_prompt(request.prompt_name, "prompt_name")
+    prompt = prompt_of(model, request.prompt_name, "prompt_name")
     texts, place = as_list(inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
     left = (request.truncation_direction or "").lower() == "left"
-    return await encode(x, model, texts, place, truncate=request.truncate is not False, left=left, per_token=per_token)
+    return await encode(x, model, texts, place, truncate=request.truncate is not False, left=left, per_token=per_token, prompt=prompt)
 
 
 def _answer(x: Exchange, out: Encoded, body: list[Any]) -> Answer:
