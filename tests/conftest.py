@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,13 @@ from golden import Golden, read_golden
 from reranking import GRAPHS, RERANKER
 
 from gte_runtime.build import build
+
+with contextlib.suppress(ImportError):  # the environment of mteb's tests has no hypothesis
+    from hypothesis import HealthCheck, settings
+
+    # No test fails because the machine is busy.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
 
 VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
 
