@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ with contextlib.suppress(ImportError):  # the environment of mteb's tests has no
     # No test fails because the machine is busy.
     settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("untimed")
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Runtime themselves
 
 VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
 

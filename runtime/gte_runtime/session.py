@@ -31,6 +31,7 @@ from .errors import (
     ProviderError,
     ProviderUnavailableError,
 )
+from .forks import outlive_forks
 from .manifest import LOGITS
 from .permits import Permits
 
@@ -68,6 +69,8 @@ SIGNALS_EVERY = 0.5
 
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """The session entry that takes int8 kernels without sums in 16 bits."""
+
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 # ONNX Runtime tells failures apart only in words.
 MEMORY_WORDS = ("failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory", "smaller than requested bytes")
@@ -163,14 +166,21 @@ class OrtSession:
         # Python delivers Ctrl-C to the main thread only, and only between bytecodes: so the main
         # thread waits, and another one runs.
         result: list[Any] = []
-        worker = threading.Thread(target=lambda: result.append(self._attempt(feeds, least, most, party)), name="gte-run", daemon=True)
-        worker.start()
+        done = threading.Event()
+
+        def attempt() -> None:
+            result.append(self._attempt(feeds, least, most, party))
+            done.set()
+
+        threading.Thread(target=attempt, name="gte-run", daemon=True).start()
         try:
-            while worker.is_alive():
-                worker.join(SIGNALS_EVERY)
+            # Not join(): interrupted, it takes the thread for ended (Python 3.11, https://github.com/python/cpython/issues/90882).
+            while not done.wait(SIGNALS_EVERY):
+                pass
         except BaseException:
             self.stop(party)
-            worker.join()
+            while not done.wait(0.05):
+                self.stop(party)  # again and again: a run that waits for its turn cannot be stopped yet
             raise
         outcome = result[0]
         if isinstance(outcome, BaseException):
@@ -223,11 +233,10 @@ class OrtSession:
                     options.terminate = True
 
     def close(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a lock that another thread held when this process was forked is held here for ever
         with self._idle:
             self._closed = True
-        if os.getpid() != self._pid:
-            return
-        with self._idle:
             for options in self._running:
                 options.terminate = True
             self._idle.wait_for(lambda: not self._running)
@@ -323,14 +332,23 @@ def load_graph(
         raise BundleError(f"{variant.graph} does not load: {_clean(error)}") from None
     if session.get_providers()[0] != wanted:
         raise ProviderUnavailableError(provider, available_providers(), "it gave no reason; `gte doctor` shows what it needs")
-    return session
+    return outlive_forks(session)
 
 
 def runtime() -> Any:
+    """ONNX Runtime, which is kept offline.
+
+    From 1.29 on its wheels for Linux and macOS report graphs and sessions to Microsoft and keep a number for the machine in
+    the user's cache, unless they are told not to before they are imported. The thread that does this also keeps a child of
+    fork() from ending. Whoever wants the reports sets the variable to 0.
+    """
+    quiet = os.environ.setdefault(NO_TELEMETRY, "1") != "0"
     try:
         import onnxruntime
     except ImportError:
         raise ProviderUnavailableError("cpu", (), "install ONNX Runtime: pip install 'gte-runtime[cpu]' or 'gte-runtime[gpu]'") from None
+    if quiet:
+        onnxruntime.disable_telemetry_events()  # a host may have imported it before
     return onnxruntime
 
 

@@ -20,7 +20,7 @@ import pytest
 from gte_runtime.batching import make_batch
 from gte_runtime.bundle import Bundle
 from gte_runtime.errors import BundleError, BundleVersionError, Cancelled, EngineError
-from gte_runtime.session import OrtSession, pair_sums_overflow
+from gte_runtime.session import NO_TELEMETRY, OrtSession, pair_sums_overflow
 
 WIDTH = 64
 LONG = 4000
@@ -163,3 +163,85 @@ def test_overflow_is_seen_where_it_is():
     """Processors without VNNI add pairs of int8 products in 16 bits; only there the slower exact kernels are asked for."""
     flags = set(next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split())
     assert pair_sums_overflow() == (not flags & {"avx512_vnni", "avx_vnni"})
+
+
+FORKING = """
+import gc, os, signal, sys
+from gte_runtime import Embedder
+gte = Embedder.open({bundle!r}, threads=2)
+gte.encode(["dog"] * 64)
+child = os.fork()
+if not child:
+    signal.alarm(60)  # a hang ends with another status
+    {then}
+    sys.exit(7)
+gte.encode("dog")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    "then", ["pass", "gte.close()", "del gte; gc.collect()", "Embedder.open({bundle!r}).encode('dog')", "gte.close(); os.fork()"]
+)
+def test_a_child_of_fork_ends(tiny_bundle: Path, then: str):
+    """Whatever it does with the engine it inherited, a child leaves with its own exit code."""
+    code = FORKING.format(bundle=str(tiny_bundle), then=then.format(bundle=str(tiny_bundle)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 7, done.stderr
+
+
+def test_a_lock_held_at_a_fork(session: OrtSession):
+    """Another thread may hold it at that moment; in the child nobody gives it back, and close() does not wait for it."""
+    child = 0
+    with session._idle:
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            session.close()
+            os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("imported_before", [False, True])
+def test_nothing_is_reported(tiny_bundle: Path, tmp_path: Path, imported_before: bool):
+    """ONNX Runtime's own reports stay off: it keeps no number of the machine, and queues no event."""
+    code = f"from gte_runtime import Embedder; Embedder.open({str(tiny_bundle)!r}).encode('dog')"
+    environment = {name: value for name, value in os.environ.items() if name not in (NO_TELEMETRY, "XDG_CACHE_HOME")}
+    environment |= {"HOME": str(tmp_path)}
+    if imported_before:
+        code = "import onnxruntime; " + code
+    subprocess.run([sys.executable, "-c", code], env=environment, timeout=120, check=True)
+    kept = [file for file in tmp_path.rglob("*") if file.is_file()]
+    if not imported_before:
+        assert kept == []
+    for queue in (file for file in kept if ".db" in file.name):
+        assert b"modelGraphName" not in queue.read_bytes()
+
+
+@pytest.mark.usefixtures("_interruptible")
+def test_ctrl_c_while_a_run_waits_for_its_turn(session: OrtSession, monkeypatch: pytest.MonkeyPatch):
+    """It cannot be stopped before it has begun; then it is, and does not go on to its end."""
+    session._permits.take(session.workers, session.workers)
+    ended: list[type[BaseException] | None] = []
+    run_on = session._run_on
+
+    def recorded(*arguments: object) -> object:
+        try:
+            result = run_on(*arguments)
+        except BaseException as error:
+            ended.append(type(error))
+            raise
+        ended.append(None)
+        return result
+
+    def interrupt() -> None:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.3)
+        session._permits.give(session.workers)
+
+    monkeypatch.setattr(session, "_run_on", recorded)
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        session.run(batch(LONG, texts=4))
+    assert ended == [Cancelled]
