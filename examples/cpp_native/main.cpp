@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -70,6 +71,7 @@ int main(int argc, char** argv) try {
   std::size_t longest = 0;
   for (const auto& row : rows) longest = std::max(longest, row.size());
 
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // from 1.29 on ONNX Runtime reports sessions and graphs to its makers
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "gte_native");
   Ort::SessionOptions options;
   options.SetInterOpNumThreads(1);

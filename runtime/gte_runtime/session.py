@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -342,12 +343,17 @@ def runtime() -> Any:
     the user's cache, unless they are told not to before they are imported. The thread that does this also keeps a child of
     fork() from ending. Whoever wants the reports sets the variable to 0.
     """
-    quiet = os.environ.setdefault(NO_TELEMETRY, "1") != "0"
+    asked = os.environ.get(NO_TELEMETRY)
     try:
+        if asked is None and "onnxruntime" not in sys.modules:
+            os.environ[NO_TELEMETRY] = "1"
         import onnxruntime
     except ImportError:
         raise ProviderUnavailableError("cpu", (), "install ONNX Runtime: pip install 'gte-runtime[cpu]' or 'gte-runtime[gpu]'") from None
-    if quiet:
+    finally:
+        if asked is None:
+            os.environ.pop(NO_TELEMETRY, None)  # the environment is the host's
+    if asked != "0":
         onnxruntime.disable_telemetry_events()  # a host may have imported it before
     return onnxruntime
 
