@@ -22,6 +22,7 @@ import pytest
 from serving import GTE, Gate, Here, Process, answers, eventually, gated, in_threads, read_all, request, statuses
 
 from gte_runtime import Embedder
+from gte_runtime.server.scheduler import Item, Request, Run
 
 GOOD = b'{"input": "good"}'
 SIX = {"input": "a b c d"}
@@ -367,6 +368,21 @@ def test_a_run_that_hangs(tiny_bundle: Path):
         gate.open.set()
         eventually(lambda: here.get("/health/ready").status_code == 200)
         assert here.post("/v1/encode", SIX).status_code == 200
+
+
+def test_a_slow_machine_is_not_stuck(tiny_bundle: Path):
+    """A long run is allowed ten times what its tokens took of late; where runs are quick, the limit holds."""
+    with gated(tiny_bundle) as (here, _):
+        assert here.post("/v1/encode", SIX).status_code == 200
+        dispatcher = here.app.dispatcher
+        waits = Item(Request(here.app.models[0], [1000], [None]), 0, 1000, None)
+        run = Run(here.app.models[0], [waits], "one", 1, taken=time.monotonic() - 300)
+        dispatcher.scheduler.running.add(run)
+        dispatcher._seconds_per_token = 0.1 / dispatcher.scheduler.slots
+        assert dispatcher.stuck(120) == []
+        dispatcher._seconds_per_token = 0.001 / dispatcher.scheduler.slots
+        assert dispatcher.stuck(120) == [run]
+        dispatcher.scheduler.running.remove(run)
 
 
 def test_a_run_that_cannot_be_stopped_ends_the_process(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
