@@ -471,3 +471,19 @@ def test_a_port_that_is_taken(tiny_bundle: Path):
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "in use" in done.stderr
+
+
+def test_answers_with_a_vector_per_token_are_counted(tiny_bundle: Path):
+    """Room for one such answer at a time, however fast it is computed: the next is told to wait until it is sent."""
+    with gated(tiny_bundle, max_held=120_000) as (here, gate):
+        text = "a " * 60  # 62 tokens x 64 values x 16 bytes
+        gate.open.clear()
+        pool, waiting = in_background(1, lambda _: here.post("/embed_all", {"inputs": text}))
+        eventually(lambda: here.app.held > 60_000)
+        assert here.post("/embed_all", {"inputs": text}).status_code == 429
+        assert here.app.held > 60_000
+        gate.open.set()
+        assert waiting[0].result().status_code == 200
+        pool.shutdown()
+        eventually(lambda: here.app.held == 0)
+        assert here.post("/embed_all", {"inputs": text}).status_code == 200
