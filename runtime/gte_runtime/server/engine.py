@@ -149,10 +149,11 @@ class Encoder(Engine):
 
     def _answers(self, batch: Batch, out: Outputs) -> list[State | GteError]:
         weights = np.split(out.token_weights, batch.cu_seqlens[1:-1])
-        good: list[bool] = (np.isfinite(out.cls).all(axis=1) & out.cls.any(axis=1)).tolist()
+        good: NDArray[np.bool_] = np.isfinite(out.cls).all(axis=1)
+        good &= out.cls.any(axis=1)
         return [
             State(cls, row) if fine and np.isfinite(row).all() else NonFiniteOutputError(index)
-            for index, (cls, row, fine) in enumerate(zip(out.cls, weights, good, strict=True))
+            for index, (cls, row, fine) in enumerate(zip(out.cls, weights, good.tolist(), strict=True))
         ]
 
     def sparse_vector(self, tokens: Tokens, state: State) -> SparseVector:
