@@ -105,7 +105,7 @@ def infinity(command: Path, native: Path, dtype: str, size: int) -> Iterator[str
     with tempfile.TemporaryFile() as log:
         quiet = os.environ | {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
         process = subprocess.Popen(
-            [command, "v2", "--no-model-warmup", "--no-bettertransformer", *flags], stdout=log, stderr=log, env=quiet
+            [command, "v2", "--model-warmup=false", "--bettertransformer=false", *flags], stdout=log, stderr=log, env=quiet
         )
         try:
             wait_for(f"http://127.0.0.1:{port}/health", process)

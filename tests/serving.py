@@ -150,14 +150,14 @@ class Gate:
         self.deaf = False
         """Does not stop when told to."""
 
-    def run(self, batch: Batch, share: str = "any", party: object = None) -> Outputs:
+    def run(self, batch: Batch, share: str = "any", party: object = None, *, states: bool = False) -> Outputs:
         self.runs.append(batch.lengths.tolist())
         while not self.open.wait(0.01):
             if self.stopped.is_set() and not self.deaf:
                 raise Cancelled("stopped")
         if self.poison in batch.lengths:
             raise EngineError("it broke in /secret/place/graph.onnx")
-        return self.session.run(batch, "any", party)
+        return self.session.run(batch, "any", party, states=states)
 
     def stop(self, party: object) -> None:
         self.stopped.set()

@@ -95,7 +95,8 @@ class NumpySession:
             raise Cancelled("this engine is closed")
         found = self._evaluator.run(packed_inputs(batch))
         given = found["token_states"][0].astype(np.float32) if states else NOTHING
-        return Outputs(*(found.get(name, NOTHING) for name in ("cls", "token_weights", "logits")), given)
+        cls, weights, logits = (found.get(name, NOTHING) for name in ("cls", "token_weights", "logits"))
+        return Outputs(cls, weights, logits, given)
 
     def stop(self, party: object) -> None:
         """A run is not interrupted."""

@@ -22,6 +22,7 @@ import pytest
 from serving import GTE, Gate, Here, Process, answers, eventually, gated, in_threads, read_all, request, statuses
 
 from gte_runtime import Embedder
+from gte_runtime.server.scheduler import Item, Request, Run
 
 GOOD = b'{"input": "good"}'
 SIX = {"input": "a b c d"}
@@ -369,6 +370,21 @@ def test_a_run_that_hangs(tiny_bundle: Path):
         assert here.post("/v1/encode", SIX).status_code == 200
 
 
+def test_a_slow_machine_is_not_stuck(tiny_bundle: Path):
+    """A long run is allowed ten times what its tokens took of late; where runs are quick, the limit holds."""
+    with gated(tiny_bundle) as (here, _):
+        assert here.post("/v1/encode", SIX).status_code == 200
+        dispatcher = here.app.dispatcher
+        waits = Item(Request(here.app.models[0], [1000], [None]), 0, 1000, None)
+        run = Run(here.app.models[0], [waits], "one", 1, taken=time.monotonic() - 300)
+        dispatcher.scheduler.running.add(run)
+        dispatcher._seconds_per_token = 0.1 / dispatcher.scheduler.slots
+        assert dispatcher.stuck(120) == []
+        dispatcher._seconds_per_token = 0.001 / dispatcher.scheduler.slots
+        assert dispatcher.stuck(120) == [run]
+        dispatcher.scheduler.running.remove(run)
+
+
 def test_a_run_that_cannot_be_stopped_ends_the_process(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("gte_runtime.server.health.GRACE", 0.2)
     with gated(tiny_bundle, stall_timeout=0.3, check_every=60) as (here, gate):
@@ -455,3 +471,19 @@ def test_a_port_that_is_taken(tiny_bundle: Path):
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "in use" in done.stderr
+
+
+def test_answers_with_a_vector_per_token_are_counted(tiny_bundle: Path):
+    """Room for one such answer at a time, however fast it is computed: the next is told to wait until it is sent."""
+    with gated(tiny_bundle, max_held=120_000) as (here, gate):
+        text = "a " * 60  # 62 tokens x 64 values x 16 bytes
+        gate.open.clear()
+        pool, waiting = in_background(1, lambda _: here.post("/embed_all", {"inputs": text}))
+        eventually(lambda: here.app.held > 60_000)
+        assert here.post("/embed_all", {"inputs": text}).status_code == 429
+        assert here.app.held > 60_000
+        gate.open.set()
+        assert waiting[0].result().status_code == 200
+        pool.shutdown()
+        eventually(lambda: here.app.held == 0)
+        assert here.post("/embed_all", {"inputs": text}).status_code == 200

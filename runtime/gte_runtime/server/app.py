@@ -122,8 +122,11 @@ class App:
                 answer = self._refused(x, Refusal(code, "something went wrong here; the server's log says more"))
             finally:
                 x.release()
-            if answer is not None:
-                await self._send(x, answer, send)
+            try:
+                if answer is not None:
+                    await self._send(x, answer, send)
+            finally:
+                x.sent()
             self._record(x, answer, code)
             telemetry.end(span, x, answer, code)
 

@@ -20,6 +20,9 @@ from .scheduler import Full, Model, Request, Run, Scheduler
 
 SMOOTHING = 0.2
 """Weight of the latest run in the measured speed."""
+TIMES = 10
+"""A run may take this many times what its tokens took lately before it counts as stuck: attention makes a token of the
+longest text eight times as dear as one of a short text, and a machine may be busy with other things."""
 
 
 class Runner(Model, Protocol):
@@ -100,9 +103,9 @@ class Dispatcher:
         return max(1, min(60, round(self.scheduler.held * self._seconds_per_token / 2)))
 
     def stuck(self, limit: float) -> list[Run]:
-        """Runs that take longer than they should."""
-        now = time.monotonic()
-        return [run for run in self.scheduler.running if now - run.taken > limit]
+        """Runs that take longer than `limit` seconds, and than runs of late on this machine would make one expect."""
+        now, each = time.monotonic(), TIMES * self._seconds_per_token * self.scheduler.slots
+        return [run for run in self.scheduler.running if now - run.taken > max(limit, each * run.tokens)]
 
     def fail(self, refusal: Refusal) -> None:
         """Answer everybody who waits with an error."""

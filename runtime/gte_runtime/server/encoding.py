@@ -157,7 +157,7 @@ async def encode(
     if not tokens:
         return out
     if per_token:
-        x.hold(count * model.manifest.architecture.hidden_size * STATE_BYTES)
+        x.hold_answer(count * model.manifest.architecture.hidden_size * STATE_BYTES)
     if timeout is not None:
         timeout -= time.monotonic() - begun
     done = await x.unless_disconnected(app.dispatcher.run(model, [len(t.ids) for t in tokens], tokens, timeout))

@@ -149,7 +149,7 @@ class Encoder(Engine):
 
     def _answers(self, batch: Batch, out: Outputs) -> list[State | GteError]:
         weights = np.split(out.token_weights, batch.cu_seqlens[1:-1])
-        good = np.isfinite(out.cls).all(axis=1) & out.cls.any(axis=1)
+        good = np.asarray(np.isfinite(out.cls).all(axis=1) & out.cls.any(axis=1))
         return [
             State(cls, row) if fine and np.isfinite(row).all() else NonFiniteOutputError(index)
             for index, (cls, row, fine) in enumerate(zip(out.cls, weights, good.tolist(), strict=True))

@@ -65,7 +65,7 @@ class Exchange:
         self.texts = self.tokens = self.truncated = self.characters = 0
         self.stages_in_whole_ms = False
         self._receive = receive
-        self._held = 0
+        self._held = self._held_answer = 0
 
     async def read(self, kind: type[T]) -> T:
         """The body as a request. Raises Refusal, or Disconnected."""
@@ -83,9 +83,19 @@ class Exchange:
         if self.app.held > self.app.options.max_held:
             raise Refusal("overloaded", "too many large requests at a time (--max-held); try again later", headers={"retry-after": "1"})
 
+    def hold_answer(self, size: int) -> None:
+        """The same for an answer, which lasts until it is sent."""
+        self.hold(size)
+        self._held -= size
+        self._held_answer += size
+
     def release(self) -> None:
         self.app.held -= self._held
         self._held = 0
+
+    def sent(self) -> None:
+        self.app.held -= self._held_answer
+        self._held_answer = 0
 
     def timeout(self) -> float | None:
         """Seconds that the client is ready to wait, from the header x-request-timeout-ms. Raises Refusal."""

@@ -44,7 +44,7 @@ class Options:
     keep_alive: float = 5.0
     drain_timeout: float = 30.0
     stall_timeout: float = 120.0
-    """A run that takes longer is stuck."""
+    """A run that takes longer is stuck, unless runs of late were so slow that as many tokens take as long."""
     check_every: float = 30.0
     """An idle server runs a text this often, to know that it could."""
     patience: float = 0.002
