@@ -20,6 +20,7 @@ import torch
 from batches import Batches, Pages
 from dev import Dev
 from model import VOCABULARY, Student
+from precision import autocast
 from static import Static, copy_into
 from torch import Tensor, nn
 from torch.nn import functional as f
@@ -122,7 +123,7 @@ def _weights_loss(student: Student, both: tuple[Tensor, Tensor], short: Tensor, 
     score stays near its rarity.
     """
     texts = (*both, short)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         found = [student(ids) for ids in texts]
     scores = [scores.float() for _, scores in found]
     lexical = losses.lexical(both, (f.relu(scores[0]), f.relu(scores[1])), VOCABULARY)
@@ -156,7 +157,7 @@ def train_encoder(batches: Batches, pages: Pages, dev: Dev, student: Student, ou
     def loss(step: int) -> Tensor:
         batch = batches.pairs(10**6 + step, stage.pairs)
         words, targets = batches.words(10**6 + step, stage.pairs // 2)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             rows = student.cls(_rows(batch.english, batch.other, words))
         a, b, c = rows.float().split([stage.pairs, stage.pairs, len(words)])
         taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(c, targets)
