@@ -144,7 +144,7 @@ def test_rarity_falls_with_how_often_a_piece_comes(code: SimpleNamespace, often:
 
 
 def test_a_piece_counts_where_it_is_most_frequent(code: SimpleNamespace) -> None:
-    """"die" tells much in English and nothing in German."""
+    """ "die" tells much in English and nothing in German."""
     batches = object.__new__(code.batches.Batches)
     german, english = np.array([0] * 50 + [1] * 50, np.int32), np.array([0] + [1] * 9_999, np.int32)
     batches._others, batches._english = code.batches.Texts(german, np.array([0, 100])), code.batches.Texts(english, np.array([0, 10_000]))
@@ -185,7 +185,9 @@ def test_what_tells_languages_apart_is_found(code: SimpleNamespace, monkeypatch:
     offset = {"de": random.normal(size=16), "th": random.normal(size=16)}
     meaning = random.normal(size=(5, 16))
     told = {f"{language}{n}": meaning[n] + offset.get(language, 0) for n in range(5) for language in ("en", "de", "th")}
-    monkeypatch.setattr(code.offsets, "embed", lambda teacher, tokenizer, texts: np.stack([told[text] for text in texts]).astype(np.float32))
+    monkeypatch.setattr(
+        code.offsets, "embed", lambda teacher, tokenizer, texts: np.stack([told[text] for text in texts]).astype(np.float32)
+    )
     pairs = {language: [(f"en{n}", f"{language}{n}") for n in range(5)] for language in offset}
     axes = code.offsets.directions(None, None, pairs)
     assert np.allclose(axes @ axes.T, np.eye(2), atol=1e-5)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 SHARES = {
     "help": 0.2, "libreoffice": 0.06, "chromium": 0.12, "firefox": 0.12, "home": 0.1, "cldr-terms": 0.13, "cldr-keywords": 0.08,
-    "cldr": 0.03, "iso-codes": 0.03, "unihan": 0.02, "places": 0.08, "places-words": 0.04, "scripture": 0.35,
+    "cldr": 0.03, "iso-codes": 0.03, "unihan": 0.02, "places": 0.08, "places-words": 0.04, "scripture": 0.7,
 }  # fmt: skip
 SECONDARY = 0.35
 """How often a language that is not one of MAIN comes, beside one that is."""

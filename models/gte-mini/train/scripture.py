@@ -18,7 +18,20 @@ ENGLISH = "4"
 TRANSLATIONS = {"ar": "y", "de": "e", "es": "v", "fa": "p", "fr": "o", "it": "d", "ko": "n", "ru": "r", "vi": "7"}
 """Smith and Van Dyck 1865, Elberfelder 1905, Reina-Valera 1909, Old Version 1895, Ostervald, Diodati 1649, Korean 1961
 (free in Korea since 2012), Synodal 1876, Vietnamese 1926 in its print of 1934."""
-MEASURED = {"de": "s", "es": "9", "fr": "l", "hi": "i", "id": "6", "it": "1", "ja": "j", "pl": "z", "pt": "a", "tr": "t", "uk": "8", "zh": "c"}
+MEASURED = {
+    "de": "s",
+    "es": "9",
+    "fr": "l",
+    "hi": "i",
+    "id": "6",
+    "it": "1",
+    "ja": "j",
+    "pl": "z",
+    "pt": "a",
+    "tr": "t",
+    "uk": "8",
+    "zh": "c",
+}
 """Others, most of them modern and not free: read for measuring only, never for training."""
 HELD = (5, 20, 23, 40, 45)
 """Books for measuring only: Deuteronomy, Proverbs, Isaiah, Matthew, Romans."""

@@ -27,37 +27,37 @@ from torch.nn import functional as f
 
 SAVE_EVERY = 40
 LOG_EVERY = 20
-LOOK_EVERY = 100
+LOOK_EVERY = 400
 """Steps between looks at the dev part."""
 TAUGHT = 10.0
 WORDS = 256
 WORD_SHARE = 1.0
-LEXICAL_SHARE = 0.3
+LEXICAL_SHARE = 0.6
 PLAUSIBLE_SHARE = 3.0
 TITLES = 32
-LEXICAL_EVERY = 2
+LEXICAL_EVERY = 4
 PAGE = 128
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How long, how many pairs a step, and the learning rates, which rise, and fall along a cosine in the last share `falling`."""
+    """How long, how many pairs a step, and the learning rates, which rise, and fall along a cosine in the last `falling` steps."""
 
     name: str
     steps: int
     pairs: int
     rates: tuple[float, ...]
+    falling: int
     warmup: int = 20
-    falling: float = 1.0
 
     def rate(self, step: int) -> float:
-        fallen = max(0.0, 1 - (1 - step / self.steps) / self.falling)
+        fallen = max(0.0, 1 - (self.steps - step) / self.falling)
         return min(1.0, (step + 1) / self.warmup) * (0.02 + 0.49 * (1 + math.cos(math.pi * fallen)))
 
 
-TOKENS = Stage("tokens", 900, 512, (1e-3, 2e-2, 1e-2))
-WEIGHTS = Stage("weights", 120, 32, (2e-2,))
-ENCODER = Stage("encoder", 95, 64, (8e-4, 2e-3, 3e-3), falling=0.4)
+TOKENS = Stage("tokens", 900, 512, (1e-3, 2e-2, 1e-2), falling=900)
+WEIGHTS = Stage("weights", 120, 32, (2e-2,), falling=120)
+ENCODER = Stage("encoder", 2200, 96, (6e-4, 1e-3, 1e-3), falling=900, warmup=60)
 
 
 def _run(
