@@ -18,12 +18,12 @@ from torch import Tensor
 
 SHARES = {
     "help": 0.2, "libreoffice": 0.06, "chromium": 0.12, "firefox": 0.12, "home": 0.1, "cldr-terms": 0.13, "cldr-keywords": 0.08,
-    "cldr": 0.03, "iso-codes": 0.03, "unihan": 0.02, "places": 0.08, "places-words": 0.04, "scripture": 0.7,
+    "cldr": 0.03, "iso-codes": 0.03, "unihan": 0.02, "places": 0.08, "places-words": 0.04, "scripture": 0.35,
 }  # fmt: skip
 SECONDARY = 0.35
 """How often a language that is not one of MAIN comes, beside one that is."""
-HARD = dict.fromkeys(("ar", "hi", "ko", "pl", "th", "tr", "uk", "vi"), 1.5)
-"""How often the languages come that the model before this one knew least."""
+HARD = dict.fromkeys(("cs", "hi", "id", "ja", "pl", "th", "tr", "uk", "vi"), 1.6)
+"""How often languages come that the models before this one knew least, or that have no prose to learn from."""
 JOINED = 0.3
 """So many pairs are two or three of one source and language, one after the other: longer texts, other lengths."""
 CAPITALS = 0.15

@@ -54,7 +54,7 @@ class Size:
     stages: tuple[Stage, ...]
 
 
-WHOLE = Size(tuple(LANGUAGES), 2000, 49152, 60000, 128, (TOKENS, WEIGHTS, ENCODER))
+WHOLE = Size(tuple(LANGUAGES), 2000, 49152, 200000, 128, (TOKENS, WEIGHTS, ENCODER))
 SMOKE = Size(
     ("de", "th", "zh"),
     200,

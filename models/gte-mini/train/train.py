@@ -30,7 +30,7 @@ LOG_EVERY = 20
 LOOK_EVERY = 400
 """Steps between looks at the dev part."""
 TAUGHT = 10.0
-WORDS = 256
+WORDS = 768
 WORD_SHARE = 1.0
 LEXICAL_SHARE = 0.6
 PLAUSIBLE_SHARE = 3.0
@@ -57,7 +57,7 @@ class Stage:
 
 TOKENS = Stage("tokens", 900, 512, (1e-3, 2e-2, 1e-2), falling=900)
 WEIGHTS = Stage("weights", 120, 32, (2e-2,), falling=120)
-ENCODER = Stage("encoder", 2200, 96, (6e-4, 1e-3, 1e-3), falling=900, warmup=60)
+ENCODER = Stage("encoder", 1200, 96, (6e-4, 1e-3, 1e-3), falling=600, warmup=40)
 
 
 def _run(
@@ -156,7 +156,7 @@ def train_encoder(batches: Batches, pages: Pages, dev: Dev, student: Student, ou
 
     def loss(step: int) -> Tensor:
         batch = batches.pairs(10**6 + step, stage.pairs)
-        words, targets = batches.words(10**6 + step, stage.pairs // 2)
+        words, targets = batches.words(10**6 + step, stage.pairs)
         with autocast():
             rows = student.cls(_rows(batch.english, batch.other, words))
         a, b, c = rows.float().split([stage.pairs, stage.pairs, len(words)])
