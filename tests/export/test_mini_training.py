@@ -39,6 +39,7 @@ def code() -> Iterator[SimpleNamespace]:
         import scripture
         import sources
         import static
+        import train
         import vocabulary
 
         yield SimpleNamespace(
@@ -50,6 +51,7 @@ def code() -> Iterator[SimpleNamespace]:
             scripture=scripture,
             sources=sources,
             static=static,
+            train=train,
             vocabulary=vocabulary,
         )
     finally:
@@ -230,3 +232,18 @@ def test_passages_are_aligned_and_held_out_books_stay_out(bible: Path, code: Sim
 def test_what_is_not_free_is_never_trained_on(bible: Path, code: SimpleNamespace) -> None:
     assert list(code.scripture.pairs(bible, "tr")) == []
     assert not set(code.scripture.MEASURED.values()) & {code.scripture.ENGLISH, *code.scripture.TRANSLATIONS.values()}
+
+
+def test_words_are_words_in_every_script(code: SimpleNamespace) -> None:
+    """Vowel signs are part of a word, digits and marks are not; what we have as one piece is left out."""
+    there = ["▁स्वतंत्रता", "▁หน้าที่", "ความรัก", "▁freedom", "▁l'eau", "▁2024", "▁cat", "dom"]
+    found = code.vocabulary.words([(piece, -9.0) for piece in there], {"▁cat"}, 100)
+    assert set(found) == {"▁स्वतंत्रता", "▁หน้าที่", "ความรัก", "▁freedom"}
+
+
+def test_a_stage_keeps_its_rate_until_it_falls(code: SimpleNamespace) -> None:
+    """So a stage can be made longer before it falls, and is then the longer one from its start."""
+    short, long = (code.train.Stage("encoder", steps, 8, (1e-3,), falling=20, warmup=5) for steps in (60, 90))
+    assert [short.rate(step) for step in range(40)] == [long.rate(step) for step in range(40)]
+    assert short.rate(4) == 1
+    assert 0 < short.rate(59) < short.rate(50) < short.rate(41) < 1
