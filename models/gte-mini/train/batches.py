@@ -17,11 +17,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 SHARES = {
-    "help": 0.22, "libreoffice": 0.08, "chromium": 0.13, "firefox": 0.13, "home": 0.1, "cldr-terms": 0.14, "cldr-keywords": 0.1,
-    "cldr": 0.04, "iso-codes": 0.03, "unihan": 0.02,
+    "help": 0.2, "libreoffice": 0.06, "chromium": 0.12, "firefox": 0.12, "home": 0.1, "cldr-terms": 0.13, "cldr-keywords": 0.08,
+    "cldr": 0.03, "iso-codes": 0.03, "unihan": 0.02, "places": 0.08, "places-words": 0.04, "scripture": 0.35,
 }  # fmt: skip
 SECONDARY = 0.35
 """How often a language that is not one of MAIN comes, beside one that is."""
+HARD = dict.fromkeys(("cs", "hi", "id", "ja", "pl", "th", "tr", "uk", "vi"), 1.6)
+"""How often languages come that the models before this one knew least, or that have no prose to learn from."""
 JOINED = 0.3
 """So many pairs are two or three of one source and language, one after the other: longer texts, other lengths."""
 CAPITALS = 0.15
@@ -120,7 +122,7 @@ class Batches:
             for language, frames in QUESTIONS.items()
         }
         self._languages = sorted(self._found)
-        self._often = [1.0 if language in MAIN else SECONDARY for language in self._languages]
+        self._often = [HARD.get(language, 1.0) if language in MAIN else SECONDARY for language in self._languages]
 
     def pairs(self, number: int, size: int) -> Batch:
         rng = random.Random(number)

@@ -18,6 +18,7 @@ def write(student: Student, tokenizer: Path, out: Path) -> None:
         for name, tensor in student.state_dict().items()
     }
     save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)  # it comes readable for its owner alone
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
     if tokenizer.resolve() != (out / "tokenizer.json").resolve():
         shutil.copyfile(tokenizer, out / "tokenizer.json")

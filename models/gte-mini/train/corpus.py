@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import heldout
-from sources import Pair, Paragraph, chromium, cldr, firefox, help_pages, home, iso_codes, libreoffice, unihan
+import scripture
+from sources import Pair, Paragraph, articles, chromium, cldr, firefox, help_pages, home, iso_codes, libreoffice, places, unihan
 
 SEED = 0
 LONGEST = 600
@@ -37,8 +38,8 @@ def _useful(pair: Pair) -> bool:
 
 
 def _keywords(pair: Pair) -> list[str]:
-    """Names of signs are among their keywords, so a held-out name takes its keywords with it."""
-    return [_key(text) for text in pair.english.split(", ")] if pair.source == "cldr-keywords" else []
+    """Names of signs and places are among their keywords, so a held-out name takes its keywords with it."""
+    return [_key(text) for text in pair.english.split(", ")] if pair.source in ("cldr-keywords", "places-words") else []
 
 
 def _held_message(pair: Pair) -> str:
@@ -87,8 +88,9 @@ def make(root: Path, out: Path, languages: Sequence[str]) -> None:
     measured: dict[str, Any] = {part: {"pages": {"en": list(_title_and_text(english, part))}, "terms": {}} for part in ("test", "dev")}
     same: list[Pair] = [Pair("title", "en", title, text) for _, title, text in _title_and_text(english, "train")]
     for language in languages:
-        for source in (libreoffice, iso_codes, cldr, chromium, firefox, home):
+        for source in (libreoffice, iso_codes, cldr, chromium, firefox, home, places):
             pairs.update(source(root, language))
+        pairs.update(Pair("scripture", language, a, b) for a, b in scripture.pairs(root, language))
         pages = _pages(root, language)
         pairs.update(_of_pages(english, pages, language))
         same += [Pair("title", language, title, text) for _, title, text in _title_and_text(pages, "train")]
@@ -107,16 +109,24 @@ def make(root: Path, out: Path, languages: Sequence[str]) -> None:
         measured[part]["terms"] = {
             language: [(term, names[language, term]) for term in terms if (language, term) in names] for language in languages
         }
+    messages: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
+    for pair in pairs:
+        if _held_message(pair) != "train" and _useful(pair):
+            messages[_held_message(pair), pair.language].add((pair.english, pair.other))
     for part in ("test", "dev"):
-        measured[part]["messages"] = {
-            language: sorted({p[2:] for p in pairs if p.language == language and _useful(p) and _held_message(p) == part})
-            for language in languages
-        }
+        measured[part]["messages"] = {language: sorted(messages[part, language]) for language in languages}
+    measured["dev"]["scripture"] = scripture.measured(root, languages)
     never = {_key(text) for text in (*test, *dev, *heldout.CARD)}
     for part in measured.values():
         for kind in ("paragraphs", "messages"):
             never |= {_key(a) for found in part[kind].values() for a, _ in found}
-    kept = [p for p in sorted(pairs) if _useful(p) and not never & {_key(p.english), _key(p.other), *_keywords(p)}]
+    declared = set().union(*(heldout.runs(article) for article in articles(root, "eng")))
+    quoting = {text for text in {pair.english for pair in pairs} if declared & heldout.runs(text)}
+    kept = [
+        pair
+        for pair in sorted(pairs)
+        if _useful(pair) and pair.english not in quoting and not never & {_key(pair.english), _key(pair.other), *_keywords(pair)}
+    ]
     for name, found in (("train.jsonl", kept), ("pages.jsonl", same)):
         random.Random(SEED).shuffle(found)
         with (out / name).open("w", encoding="utf-8") as file:

@@ -17,6 +17,9 @@ from torch import Tensor
 from torch.nn import functional as f
 
 GROUP = 30
+SEARCHES = 4
+"""Groups of passages, of ten: two of Deuteronomy, two of Proverbs."""
+TOKENS = 192
 PART = 128
 PARTNER = torch.tensor([2, 3, 0, 1])
 
@@ -25,19 +28,22 @@ class Dev:
     def __init__(self, heldout: Path, tokenizer: Path) -> None:
         made = Tokenizer.from_file(str(tokenizer))
         held = json.loads(heldout.read_text(encoding="utf-8"))["dev"]
-        sets: dict[str, dict[str, list[list[str]]]] = {name: {} for name in ("terms", "messages", "paragraphs", "prose", "everyday")}
+        names = ("terms", "messages", "paragraphs", "scripture", "prose", "everyday")
+        sets: dict[str, dict[str, list[list[str]]]] = {name: {} for name in names}
         for language in (language for language in MAIN if language in held["terms"]):
             sets["terms"][language] = held["terms"][language]
             for name in ("messages", "paragraphs"):
                 if len(held[name][language]) >= GROUP:
                     sets[name][language] = held[name][language][: 3 * GROUP]
+            if language in held["scripture"]:
+                sets["scripture"][language] = held["scripture"][language][: SEARCHES * GROUP]
             sets["prose"][language] = [list(pair) for pair in zip(PROSE["en"], PROSE[language], strict=True)]
             if language in EVERYDAY:
                 sets["everyday"][language] = [list(pair) for pair in zip(EVERYDAY["en"], EVERYDAY[language], strict=True)]
 
         def ids(texts: list[str]) -> Tensor:
             rows = tokenized(made, texts)
-            return padded([rows[n] for n in range(len(texts))])
+            return padded([rows[n] for n in range(len(texts))], TOKENS)
 
         self._sets = {
             name: {language: [ids([pair[side] for pair in pairs]) for side in (0, 1)] for language, pairs in found.items()}
@@ -52,7 +58,7 @@ class Dev:
             scores = {}
             for language, sides in found.items():
                 english, other = (f.normalize(torch.cat([vectors(part) for part in rows.split(PART)])) for rows in sides)
-                size = GROUP if name in ("messages", "paragraphs") else len(english)
+                size = GROUP if name in ("messages", "paragraphs", "scripture") else len(english)
                 hits = [
                     (b @ a.T).argmax(1) == torch.arange(len(a))
                     for a, b in zip(english.split(size), other.split(size), strict=True)

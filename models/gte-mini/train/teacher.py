@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from precision import MATRICES
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as f
@@ -37,14 +38,14 @@ class Teacher:
     pieces: list[tuple[str, float]]
 
     def vectors(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """[B, S] ids and mask -> [B, H], mean pooled and normalised. Matrices in bfloat16, all else in float32."""
+        """[B, S] ids and mask -> [B, H], mean pooled and normalised."""
         w = self.weights
         h = w["emb.word"][ids] + w["emb.pos"][: ids.shape[1]] + w["emb.type"]
         h = self._norm(h, "emb.ln")
-        hidden = torch.where(mask.bool(), 0.0, -1e9)[:, None, None, :].bfloat16()
+        hidden = torch.where(mask.bool(), 0.0, -1e9)[:, None, None, :].to(MATRICES)
         for n in range(self.layers):
-            h = self._norm(h + self._attend(h.bfloat16(), hidden, f"l{n}."), f"l{n}.aln")
-            inner = f.gelu(self._linear(h.bfloat16(), f"l{n}.fi"))
+            h = self._norm(h + self._attend(h.to(MATRICES), hidden, f"l{n}."), f"l{n}.aln")
+            inner = f.gelu(self._linear(h.to(MATRICES), f"l{n}.fi"))
             h = self._norm(h + self._linear(inner, f"l{n}.fo"), f"l{n}.oln")
         kept = mask[:, :, None].float()
         return f.normalize((h.float() * kept).sum(1) / kept.sum(1))
@@ -89,7 +90,7 @@ def read_teacher(path: Path) -> Teacher:
             values = values[:width]
         weights[name] = torch.from_numpy(values.reshape(shape).copy())
         if not name.startswith("emb") and "ln." not in name:
-            weights[name] = weights[name].bfloat16()
+            weights[name] = weights[name].to(MATRICES)
     return Teacher(layers, heads, eps, weights, pieces)
 
 
@@ -115,7 +116,7 @@ def _expand(data: bytes, offset: int, number: int) -> NDArray[np.float32]:
 
 
 @torch.inference_mode()
-def embed(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], budget: int = 8192) -> NDArray[np.float32]:
+def embed(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], budget: int = 2048) -> NDArray[np.float32]:
     """Vectors of texts, batched by length to `budget` tokens."""
     tokenizer.enable_truncation(TOKENS)
     encoded = [found.ids for found in tokenizer.encode_batch_fast([PREFIX + text for text in texts])]

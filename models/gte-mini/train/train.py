@@ -20,43 +20,44 @@ import torch
 from batches import Batches, Pages
 from dev import Dev
 from model import VOCABULARY, Student
+from precision import autocast
 from static import Static, copy_into
 from torch import Tensor, nn
 from torch.nn import functional as f
 
 SAVE_EVERY = 40
 LOG_EVERY = 20
-LOOK_EVERY = 100
+LOOK_EVERY = 400
 """Steps between looks at the dev part."""
 TAUGHT = 10.0
-WORDS = 256
+WORDS = 768
 WORD_SHARE = 1.0
-LEXICAL_SHARE = 0.3
+LEXICAL_SHARE = 0.6
 PLAUSIBLE_SHARE = 3.0
 TITLES = 32
-LEXICAL_EVERY = 2
+LEXICAL_EVERY = 4
 PAGE = 128
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How long, how many pairs a step, and the learning rates, which rise, and fall along a cosine in the last share `falling`."""
+    """How long, how many pairs a step, and the learning rates, which rise, and fall along a cosine in the last `falling` steps."""
 
     name: str
     steps: int
     pairs: int
     rates: tuple[float, ...]
+    falling: int
     warmup: int = 20
-    falling: float = 1.0
 
     def rate(self, step: int) -> float:
-        fallen = max(0.0, 1 - (1 - step / self.steps) / self.falling)
+        fallen = max(0.0, 1 - (self.steps - step) / self.falling)
         return min(1.0, (step + 1) / self.warmup) * (0.02 + 0.49 * (1 + math.cos(math.pi * fallen)))
 
 
-TOKENS = Stage("tokens", 900, 512, (1e-3, 2e-2, 1e-2))
-WEIGHTS = Stage("weights", 120, 32, (2e-2,))
-ENCODER = Stage("encoder", 95, 64, (8e-4, 2e-3, 3e-3), falling=0.4)
+TOKENS = Stage("tokens", 900, 512, (1e-3, 2e-2, 1e-2), falling=900)
+WEIGHTS = Stage("weights", 120, 32, (2e-2,), falling=120)
+ENCODER = Stage("encoder", 1200, 96, (6e-4, 1e-3, 1e-3), falling=600, warmup=40)
 
 
 def _run(
@@ -122,7 +123,7 @@ def _weights_loss(student: Student, both: tuple[Tensor, Tensor], short: Tensor, 
     score stays near its rarity.
     """
     texts = (*both, short)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         found = [student(ids) for ids in texts]
     scores = [scores.float() for _, scores in found]
     lexical = losses.lexical(both, (f.relu(scores[0]), f.relu(scores[1])), VOCABULARY)
@@ -155,8 +156,8 @@ def train_encoder(batches: Batches, pages: Pages, dev: Dev, student: Student, ou
 
     def loss(step: int) -> Tensor:
         batch = batches.pairs(10**6 + step, stage.pairs)
-        words, targets = batches.words(10**6 + step, stage.pairs // 2)
-        with torch.autocast("cpu", torch.bfloat16):
+        words, targets = batches.words(10**6 + step, stage.pairs)
+        with autocast():
             rows = student.cls(_rows(batch.english, batch.other, words))
         a, b, c = rows.float().split([stage.pairs, stage.pairs, len(words)])
         taught = losses.taught(torch.cat([a, b]), batch.targets.repeat(2, 1)) + WORD_SHARE * losses.taught(c, targets)

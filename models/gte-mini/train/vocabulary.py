@@ -93,13 +93,18 @@ def choose(pieces: list[tuple[str, float]], counts: dict[str, Counter[str]], cha
     return sorted(kept, key=lambda piece: -piece[1])
 
 
+def _is_word(text: str) -> bool:
+    """Letters and the signs written on them, without which Hindi and Thai have hardly a word."""
+    return all(c.isalpha() or unicodedata.category(c) in ("Mn", "Mc") for c in text)
+
+
 def words(pieces: list[tuple[str, float]], have: set[str], number: int) -> list[str]:
     """The likeliest whole words of the crawl that are not in `have`, scripts weighed as for pieces."""
     found: dict[str, list[str]] = {}
     for piece, _ in pieces:
         name, text = script(piece) or "", piece.removeprefix("▁")
         whole = piece.startswith("▁") or name in UNSPACED
-        if whole and piece not in have and len(text) >= (2 if name in UNSPACED else 3) and text.isalpha() and text not in CARD:
+        if whole and piece not in have and len(text) >= (2 if name in UNSPACED else 3) and _is_word(text) and text not in CARD:
             found.setdefault(name, []).append(piece)
     shares = {name: share for name, share in SCRIPTS.items() if name in found}
     return [word for name, share in shares.items() for word in found[name][: int(number * share / sum(shares.values()))]]
