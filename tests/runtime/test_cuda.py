@@ -29,6 +29,7 @@ from gte_runtime.cuda import CudaOptions, CudaSession, Device, Lane, joined, lea
 from gte_runtime.errors import Cancelled, ConfigError, EngineError, OutOfMemory, ProviderUnavailableError
 from gte_runtime.evaluation import Evaluator
 from gte_runtime.libraries import Library
+from gte_runtime.scoring import cut_and_normalise
 from gte_runtime.session import OrtSession, Outputs, load_graph
 
 WIDTH = 64
@@ -116,7 +117,9 @@ def run(lane: Lane, batch: Batch) -> Outputs:
 
 
 def near(found: Outputs, expected: Outputs) -> None:
-    np.testing.assert_allclose(found.cls, expected.cls, atol=4e-3)
+    # As directions: how far a single value of float16 strays, hangs on the BLAS that the machine's numpy takes.
+    apart = cut_and_normalise(found.cls) - cut_and_normalise(expected.cls)
+    assert np.linalg.norm(apart, axis=1).max() <= 2e-3
     np.testing.assert_allclose(found.token_weights, expected.token_weights, atol=4e-3)
 
 
