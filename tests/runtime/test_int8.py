@@ -87,31 +87,32 @@ def test_outlier_channels(derived: Derive, mini_checkpoint: Path, mini_bundle: P
 
 
 def unexpected(tensors: Tensors, factor: float) -> None:
-    """All norms give more in a few channels, and nobody expects it: everything then depends on those."""
+    """Attention mixes thirty times the values in a few channels, and the output projection does not expect it."""
     for name, tensor in tensors.items():
-        if name.endswith(("attn_ln.weight", "mlp_ln.weight", "LayerNorm.weight")):
+        if name.endswith("qkv_proj.weight"):
             values = tensor.values().astype(np.float32)
-            values[CHANNELS] *= factor
+            values[[2 * values.shape[1] + channel for channel in CHANNELS]] *= factor
             tensors[name] = type(tensor).of(values)
 
 
 @pytest.fixture(scope="module")
 def outlying(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose outlying channels are not expected, in float32 and int8."""
+    """Such a checkpoint in float32 and int8. How far the ordinary form is off hangs on the weights; here it is never near enough."""
     folder = tmp_path_factory.mktemp("outlying")
     derive(mini_checkpoint, folder / "checkpoint", lambda tensors: unexpected(tensors, 30.0))
-    build(folder / "checkpoint", folder / "bundle", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gte_runtime.build.ORDINARY", 0.0)
+        build(folder / "checkpoint", folder / "bundle", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
     return folder / "bundle"
 
 
 def test_outliers_that_nobody_expects(outlying: Path, mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """They stay in float32: of what the ordinary form loses, at most four fifths are left."""
-    manifest = Bundle.open(outlying).manifest
-    assert manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8-outliers.bin")
+    """They stay in float32, since the build finds that nearer: of what the ordinary form loses, at most two thirds are left."""
+    assert Bundle.open(outlying).manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8-outliers.bin")
     monkeypatch.setattr("gte_runtime.build.has_outliers", lambda largest: False)
     build(outlying.parent / "checkpoint", tmp_path / "b", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
     assert Bundle.open(tmp_path / "b").manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8.bin")
-    assert (1 - cosines(outlying)).mean() < 0.8 * (1 - cosines(tmp_path / "b")).mean()
+    assert (1 - cosines(outlying)).mean() < 0.67 * (1 - cosines(tmp_path / "b")).mean()
 
 
 def test_ordinary_checkpoints_take_the_ordinary_form(mini_bundle: Path, tiny_bundle: Path):
