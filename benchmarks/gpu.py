@@ -1,11 +1,12 @@
 """This engine beside PyTorch and sentence-transformers on one NVIDIA GPU, in one run of under eight minutes.
 
-    python benchmarks/gpu.py --checkpoint DIR [--torch-python PYTHON] [--native DIR] [--output PATH]
+    python benchmarks/gpu.py --checkpoint DIR [--torch-python PYTHON] [--native DIR] [--output PATH] [--folder DIR] [--engines a,b]
     python benchmarks/gpu.py --dry        the same steps on the CPU with the default model: proves the script, measures nothing
 
 Run it with the Python that has gte-runtime[gpu]. --torch-python names another that has torch for CUDA (and flash-attn and
 sentence-transformers, where those are to take part): the two bring different CUDA libraries. --native is the checkpoint as
-sentence-transformers loads it. What cannot run is named with its reason; nothing is filled in for it.
+sentence-transformers loads it. --folder keeps the bundle for the next run. What cannot run is named with its reason; nothing is
+filled in for it. Results are written after every engine, so that a run which is cut off leaves what it had.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -83,12 +84,14 @@ class Engine:
 def main() -> None:
     arguments = parse()
     plan = DRY if arguments.dry else REAL
+    plan = replace(plan, seconds=arguments.seconds or plan.seconds)
+    target = arguments.output or (None if arguments.dry else BENCHMARKS / "results" / f"{dt.date.today().isoformat()}-gpu.json")
     with tempfile.TemporaryDirectory() as temporary:
-        results = measure(arguments, plan, Path(temporary))
-    text = json.dumps(results, indent=1) + "\n"
-    if arguments.output or not arguments.dry:
-        target = arguments.output or BENCHMARKS / "results" / f"{dt.date.today().isoformat()}-gpu.json"
-        target.write_text(text, encoding="utf-8")
+        results: dict[str, Any] = {}
+        for results in measure(arguments, plan, arguments.folder or Path(temporary)):
+            if target:
+                target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if target:
         print(f"written to {target}")
     print(table(results))
 
@@ -99,6 +102,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--torch-python", default=sys.executable, help="a Python with torch; by default this one")
     parser.add_argument("--native", type=Path, help="the checkpoint as sentence-transformers loads it")
     parser.add_argument("--texts", type=Path, default=BENCHMARKS / "texts" / "udhr.txt")
+    parser.add_argument("--folder", type=Path, help="keeps the bundle, which is made only where there is none; by default a temporary one")
+    parser.add_argument("--engines", type=lambda names: names.split(","), help="those whose names begin so; the reference is always run")
+    parser.add_argument("--seconds", type=float, help="of one engine on one work; by default 4")
     parser.add_argument("--output", type=Path, help="JSON; by default results/<date>-gpu.json, and nowhere for --dry")
     parser.add_argument("--dry", action="store_true", help="on the CPU, with the default model and small shapes")
     arguments = parser.parse_args()
@@ -113,10 +119,14 @@ def parse() -> argparse.Namespace:
     arguments.torch_python = str(Path(python).absolute())
     arguments.checkpoint = arguments.checkpoint.absolute()
     arguments.native = arguments.native and arguments.native.absolute()
+    if arguments.folder:
+        arguments.folder = arguments.folder.absolute()
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     return arguments
 
 
-def measure(arguments: argparse.Namespace, plan: Plan, folder: Path) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, plan: Plan, folder: Path) -> Iterator[dict[str, Any]]:
+    """The results so far, after every engine."""
     start = time.perf_counter()
     bundle = build_bundle(arguments.checkpoint, folder, plan)
     works = make_works(arguments, plan)
@@ -132,11 +142,15 @@ def measure(arguments: argparse.Namespace, plan: Plan, folder: Path) -> dict[str
     if arguments.dry:
         results["note"] = "dry: small shapes of the default model on a CPU. These are not measurements of anything."
     rows: dict[str, Any] = {}
-    for name, engine in engines(arguments, plan, bundle).items():
+    chosen = {
+        name: engine
+        for name, engine in engines(arguments, plan, bundle).items()
+        if name == REFERENCE or arguments.engines is None or name.startswith(tuple(arguments.engines))
+    }
+    for name, engine in chosen.items():
         print(f"{time.perf_counter() - start:6.0f} s  {name}", file=sys.stderr, flush=True)
         results["engines"][name] = run_engine(name, engine, plan, works, folder, rows)
-    results["seconds"] = round(time.perf_counter() - start, 1)
-    return results
+        yield results | {"seconds": round(time.perf_counter() - start, 1)}
 
 
 def build_bundle(checkpoint: Path, folder: Path, plan: Plan) -> Path:
@@ -145,6 +159,8 @@ def build_bundle(checkpoint: Path, folder: Path, plan: Plan) -> Path:
 
     graphs = checkpoint if (checkpoint / FILE).exists() else None
     variants = ("cpu-fp32", "cuda-fp16", "portable-fp16") if plan.device == "cuda" else ("cpu-fp32", "portable-fp32")
+    if (folder / "bundle").exists():
+        return folder / "bundle"
     build(checkpoint, folder / "bundle", graphs=graphs, variants=variants, ignore_unused=True)
     return folder / "bundle"
 
@@ -187,7 +203,7 @@ def run_engine(name: str, engine: Engine, plan: Plan, works: dict[str, Work], fo
     if engine.settings.get("attention") == "compile" and plan.device == "cpu":
         return {"not_run": "left out of the dry run: compiling for a CPU takes minutes"}
     log = folder / f"{name.replace(' ', '-').replace(',', '')}.log"
-    paths = os.pathsep.join(map(str, (BENCHMARKS, ROOT / "export", ROOT / "runtime")))
+    paths = os.pathsep.join(filter(None, (*map(str, (BENCHMARKS, ROOT / "export", ROOT / "runtime")), os.environ.get("PYTHONPATH"))))
     worker = Worker([engine.python, "-m", engine.module], os.environ | {"PYTHONPATH": paths}, BENCHMARKS, log)
     try:
         loaded = worker.ask("load", settings=engine.settings)

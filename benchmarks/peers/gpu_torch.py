@@ -1,11 +1,13 @@
 """PyTorch on one device, in float16 on a GPU: the encoder this project traces, with the attention that settings name.
 
-`sdpa` pads and masks; `flash` packs texts for FlashAttention (package flash-attn); `compile` is `sdpa` through torch.compile.
+`sdpa` pads and masks; `flash` packs texts for FlashAttention, the package flash-attn or, without it, PyTorch's own since 2.10
+(torch.nn.attention.varlen, a GPU's only); `compile` is `sdpa` through torch.compile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,22 +58,31 @@ class Varlen(Masked):
         return cos, sin, inputs["position_ids"].unsqueeze(0), bounds, int((bounds[1:] - bounds[:-1]).max())
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, context: Any) -> Tensor:
-        from flash_attn import flash_attn_varlen_func
-
         cos, sin, positions, bounds, longest = context
         q, k = (rotary_embedding(t, positions, cos, sin, self.heads) for t in (q, k))
         q, k, v = (t[0].unflatten(-1, (self.heads, -1)) for t in (q, k, v))
-        return flash_attn_varlen_func(q, k, v, bounds, bounds, longest, longest).flatten(-2).unsqueeze(0)
+        return attend_varlen()(q, k, v, bounds, bounds, longest, longest).flatten(-2).unsqueeze(0)
 
     def first_tokens(self, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         return embedding(inputs["cu_seqlens"][:-1], hidden[0])
 
 
+@cache
+def attend_varlen() -> Any:
+    try:
+        from flash_attn import flash_attn_varlen_func
+    except ImportError:
+        from torch.nn.attention.varlen import varlen_attn
+
+        return varlen_attn
+    return flash_attn_varlen_func
+
+
 class TorchOnDevice:
     def __init__(self, settings: dict[str, Any]) -> None:
         kind = settings["attention"]
-        if kind == "flash":
-            import flash_attn  # noqa: F401 - absent: named at once
+        if kind == "flash" and settings["device"] == "cpu":
+            raise ValueError("there is no varlen FlashAttention on a CPU")
         self._device = settings["device"]
         self._ragged = kind == "flash"
         dtype = torch.float16 if self._device == "cuda" else torch.float32
@@ -81,7 +92,12 @@ class TorchOnDevice:
         self._model: Any = model.to(self._device, dtype)
         if kind == "compile":
             self._model = torch.compile(self._model, dynamic=True)
-        self.notes = {"attention": kind, "dtype": str(dtype), "torch": torch.__version__, "cuda": torch.version.cuda}
+        self.notes = {
+            "attention": attend_varlen().__module__ if self._ragged else kind,
+            "dtype": str(dtype),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+        }
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Sequence[int]]) -> Float32:
