@@ -53,9 +53,12 @@ class Masked(nn.Module):
 class Varlen(Masked):
     """[1, T, H], every text for itself."""
 
+    longest = 0
+    """Of the run at hand; told from outside, since to read it from `cu_seqlens` would wait for the GPU."""
+
     def context(self, cos: Tensor, sin: Tensor, inputs: Mapping[str, Tensor]) -> Any:
         bounds = inputs["cu_seqlens"]
-        return cos, sin, inputs["position_ids"].unsqueeze(0), bounds, int((bounds[1:] - bounds[:-1]).max())
+        return cos, sin, inputs["position_ids"].unsqueeze(0), bounds, self.longest
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, context: Any) -> Tensor:
         cos, sin, positions, bounds, longest = context
@@ -88,7 +91,8 @@ class TorchOnDevice:
         dtype = torch.float16 if self._device == "cuda" else torch.float32
         with Checkpoint(Path(settings["checkpoint"]), ignore_unused=True) as opened:
             a = opened.config.architecture
-            model = Encoder(a, (Varlen if self._ragged else Masked)(a)).eval().load(opened)
+            self._attention = (Varlen if self._ragged else Masked)(a)
+            model = Encoder(a, self._attention).eval().load(opened)
         self._model: Any = model.to(self._device, dtype)
         if kind == "compile":
             self._model = torch.compile(self._model, dynamic=True)
@@ -107,6 +111,7 @@ class TorchOnDevice:
     def _inputs(self, batch: Sequence[Sequence[int]]) -> dict[str, Any]:
         if self._ragged:
             lengths = [len(ids) for ids in batch]
+            self._attention.longest = max(lengths)
             return {
                 "input_ids": np.concatenate([np.asarray(ids, np.int64) for ids in batch]),
                 "position_ids": np.concatenate([np.arange(length) for length in lengths]),
