@@ -91,7 +91,7 @@ COSTS = {"cpu-int8": Cost(run=30.0, scores=1100, together=0.75, share=256)}
 
 
 SMALLEST_PACKED = 4096
-"""Tokens of one run on a GPU below which more devices do not help. An estimate: no GPU was at hand."""
+"""Tokens of one run on a GPU below which more devices do not help: an H100 runs them at 0.7 of its best rate (NOTES-gpu.md)."""
 
 
 def shared(budget: Budget, tokens: int, workers: int, cost: Cost = Cost()) -> Budget:

@@ -89,8 +89,8 @@ class Captured:
 class CudaSession:
     """A `session.Session` on one or several GPUs.
 
-    Out of memory, a batch is halved and each half tried once more, with the arena's unused memory given
-    back first. Ctrl-C and `close` stop a run between two operators.
+    Out of memory, a batch is halved, and each half likewise until it fits, with the arena's unused memory
+    given back first. Ctrl-C and `close` stop a run between two operators.
     """
 
     def __init__(self, graph: bytes, folder: Path, variant: Variant, width: int, options: CudaOptions = CudaOptions()) -> None:
@@ -153,13 +153,17 @@ def _close(lanes: Sequence[Lane]) -> None:
 
 
 def run_halved(run: Callable[[Batch, object, bool], Outputs], batch: Batch, party: object) -> Outputs:
-    """Run a batch; where memory does not suffice, in two halves, once."""
+    """Run a batch; where memory does not suffice, in two halves, and those likewise, down to single texts."""
+    return _halved(run, batch, party, False)
+
+
+def _halved(run: Callable[[Batch, object, bool], Outputs], batch: Batch, party: object, thrifty: bool) -> Outputs:
     try:
-        return run(batch, party, False)
+        return run(batch, party, thrifty)
     except OutOfMemory:
         if len(batch.rows) == 1:
             raise
-    return joined([run(half, party, True) for half in halves(batch)])
+    return joined([_halved(run, half, party, True) for half in halves(batch)])
 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:

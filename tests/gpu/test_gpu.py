@@ -1,10 +1,8 @@
-"""What only a GPU can tell: numbers. Run by `make test-gpu`, on one or more NVIDIA GPUs; skipped without.
-
-Not run yet by those who wrote it: no GPU was at hand.
-"""
+"""What only a GPU can tell: numbers. Run by `make test-gpu`, on one or more NVIDIA GPUs; skipped without."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -133,8 +131,10 @@ def test_two_thousand_ragged_shapes(session: CudaSession):
 
 
 def _memory() -> int:
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
-    return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
+    """MB that this process holds: others may use the card too."""
+    query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    return sum(int(used) for process, used in (line.split(",") for line in lines) if int(process) == os.getpid())
 
 
 def test_a_batch_that_does_not_fit(bundle: Path):
