@@ -21,6 +21,11 @@ def test_strict_refuses_what_it_does_not_know(tiny_bundle: Path):
         assert (unknown.status_code, unknown.json()["error"]["code"], unknown.json()["error"]["param"]) == (422, "unknown_field", "colour")
         other = here.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"})
         assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
+        for name in ("m" * 1_000_000, 'x\n{"event":"forged"}'):
+            refused = here.post("/v1/embeddings", {"input": "a", "model": name})
+            assert refused.status_code == 404
+            assert len(refused.content) < 400
+            assert "forged" not in refused.text
         name = here.app.models[0].name
         assert here.post("/v1/embeddings", {"input": "a", "model": name, "user": "u"}).status_code == 200
         assert here.post("/v1/embeddings", {"input": "a"}).status_code == 200

@@ -184,6 +184,21 @@ def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
     assert time.monotonic() - start < 2
 
 
+def test_a_client_that_leaves_during_its_run(quick: tuple[Here, Gate]):
+    """It is counted at once, its room is given back when the run ends, and the next client is served."""
+    here, gate = quick
+    before = here.metric("gte_disconnected_requests_total")
+    gate.open.clear()
+    with here.connect() as line:
+        line.sendall(request("/v1/encode", GOOD))
+        eventually(lambda: gate.runs)
+    eventually(lambda: here.metric("gte_disconnected_requests_total") == before + 1)
+    assert here.app.scheduler.held > 0
+    gate.open.set()
+    eventually(lambda: here.app.scheduler.held == here.app.held == 0)
+    assert here.post("/v1/encode", GOOD).status_code == 200
+
+
 def test_a_client_that_leaves_during_the_answer(server: Process):
     """A large answer, and nobody reads it."""
     body = json.dumps({"input": ["a"] * 2000}).encode()
@@ -254,6 +269,26 @@ def test_idle_connections_have_a_limit(quick: tuple[Here, Gate]):
     for line in lines:
         line.close()
     eventually(lambda: b" 200 " in here.raw(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"))
+
+
+@pytest.mark.parametrize(("limit", "enough"), [("-S", True), ("", False)])
+def test_descriptors_run_out(tiny_bundle: Path, tmp_path: Path, limit: str, enough: bool):
+    """64 of them and 150 connections: the limit is raised where that is allowed; where it is not, the others wait, one line says
+    so, and when some leave the server goes on."""
+    command = ["sh", "-c", f'ulimit {limit} -n 64 && exec "$@"', "sh", *GTE]
+    process = Process(tmp_path, "--model", str(tiny_bundle), "--threads", "1", command=command)
+    lines = [process.connect() for _ in range(150)]
+    lines[-1].sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+    if enough:
+        assert b" 200 " in lines[-1].recv(100)
+    else:
+        eventually(lambda: "Too many open files" in process.log_text())
+    for line in lines:
+        line.close()
+    assert process.post("/v1/encode", GOOD).status_code == 200
+    assert process.stop() == 0
+    assert "Traceback" not in process.log_text()
+    assert len(process.log_text().splitlines()) < 5
 
 
 def test_large_bodies_share_a_limit(tiny_bundle: Path):
@@ -404,6 +439,7 @@ def test_an_idle_model_is_tried(tiny_bundle: Path):
         eventually(lambda: here.get("/health/ready").status_code == 503)
         answer = here.post("/v1/encode", GOOD)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+        assert int(answer.headers["retry-after"]) > 0
         gate.poison = None
         eventually(lambda: here.get("/health/ready").status_code == 200)
         assert here.post("/v1/encode", GOOD).status_code == 200
