@@ -62,6 +62,11 @@ class SparseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     prompt_name: str | None = None
 
 
+class EmbedAllRequest(SparseRequest):
+    normalize: Any = None
+    """Sent by tei-client. TEI has no such field here, and ignores it."""
+
+
 class SimilarityParameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     truncate: bool | None = None
     truncation_direction: Direction | None = None
@@ -113,7 +118,7 @@ async def embed_sparse(x: Exchange) -> Answer:
 
 async def embed_all(x: Exchange) -> Answer:
     """The states of all tokens of each text as run, special tokens included, not normalised: what TEI gives."""
-    request = await x.read(SparseRequest)
+    request = await x.read(EmbedAllRequest)
     model: Encoder = x.app.model(x, None, "embedder")
     if not model.gives_states:
         raise Refusal("wrong_model_kind", f"the bundle of {model.name} gives no vectors per token; build it again with this version")
@@ -245,7 +250,7 @@ def routes() -> list[Route]:
         post(
             "/embed_all",
             embed_all,
-            SparseRequest,
+            EmbedAllRequest,
             "A vector per token, special tokens included, not normalised",
             {"type": "array", "items": LISTS},
         ),
