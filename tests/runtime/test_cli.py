@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -400,7 +401,8 @@ def test_stdin_is_read_as_a_file_is(model: str, tmp_path: Path):
 def test_a_pipe_is_answered_when_it_pauses(model: str):
     """A line in, a line out, and on; rows and lines are counted through. What stays open is not taken for the end."""
     command = [*COMMAND, "embed", "--model", model, "--threads", "1"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes, env={**os.environ, "PYTHONUNBUFFERED": ""}) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         timer = threading.Timer(100, process.kill)

@@ -203,6 +203,16 @@ def test_prompts(golden: Golden, tmp_path: Path):
         assert np.array_equal(floats(cohere["embeddings"]["float"]), default)
         (pieces,) = here.post("/tokenize", {"inputs": "a", "prompt_name": "query"}).json()
         assert [piece["id"] for piece in pieces] == [token for token, _ in gte.tokenize("query: a")]
+        text = "Hello, мир 北京"
+        (item,) = here.post("/v1/encode", {"input": text, "prompt": "query", "tokens": True}).json()["data"]
+        pieces = item["token_weights"]
+        assert [piece["id"] for piece in pieces] == [token for token, _ in gte.tokenize("query: " + text)]
+        placed = [piece for piece in pieces if piece["start"] is not None]
+        assert all(text[piece["start"] : piece["stop"]] == piece["text"].removeprefix(" ") for piece in placed)
+        assert (placed[0]["start"], placed[-1]["stop"]) == (0, len(text))
+        assert [piece["id"] for piece in pieces if not piece["special"] and piece["stop"] is None] == [
+            token for token, _ in gte.tokenize("query:")[1:-1]
+        ]
         refused = here.post("/v1/encode", {"input": "a", "prompt": "other"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unknown_prompt")
         assert "query, passage" in refused.json()["error"]["message"]
@@ -214,8 +224,10 @@ def test_tei_embed_all(server: Process, gte: Embedder):
     answer = server.post("/embed_all", {"inputs": TEXTS})
     assert [np.array_equal(floats(row), state) for row, state in zip(answer.json(), states, strict=True)] == [True] * len(TEXTS)
     assert answer.headers["x-compute-tokens"] == str(sum(map(len, states)))
-    (one,) = server.post("/embed_all", {"inputs": TEXTS[0]}).json()
+    asked = server.post("/embed_all", {"inputs": TEXTS[0], "normalize": True})  # TEI ignores this
+    (one,) = asked.json()
     assert np.array_equal(floats(one), states[0])
+    assert "x-gte-warning" not in asked.headers
     long = "word " * 9000
     cut = server.post("/embed_all", {"inputs": long})
     assert np.array_equal(floats(cut.json()[0]), gte.token_vectors(long)[0])
