@@ -174,6 +174,10 @@ def test_tei_tokenize_and_decode(server: Process, gte: Embedder):
     assert len(nested) == 2
     assert server.post("/decode", {"ids": [10**9]}).status_code == 422
     assert server.post("/decode", {"ids": [-1]}).status_code == 422
+    for many in ([5] * 300_001, [[]] * 300_001, [[5] * 200_000, [5] * 200_000]):
+        refused = server.post("/decode", {"ids": many})
+        assert refused.status_code == 422
+        assert "--max-request-tokens" in refused.json()["error"]
 
 
 def test_tei_info_and_what_cannot_be(server: Process):
@@ -280,6 +284,7 @@ def test_rerank_for_tei(server: Process, reranker: Reranker):
         (r.index, np.float32(r.score), DOCUMENTS[r.index]) for r in want
     ]
     assert "x-compute-tokens" in answer.headers
+    assert answer.headers["x-compute-characters"] == str(sum(len(QUERY) + len(document) for document in DOCUMENTS))
 
 
 def test_rerank_errors_speak_the_body_s_dialect(server: Process):

@@ -22,6 +22,7 @@ import pytest
 from serving import GTE, Gate, Here, Process, answers, eventually, gated, in_threads, read_all, request, statuses
 
 from gte_runtime import Embedder
+from gte_runtime.server.dialects import native
 from gte_runtime.server.scheduler import Item, Request, Run
 
 GOOD = b'{"input": "good"}'
@@ -136,6 +137,7 @@ def test_a_poison_text_fails_alone(tiny_bundle: Path):
         assert max(len(run) for run in gate.runs) > 8  # they did share a run
         by_item = here.post("/v1/encode", {"input": ["a", poison], "on_error": "item"}).json()["data"]
         assert ["error" in item for item in by_item] == [False, True]
+        assert by_item[1]["error"]["type"] == "server_error"
         gate.poison = None
         assert here.post("/v1/encode", {"input": poison}).status_code == 200
 
@@ -417,6 +419,9 @@ def test_a_slow_machine_is_not_stuck(tiny_bundle: Path):
         assert dispatcher.stuck(120) == []
         dispatcher._seconds_per_token = 0.001 / dispatcher.scheduler.slots
         assert dispatcher.stuck(120) == [run]
+        dispatcher._seconds_per_token = 0.0295 / dispatcher.scheduler.slots
+        assert dispatcher.stuck(120) == [run]
+        assert dispatcher.stuck(120, grace=10) == []  # told to stop, it has this long to do so
         dispatcher.scheduler.running.remove(run)
 
 
@@ -467,6 +472,23 @@ def test_health_answers_under_load(server: Process):
         for future in futures:
             future.result()
         pool.shutdown()
+
+
+def test_large_answers_are_put_together_aside(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    """Places and weights of hundreds of tokens are not looked up in the thread that answers everybody else; a few are."""
+    seen = []
+
+    def items(*arguments):
+        seen.append(threading.current_thread().name)
+        return plain(*arguments)
+
+    plain = native._items
+    monkeypatch.setattr(native, "_items", items)
+    with gated(tiny_bundle) as (here, _):
+        for text in ("a", "a " * 600):
+            assert here.post("/v1/encode", {"input": text, "tokens": True}).status_code == 200
+    assert seen[0] == "server"
+    assert seen[1].startswith("gte-tokenize")
 
 
 def test_descriptors_and_threads_come_back(server: Process):

@@ -80,12 +80,13 @@ class Connection(HttpToolsProtocol):
         """Nothing is upgraded here, and a server may then read on as if nothing had been asked: Java's client asks for HTTP/2 with
         every first request. The parser does not: it takes the body for bytes of the other protocol, and what comes after them
         for a request. So another parser, which is told no more than how long the body is, goes on from there."""
+        rest = memoryview(data)
         while True:
             try:
-                self.parser.feed_data(data)
+                self.parser.feed_data(rest)
                 return
             except HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
+                rest = rest[upgrade.args[0] :]
             framing = [b"%b: %b" % each for each in self.headers if each[0] in (b"content-length", b"transfer-encoding")]
             self.parser = HttpRequestParser(self)
             self._muted = True

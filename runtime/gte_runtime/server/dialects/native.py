@@ -64,8 +64,8 @@ async def encode_route(x: Exchange) -> Answer:
         x, model, texts, place, prompt=prompt,
         max_length=request.max_length, truncate=request.truncate is not False, one_by_one=request.on_error == "item",
     )  # fmt: skip
-    data = _items(out, request, dim, texts, prompt)
-    failed = [{"index": i, "error": DIALECT.error(r, 0, x.id)["error"]} for i, r in out.errors.items()]
+    data = await x.aside(_items, out, request, dim, texts, prompt)
+    failed = [{"index": i, "error": DIALECT.error(r, DIALECT.status(r), x.id)["error"]} for i, r in out.errors.items()]
     body = {
         "id": x.id,
         "object": "list",

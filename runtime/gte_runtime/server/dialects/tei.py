@@ -113,7 +113,7 @@ async def embed_sparse(x: Exchange) -> Answer:
     if not model.sparse:
         raise Refusal("wrong_model_kind", f"{model.name} has no sparse head")
     out = await _encode(x, model, request.inputs, request)
-    return _answer(x, out, [sparse_as(model, t, s, "list") for t, s in zip(out.tokens, out.states, strict=True)])
+    return _answer(x, out, await x.aside(lambda: [sparse_as(model, t, s, "list") for t, s in zip(out.tokens, out.states, strict=True)]))
 
 
 async def embed_all(x: Exchange) -> Answer:
@@ -175,12 +175,15 @@ async def decode(x: Exchange) -> Answer:
     model: Encoder = x.app.model(x, None, "embedder")
     flat = all(type(item) is int for item in request.ids)
     rows: list[Any] = [request.ids] if flat else request.ids
+    count, most = sum(max(1, len(row)) if isinstance(row, list) else 1 for row in rows), x.app.options.max_request_tokens
+    if count > most:
+        raise Refusal("request_too_large", f"ids has {count} tokens, the limit is {most} (--max-request-tokens); split it", param="ids")
     vocabulary = model.manifest.architecture.vocab_size
     for index, row in enumerate(rows):
         if type(row) is int or not all(0 <= token < vocabulary for token in row):
             where = "ids" if flat else f"ids[{index}]"
             raise Refusal("invalid_value", f"{where}: expected token ids from 0 to {vocabulary - 1}", param=where)
-    return json_answer([model.tokenizer.join(row, request.skip_special_tokens) for row in rows])
+    return json_answer(await x.in_thread(lambda: [model.tokenizer.join(row, request.skip_special_tokens) for row in rows]))
 
 
 async def info(x: Exchange) -> Answer:
