@@ -100,10 +100,14 @@ class Process(Client):
         self.log = folder / f"serve-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([*command, "serve", "--port", "0", *arguments], stderr=log, stdout=subprocess.PIPE, env=env)
-        self.port = self._port()
+        try:
+            self.port = self._port()
+        except BaseException:
+            self.close()
+            raise
 
     def _port(self) -> int:
-        for _ in range(600):
+        for _ in range(2400):  # two minutes: a machine may be busy
             if found := re.search(r"at http://\S+:(\d+)$", self.log_text(), re.MULTILINE):
                 return int(found[1])
             if self.process.poll() is not None:

@@ -36,7 +36,10 @@ def remember(kind: str, name: str, note: dict[str, Any]) -> None:
         folder = cache_directory() / kind
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{name}.{os.getpid()}.{threading.get_ident()}"
-        temporary.write_text(json.dumps(note), encoding="utf-8")
-        os.replace(temporary, folder / name)
+        try:
+            temporary.write_text(json.dumps(note), encoding="utf-8")
+            os.replace(temporary, folder / name)
+        except OSError:
+            temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError):
         return

@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -168,8 +168,7 @@ def _halved(run: Callable[[Batch, object, bool], Outputs], batch: Batch, party: 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:
     """Outputs of batches that follow one another."""
-    cls, weights, states = (np.concatenate([getattr(p, name) for p in parts]) for name in ("cls", "token_weights", "token_states"))
-    return Outputs(cls, weights, token_states=states)
+    return Outputs(**{each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Outputs)})
 
 
 def least_loaded(lanes: Sequence[Lane]) -> Lane:

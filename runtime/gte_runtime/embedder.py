@@ -133,7 +133,7 @@ class Embedder:
         self._budget = budget or (PACKED_BUDGET if variant.batch == "packed" else Budget())
         self._cost = cost
         self.info: dict[str, Any] = {}
-        """How this engine runs: bundle, variant, provider, threads."""
+        """How this engine runs: bundle, variant, provider, threads, and whether company changes a text's bits."""
 
     @classmethod
     def open(
@@ -283,7 +283,8 @@ class Embedder:
         """Embed any number of texts in bounded memory, in input order, part by part.
 
         One bad text does not fail its neighbours: it is named in `rejected`, and `index` says which
-        rows are left. Options are those of `encode`.
+        rows are left. Options are those of `encode`. Two parts of `texts_per_part` texts are read
+        before the first is given, since one is tokenized while another runs.
         """
         dim, sparse, max_length = self._check_options(dim, sparse, max_length, errors)
         if isinstance(texts, (str, bytes, dict)) or not isinstance(texts, Iterable):

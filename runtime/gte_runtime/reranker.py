@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .batching import COSTS, Budget, Cost, make_batch, plan_runs
-from .embedder import Parts, preferred
+from .embedder import PACKED_BUDGET, VARIANTS, Parts, preferred
 from .errors import ConfigError, InputError, NonFiniteOutputError
 from .fanout import run_all
 from .progress import Progress
@@ -75,7 +75,7 @@ class Reranker:
         self._variant = variant
         self._tokenizer = tokenizer
         self._session = session
-        self._budget = budget or Budget()
+        self._budget = budget or (PACKED_BUDGET if variant.batch == "packed" else Budget())
         self._cost = cost
         self.info: dict[str, Any] = {}
         """How this engine runs: bundle, variant, provider, threads."""
@@ -106,7 +106,7 @@ class Reranker:
         if verify not in ("auto", "always"):
             raise ConfigError(f"verify is {verify!r}; expected 'auto' or 'always'")
         count = thread_count(threads)
-        bundle = Bundle.open(locate(model))
+        bundle = Bundle.open(locate(model, variant or VARIANTS[provider][0]))
         if not bundle.manifest.reranker:
             raise ConfigError(f"{bundle.manifest.model} is an embedding model, which has no pair head; use Embedder.open, or `gte embed`")
         name = variant or preferred(bundle, provider)
@@ -235,9 +235,8 @@ class Reranker:
     def _run(self, tokens: Sequence[Tokens], show_progress: bool) -> Float32:
         ids = [t.ids for t in tokens]
         logits = np.zeros(len(ids), np.float32)
-        groups, wide = plan_runs(
-            [len(row) for row in ids], self._variant.batch, self._variant.flash_from, self._budget, self._session.workers, self._cost
-        )
+        v, on_cpu = self._variant, self.info.get("provider", "cpu") == "cpu"
+        groups, wide = plan_runs([len(row) for row in ids], v.batch, v.flash_from, self._budget, self._session.workers, self._cost, on_cpu)
         batches = [partial(make_batch, rows, ids, self._variant.flash_from) for rows in groups]
         with Progress(len(ids), show_progress, "pair") as advance:
             for index, _, outputs in run_all(self._session, batches, wide):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .cache import cache_directory
-from .errors import BundleError, OutputError
+from .errors import BundleError, ConfigError, OutputError
 from .known import KnownModel, known_models
 from .manifest import FILE as MANIFEST
 
@@ -36,7 +36,10 @@ def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
 
     Raises:
         BundleError: neither a directory nor a name we know.
+        ConfigError: not even a name.
     """
+    if not isinstance(model, (str, Path)):
+        raise ConfigError(f"model is {repr(model)[:40]}; expected a bundle directory or the name of a model")
     path = Path(model)
     try:
         if isinstance(model, Path) or (path / MANIFEST).exists():

@@ -8,7 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,11 +21,11 @@ import scipy.sparse
 from gte_runtime import Embedder, Reranker
 
 ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
 
 
 def gte(*args: str | bytes, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-c", "from gte_runtime.cli import main; main()", *args]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd)
+    return subprocess.run([*COMMAND, *args], input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd)
 
 
 @pytest.fixture
@@ -393,6 +396,42 @@ def test_stdin_is_read_as_a_file_is(model: str, tmp_path: Path):
     done = gte("embed", "--model", model, stdin=b'\n{"text": "one"}\n\nplain\n')
     assert [row["index"] for row in rows(done)] == [0]
     assert b"line 4: not JSON: Expecting value at column 1" in done.stderr
+
+
+def test_a_pipe_is_answered_when_it_pauses(model: str):
+    """A line in, a line out, and on; rows and lines are counted through. What stays open is not taken for the end."""
+    command = [*COMMAND, "embed", "--model", model, "--threads", "1"]
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, **pipes, env={**os.environ, "PYTHONUNBUFFERED": ""}) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        timer = threading.Timer(100, process.kill)
+        timer.start()
+        found = []
+        for sent, count in ((b"one\n", 1), (b"two\n\xff\nthr", 1), (b"ee\nfour\n", 2)):
+            process.stdin.write(sent)
+            process.stdin.flush()
+            found += [json.loads(process.stdout.readline()) for _ in range(count)]
+        out, errors = process.communicate(timeout=100)
+        timer.cancel()
+    assert (process.returncode, out) == (3, b"")
+    assert [row["index"] for row in found] == [0, 1, 3, 4]
+    assert b"line 3: not valid UTF-8" in errors
+    assert b"1 of 5 rows" in errors
+    together = rows(gte("embed", "--model", model, "--threads", "1", stdin=b"one\ntwo\n\xff\nthree\nfour\n"))
+    assert found == together
+
+
+def test_who_needs_all_rows_waits_for_them(reranker_bundle: Path):
+    """A pipe that pauses has not ended."""
+    command = [*COMMAND, "rerank", "China", "--format", "jsonl", "--model", str(reranker_bundle)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"one\n")
+        process.stdin.flush()
+        time.sleep(1)
+        out, _ = process.communicate(b"two\n", timeout=100)
+    assert len(out.splitlines()) == 2
 
 
 def test_variants_of_the_shipped_model():

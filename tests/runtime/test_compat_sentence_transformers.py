@@ -67,6 +67,22 @@ def test_the_cut_is_not_normalised_unless_asked(model: SentenceTransformer, tiny
     assert by_constructor.encode("a").shape == (32,)
 
 
+def test_states_of_tokens(tiny_bundle: Path, golden: Golden):
+    """A list of [n, dim], or one of them for a string: special tokens too, neither cut nor normalised, with the prompt in front."""
+    model = SentenceTransformer(str(tiny_bundle), truncate_dim=32, prompts={"query": "query: "})
+    with Embedder.open(tiny_bundle) as gte:
+        want = gte.token_vectors(golden.texts[:4])
+        found = model.encode(golden.texts[:4], output_value="token_embeddings", normalize_embeddings=True)
+        assert isinstance(found, list)
+        assert all(np.array_equal(a, b) for a, b in zip(found, want, strict=True))
+        assert np.array_equal(model.encode(golden.texts[0], output_value="token_embeddings"), want[0])
+        (asked,) = gte.token_vectors("query: a")
+        assert np.array_equal(model.encode_query("a", output_value="token_embeddings"), asked)
+        model.max_seq_length = 5
+        assert model.encode("a " * 20, output_value="token_embeddings").shape == (5, 64)
+    assert model.encode([], output_value="token_embeddings") == []
+
+
 def test_prompts_are_put_in_front(tiny_bundle: Path):
     """By name, by text, by method; a given text wins, an unknown name is refused with the known ones."""
     model = SentenceTransformer(str(tiny_bundle), prompts={"query": "query: ", "passage": "passage: "})
@@ -194,7 +210,9 @@ def test_what_tells_pytorch_how_to_load_is_warned_about(tiny_bundle: Path):
     ("options", "message"),
     [
         ({"pool": {"input": 1}}, "no process pools"),
-        ({"output_value": "token_embeddings"}, "'token_embeddings'; only 'sentence_embedding'"),
+        ({"output_value": None}, "output_value is None; expected 'sentence_embedding' or 'token_embeddings'"),
+        ({"output_value": "token_embeddings", "precision": "int8"}, "token_embeddings are given as float32"),
+        ({"output_value": "token_embeddings", "convert_to_tensor": True}, "asks for PyTorch tensors"),
         ({"device": ["cpu", "cpu"]}, "open on 'cpu'"),
         ({"device": "mps"}, "'mps'"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -272,6 +290,8 @@ assert isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float32
 assert np.array_equal(tensor.numpy(), array)
 assert all(isinstance(row, torch.Tensor) for row in model.encode(["a", "b"], convert_to_numpy=False))
 assert isinstance(model.encode("a", convert_to_tensor=True), torch.Tensor)
+states = model.encode(["a", "b c"], output_value="token_embeddings", convert_to_numpy=False)
+assert [tuple(each.shape) for each in states] == [(3, 64), (4, 64)] and isinstance(states[0], torch.Tensor)
 assert isinstance(model.similarity(tensor, array), torch.Tensor)
 assert isinstance(model.similarity([tensor[0], tensor[1]], array), torch.Tensor)
 assert isinstance(model.similarity(array, array), np.ndarray)

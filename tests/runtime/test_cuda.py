@@ -30,7 +30,7 @@ from gte_runtime.errors import Cancelled, ConfigError, EngineError, OutOfMemory,
 from gte_runtime.evaluation import Evaluator
 from gte_runtime.libraries import Library
 from gte_runtime.scoring import cut_and_normalise
-from gte_runtime.session import OrtSession, Outputs, load_graph
+from gte_runtime.session import NOTHING, OrtSession, Outputs, load_graph
 
 WIDTH = 64
 HERE = Device("cpu", 0)
@@ -340,10 +340,12 @@ def test_states_of_tokens_are_fetched_when_asked_for(lane: tuple[Lane, Evaluated
 
 
 def test_parts_are_joined_in_order():
-    """Rows and token weights follow one another."""
+    """Rows and token weights follow one another, and so do a reranker's scores."""
     parts = [Outputs(np.full((n, 2), n, np.float32), np.full(n * 3, n, np.float32)) for n in (1, 2)]
     assert joined(parts).cls[:, 0].tolist() == [1, 2, 2]
     assert joined(parts).token_weights.tolist() == [1] * 3 + [2] * 6
+    logits = joined([Outputs(NOTHING, NOTHING, np.array(row, np.float32)) for row in ([1, 2], [3])]).logits
+    assert logits.tolist() == [1, 2, 3]
 
 
 def test_provider_options():

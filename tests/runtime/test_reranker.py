@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from gte_runtime import Embedder, Reranker
+from gte_runtime.batching import Batch
 from gte_runtime.build import build
 from gte_runtime.bundle import Bundle
 from gte_runtime.checkpoint import Checkpoint
 from gte_runtime.errors import BundleError, CheckpointError, ConfigError, InputError, InputTooLongError, SelfCheckFailed
 from gte_runtime.oracle import forward
+from gte_runtime.session import NOTHING, Outputs
 from gte_runtime.tokenization import Tokenizer
 from gte_runtime.tokenization.tokenizer import longest_first
 
@@ -296,6 +299,33 @@ def test_no_truncation(plain: Reranker):
         plain.score([("a", "b"), ("dog", "fox " * 20)], max_length=20, truncate=False)
     assert (caught.value.index, caught.value.limit) == (1, 20)
     assert caught.value.tokens == len(Library.from_file(str(RERANKER / "tokenizer.json")).encode("dog", "fox " * 20).ids)
+
+
+class Gpus:
+    """Two devices that answer with each pair's number of tokens."""
+
+    workers = 2
+
+    def __init__(self) -> None:
+        self.runs: list[tuple[int, str]] = []
+
+    def run(self, batch: Batch, share: str = "any", party: object = None, *, states: bool = False) -> Outputs:
+        self.runs.append((len(batch.input_ids), share))
+        return Outputs(NOTHING, NOTHING, batch.lengths.astype(np.float32))
+
+
+@pytest.mark.parametrize(("batch", "most"), [("packed", 32768), ("padded", 8192)])
+def test_on_gpus(plain: Reranker, batch: str, most: int):
+    """As an Embedder there: packed runs have a GPU's budget, and all runs go side by side, each on one device."""
+    gpus = Gpus()
+    variant = replace(plain._variant, batch=batch)
+    gte = Reranker(plain.manifest, variant, plain._tokenizer, gpus)  # type: ignore[arg-type]
+    gte.info = {"provider": "cuda"}
+    assert gte.parts.budget.max_tokens == most
+    found = gte.evaluate([("China", "dog " * count) for count in range(1, 200)])
+    assert found.scores.tolist() == found.tokens.tolist()
+    assert len(gpus.runs) > 1
+    assert {share for _, share in gpus.runs} == {"one"}
 
 
 def test_the_other_kind_of_model(reranker_bundle: Path, tiny_bundle: Path):

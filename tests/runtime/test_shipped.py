@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gte_runtime import Embedder
-from gte_runtime.errors import BundleError
+from gte_runtime import Embedder, Reranker
+from gte_runtime.errors import BundleError, ConfigError
 from gte_runtime.shipped import locate, models_directory, shipped_models
 
 
@@ -44,3 +44,11 @@ def test_a_file_is_no_bundle(tmp_path: Path):
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(BundleError, match=r"model\.onnx is a file"):
         Embedder.open(str(tmp_path / "model.onnx"))
+
+
+@pytest.mark.parametrize("model", [None, 7, b"gte-mini", ["gte-mini"]])
+def test_what_is_no_name(model: object):
+    """Such as a variable of the environment that is not set: an error of ours, which says what it was."""
+    for kind in (Embedder, Reranker):
+        with pytest.raises(ConfigError, match=r"model is .*; expected a bundle directory or the name"):
+            kind.open(model)  # type: ignore[arg-type]

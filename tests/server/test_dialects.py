@@ -174,6 +174,10 @@ def test_tei_tokenize_and_decode(server: Process, gte: Embedder):
     assert len(nested) == 2
     assert server.post("/decode", {"ids": [10**9]}).status_code == 422
     assert server.post("/decode", {"ids": [-1]}).status_code == 422
+    for many in ([5] * 300_001, [[]] * 300_001, [[5] * 200_000, [5] * 200_000]):
+        refused = server.post("/decode", {"ids": many})
+        assert refused.status_code == 422
+        assert "--max-request-tokens" in refused.json()["error"]
 
 
 def test_tei_info_and_what_cannot_be(server: Process):
@@ -203,6 +207,16 @@ def test_prompts(golden: Golden, tmp_path: Path):
         assert np.array_equal(floats(cohere["embeddings"]["float"]), default)
         (pieces,) = here.post("/tokenize", {"inputs": "a", "prompt_name": "query"}).json()
         assert [piece["id"] for piece in pieces] == [token for token, _ in gte.tokenize("query: a")]
+        text = "Hello, мир 北京"
+        (item,) = here.post("/v1/encode", {"input": text, "prompt": "query", "tokens": True}).json()["data"]
+        pieces = item["token_weights"]
+        assert [piece["id"] for piece in pieces] == [token for token, _ in gte.tokenize("query: " + text)]
+        placed = [piece for piece in pieces if piece["start"] is not None]
+        assert all(text[piece["start"] : piece["stop"]] == piece["text"].removeprefix(" ") for piece in placed)
+        assert (placed[0]["start"], placed[-1]["stop"]) == (0, len(text))
+        assert [piece["id"] for piece in pieces if not piece["special"] and piece["stop"] is None] == [
+            token for token, _ in gte.tokenize("query:")[1:-1]
+        ]
         refused = here.post("/v1/encode", {"input": "a", "prompt": "other"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unknown_prompt")
         assert "query, passage" in refused.json()["error"]["message"]
@@ -214,8 +228,10 @@ def test_tei_embed_all(server: Process, gte: Embedder):
     answer = server.post("/embed_all", {"inputs": TEXTS})
     assert [np.array_equal(floats(row), state) for row, state in zip(answer.json(), states, strict=True)] == [True] * len(TEXTS)
     assert answer.headers["x-compute-tokens"] == str(sum(map(len, states)))
-    (one,) = server.post("/embed_all", {"inputs": TEXTS[0]}).json()
+    asked = server.post("/embed_all", {"inputs": TEXTS[0], "normalize": True})  # TEI ignores this
+    (one,) = asked.json()
     assert np.array_equal(floats(one), states[0])
+    assert "x-gte-warning" not in asked.headers
     long = "word " * 9000
     cut = server.post("/embed_all", {"inputs": long})
     assert np.array_equal(floats(cut.json()[0]), gte.token_vectors(long)[0])
@@ -268,6 +284,7 @@ def test_rerank_for_tei(server: Process, reranker: Reranker):
         (r.index, np.float32(r.score), DOCUMENTS[r.index]) for r in want
     ]
     assert "x-compute-tokens" in answer.headers
+    assert answer.headers["x-compute-characters"] == str(sum(len(QUERY) + len(document) for document in DOCUMENTS))
 
 
 def test_rerank_errors_speak_the_body_s_dialect(server: Process):

@@ -11,6 +11,7 @@ import pytest
 from serving import GTE, gated
 
 from gte_runtime import Embedder
+from gte_runtime.cli import serve
 from gte_runtime.errors import ConfigError
 from gte_runtime.server.options import Options
 
@@ -21,9 +22,23 @@ def test_strict_refuses_what_it_does_not_know(tiny_bundle: Path):
         assert (unknown.status_code, unknown.json()["error"]["code"], unknown.json()["error"]["param"]) == (422, "unknown_field", "colour")
         other = here.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"})
         assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
+        for name in ("m" * 1_000_000, 'x\n{"event":"forged"}'):
+            refused = here.post("/v1/embeddings", {"input": "a", "model": name})
+            assert refused.status_code == 404
+            assert len(refused.content) < 400
+            assert "forged" not in refused.text
         name = here.app.models[0].name
         assert here.post("/v1/embeddings", {"input": "a", "model": name, "user": "u"}).status_code == 200
         assert here.post("/v1/embeddings", {"input": "a"}).status_code == 200
+
+
+def test_only_the_variant_that_is_served_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a shipped model, which is built when it is first asked for."""
+    monkeypatch.setenv("GTE_CACHE", str(tmp_path))
+    engine = serve._open("gte-mini", "cpu", "cpu-int8", 1, False)
+    engine.close()
+    assert engine.info["variant"] == "cpu-int8"
+    assert len(list((tmp_path / "bundles").iterdir())) == 1
 
 
 def test_token_ids_are_run_as_they_are(tiny_bundle: Path):

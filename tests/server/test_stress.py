@@ -22,6 +22,7 @@ import pytest
 from serving import GTE, Gate, Here, Process, answers, eventually, gated, in_threads, read_all, request, statuses
 
 from gte_runtime import Embedder
+from gte_runtime.server.dialects import native
 from gte_runtime.server.scheduler import Item, Request, Run
 
 GOOD = b'{"input": "good"}'
@@ -136,6 +137,7 @@ def test_a_poison_text_fails_alone(tiny_bundle: Path):
         assert max(len(run) for run in gate.runs) > 8  # they did share a run
         by_item = here.post("/v1/encode", {"input": ["a", poison], "on_error": "item"}).json()["data"]
         assert ["error" in item for item in by_item] == [False, True]
+        assert by_item[1]["error"]["type"] == "server_error"
         gate.poison = None
         assert here.post("/v1/encode", {"input": poison}).status_code == 200
 
@@ -182,6 +184,21 @@ def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
     start = time.monotonic()
     assert here.post("/v1/encode", GOOD).status_code == 200
     assert time.monotonic() - start < 2
+
+
+def test_a_client_that_leaves_during_its_run(quick: tuple[Here, Gate]):
+    """It is counted at once, its room is given back when the run ends, and the next client is served."""
+    here, gate = quick
+    before = here.metric("gte_disconnected_requests_total")
+    gate.open.clear()
+    with here.connect() as line:
+        line.sendall(request("/v1/encode", GOOD))
+        eventually(lambda: gate.runs)
+    eventually(lambda: here.metric("gte_disconnected_requests_total") == before + 1)
+    assert here.app.scheduler.held > 0
+    gate.open.set()
+    eventually(lambda: here.app.scheduler.held == here.app.held == 0)
+    assert here.post("/v1/encode", GOOD).status_code == 200
 
 
 def test_a_client_that_leaves_during_the_answer(server: Process):
@@ -256,6 +273,26 @@ def test_idle_connections_have_a_limit(quick: tuple[Here, Gate]):
     eventually(lambda: b" 200 " in here.raw(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"))
 
 
+@pytest.mark.parametrize(("limit", "enough"), [("-S", True), ("", False)])
+def test_descriptors_run_out(tiny_bundle: Path, tmp_path: Path, limit: str, enough: bool):
+    """64 of them and 150 connections: the limit is raised where that is allowed; where it is not, the others wait, one line says
+    so, and when some leave the server goes on."""
+    command = ["sh", "-c", f'ulimit {limit} -n 64 && exec "$@"', "sh", *GTE]
+    process = Process(tmp_path, "--model", str(tiny_bundle), "--threads", "1", command=command)
+    lines = [process.connect() for _ in range(150)]
+    lines[-1].sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+    if enough:
+        assert b" 200 " in lines[-1].recv(100)
+    else:
+        eventually(lambda: "Too many open files" in process.log_text())
+    for line in lines:
+        line.close()
+    assert process.post("/v1/encode", GOOD).status_code == 200
+    assert process.stop() == 0
+    assert "Traceback" not in process.log_text()
+    assert len(process.log_text().splitlines()) < 5
+
+
 def test_large_bodies_share_a_limit(tiny_bundle: Path):
     """Bodies that are still coming in are counted together; above, 429."""
     with gated(tiny_bundle, max_held=100_000) as (here, _):
@@ -321,7 +358,7 @@ from gte_runtime.session import OrtSession
 plain = OrtSession._run_on
 
 def run_on(self, session, names, feeds, party):
-    if feeds["input_ids"].size > 50:
+    if feeds["input_ids"].size > 1000:  # longer than all that is run while the bundle opens
         threading.Event().wait()
     return plain(self, session, names, feeds, party)
 
@@ -334,7 +371,7 @@ def test_a_run_without_end_does_not_keep_the_server(tiny_bundle: Path, tmp_path:
     """After the drain's time whoever waits for it gets 503, and the process ends with 0 although the run goes on."""
     command = [sys.executable, "-c", ENDLESS]
     process = Process(tmp_path, "--model", str(tiny_bundle), "--drain-timeout", "0.5", command=command)
-    pool, futures = in_background(1, lambda _: process.post("/v1/encode", {"input": "a " * 100}))
+    pool, futures = in_background(1, lambda _: process.post("/v1/encode", {"input": "a " * 2000}))
     eventually(lambda: b"gte_in_flight_tokens 0" not in process.get("/metrics").content)
     assert process.stop() == 0
     answer = futures[0].result()
@@ -382,6 +419,9 @@ def test_a_slow_machine_is_not_stuck(tiny_bundle: Path):
         assert dispatcher.stuck(120) == []
         dispatcher._seconds_per_token = 0.001 / dispatcher.scheduler.slots
         assert dispatcher.stuck(120) == [run]
+        dispatcher._seconds_per_token = 0.0295 / dispatcher.scheduler.slots
+        assert dispatcher.stuck(120) == [run]
+        assert dispatcher.stuck(120, grace=10) == []  # told to stop, it has this long to do so
         dispatcher.scheduler.running.remove(run)
 
 
@@ -404,6 +444,7 @@ def test_an_idle_model_is_tried(tiny_bundle: Path):
         eventually(lambda: here.get("/health/ready").status_code == 503)
         answer = here.post("/v1/encode", GOOD)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+        assert int(answer.headers["retry-after"]) > 0
         gate.poison = None
         eventually(lambda: here.get("/health/ready").status_code == 200)
         assert here.post("/v1/encode", GOOD).status_code == 200
@@ -431,6 +472,23 @@ def test_health_answers_under_load(server: Process):
         for future in futures:
             future.result()
         pool.shutdown()
+
+
+def test_large_answers_are_put_together_aside(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    """Places and weights of hundreds of tokens are not looked up in the thread that answers everybody else; a few are."""
+    seen = []
+
+    def items(*arguments):
+        seen.append(threading.current_thread().name)
+        return plain(*arguments)
+
+    plain = native._items
+    monkeypatch.setattr(native, "_items", items)
+    with gated(tiny_bundle) as (here, _):
+        for text in ("a", "a " * 600):
+            assert here.post("/v1/encode", {"input": text, "tokens": True}).status_code == 200
+    assert seen[0] == "server"
+    assert seen[1].startswith("gte-tokenize")
 
 
 def test_descriptors_and_threads_come_back(server: Process):

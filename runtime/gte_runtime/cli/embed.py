@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import InputError
 from . import reading, writing
 from .options import gpu_options, max_length_option, model_options
+
+if TYPE_CHECKING:
+    from ..embedder import Embeddings
 
 
 @click.command()
@@ -32,7 +37,8 @@ def command(
 ) -> int:  # fmt: skip
     """Texts to vectors.
 
-    Rows that cannot be embedded are named on stderr; the others are written, and the exit code is 3.
+    What comes through a pipe is answered whenever the pipe pauses. Rows that cannot be embedded are named on stderr;
+    the others are written, and the exit code is 3.
     """
     if not (dense or sparse):
         raise click.UsageError("--no-dense without --sparse leaves nothing to write")
@@ -52,23 +58,30 @@ def command(
         writing.open_writer(output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse) as writer,
         Progress(None, output != "-" or not sys.stdout.isatty()) as advance,
     ):
-        parts = gte.stream(
-            (row.text for row in rows),  # type: ignore[misc]
-            dense=dense,
-            sparse=sparse,
-            dim=dim,
-            max_length=max_length,
-            truncate=truncate,
-            prompt_name=prompt_name,
-        )
-        for part in parts:
-            writer.write(part, rows.ids(part.index))
-            for row in part.rejected:
-                rejected += 1
-                reason = rows.problem(row.index) or (row.error.reason if isinstance(row.error, InputError) else str(row.error))
-                print(f"gte: {rows.place(row.index)}: {reason}", file=sys.stderr)
-            rows.forget(len(part) + len(part.rejected))
-            advance(len(part) + len(part.rejected))
+        while not rows.ended:
+            first = rows.count
+            parts = gte.stream(
+                (row.text for row in rows.until_pause()),  # type: ignore[misc]
+                dense=dense,
+                sparse=sparse,
+                dim=dim,
+                max_length=max_length,
+                truncate=truncate,
+                prompt_name=prompt_name,
+            )
+            for part in (_counted_from(first, each) for each in parts):
+                writer.write(part, rows.ids(part.index))
+                for row in part.rejected:
+                    rejected += 1
+                    reason = rows.problem(row.index) or (row.error.reason if isinstance(row.error, InputError) else str(row.error))
+                    print(f"gte: {rows.place(row.index)}: {reason}", file=sys.stderr)
+                rows.forget(len(part) + len(part.rejected))
+                advance(len(part) + len(part.rejected))
     if rejected:
         print(f"gte: {rejected} of {rows.count} rows were rejected", file=sys.stderr)
     return 3 if rejected else 0
+
+
+def _counted_from(first: int, part: Embeddings) -> Embeddings:
+    """A part of a stream that began behind other rows."""
+    return replace(part, index=part.index + first, rejected=tuple(replace(row, index=row.index + first) for row in part.rejected))

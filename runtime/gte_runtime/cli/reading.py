@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import select
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,10 @@ from ..errors import GteError
 
 MAX_LINE = 16 * 2**20
 """Bytes of the longest line that is read."""
+PIECE = 2**16
+"""Bytes that are read at a time."""
+PATIENCE = 0.05
+"""Seconds without a byte after which a pipe has paused."""
 
 
 class InputFileError(GteError, OSError):
@@ -36,18 +41,31 @@ class Row:
 class Rows:
     """Rows in order, remembering line, id and problem of those that were read and are not yet written."""
 
-    def __init__(self, rows: Iterable[tuple[int, Row]], unit: str) -> None:
-        self._rows = rows
+    def __init__(self, rows: Iterable[tuple[int, Row] | None], unit: str) -> None:
+        """`rows` are (line, row), or None where those that come pause."""
+        self._rows = iter(rows)
         self._unit = unit
         self._seen: dict[int, tuple[int, Any, str | None]] = {}
         self._forgotten = 0
         self.count = 0
+        self.ended = False
 
     def __iter__(self) -> Iterator[Row]:
-        for line, row in self._rows:
-            self._seen[self.count] = (line, row.id, row.problem)
-            self.count += 1
-            yield row
+        while not self.ended:
+            yield from self.until_pause()
+
+    def until_pause(self) -> Iterator[Row]:
+        """At least one, and all that are there, for who answers before more come. Without any, the rows have `ended`."""
+        before = self.count
+        for each in self._rows:
+            if each is not None:
+                line, row = each
+                self._seen[self.count] = (line, row.id, row.problem)
+                self.count += 1
+                yield row
+            elif self.count > before:
+                return
+        self.ended = True
 
     def ids(self, index: Iterable[int]) -> list[Any]:
         return [self._seen[int(i)][1] for i in index]
@@ -102,14 +120,16 @@ def open_rows(source: str, text_field: str) -> Rows:
     return Rows(_rows(file, "jsonl" if path.suffix in (".jsonl", ".ndjson") else "lines", text_field, name), "line")
 
 
-def _rows(file: IO[bytes], form: str, text_field: str, name: str) -> Iterator[tuple[int, Row]]:
+def _rows(file: IO[bytes], form: str, text_field: str, name: str) -> Iterator[tuple[int, Row] | None]:
     try:
         with file:
-            lines: Iterator[tuple[int, bytes]] = enumerate(_lines(file), 1)
+            lines = _numbered(_lines(_pieces(file)))
             if form == "auto":
                 form, lines = _recognised(lines)
             for number, line in lines:
-                if line is TOO_LONG:
+                if line is PAUSE:
+                    yield None
+                elif line is TOO_LONG:
                     yield number, Row(None, problem=f"a line of more than {MAX_LINE} bytes")
                 elif form == "lines":
                     yield number, _plain(line)
@@ -126,6 +146,8 @@ def _recognised(lines: Iterator[tuple[int, bytes]]) -> tuple[str, Iterator[tuple
     """
     read: list[tuple[int, bytes]] = []
     for number, line in lines:
+        if line is PAUSE:
+            continue
         read.append((number, line))
         if line.strip():
             break
@@ -133,20 +155,56 @@ def _recognised(lines: Iterator[tuple[int, bytes]]) -> tuple[str, Iterator[tuple
     return form, itertools.chain(read, lines)
 
 
-TOO_LONG = b"too long"
+TOO_LONG, PAUSE = b"too long", b"pause"
 
 
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Lines without their end, the first without a byte order mark. The rest of one that is too long is skipped, not held."""
-    mark = b"\xef\xbb\xbf"
-    while line := file.readline(MAX_LINE + 1):
-        if len(line) > MAX_LINE and not line.endswith(b"\n"):
-            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                pass
-            yield TOO_LONG
-        else:
-            yield line.removeprefix(mark).removesuffix(b"\n").removesuffix(b"\r")
-        mark = b""
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    """What a file holds, or a pipe as it comes, with PAUSE wherever nothing comes for a while."""
+    try:
+        number = file.fileno() if os.name == "posix" else None  # elsewhere only sockets can be waited for
+    except (OSError, AttributeError):
+        number = None
+    while True:
+        if number is not None and not select.select([number], [], [], PATIENCE)[0]:
+            yield PAUSE
+        piece = file.read(PIECE) if number is None else os.read(number, PIECE)
+        if not piece:
+            return
+        yield piece
+
+
+def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    for line in lines:
+        number += line is not PAUSE
+        yield number, line
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their end, the first without a byte order mark, and pauses. The rest of one that is too long is skipped, not held."""
+    mark, held, too_long = b"\xef\xbb\xbf", bytearray(), False
+
+    def ended() -> bytes:
+        nonlocal mark, too_long
+        line = TOO_LONG if too_long else bytes(held).removeprefix(mark).removesuffix(b"\r")
+        held.clear()
+        mark, too_long = b"", False
+        return line
+
+    for piece in pieces:
+        if piece is PAUSE:
+            yield PAUSE
+            continue
+        for count, part in enumerate(piece.split(b"\n")):
+            if count:
+                yield ended()
+            if not too_long:
+                held += part
+            if len(held) > MAX_LINE:
+                held.clear()
+                too_long = True
+    if held or too_long:
+        yield ended()
 
 
 def _plain(line: bytes) -> Row:

@@ -132,9 +132,10 @@ class Jsonl:
                 fields["sparse"] = f'{{"indices": {_numbers(vector.indices)}, "values": {_numbers(vector.values)}}}'
             body = ", ".join(f'"{name}": {value}' for name, value in fields.items())
             self._file.write(f"{{{body}}}\n".encode())
+        self._file.flush()  # somebody may wait for it at the other end of a pipe
 
     def finish(self) -> None:
-        self._file.flush()
+        pass
 
 
 class Npy:

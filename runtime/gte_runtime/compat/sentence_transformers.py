@@ -3,6 +3,7 @@
 Checked against sentence-transformers 6.2.0. What differs:
 
 - `similarity` gives a numpy array, unless it is given tensors.
+- `output_value="token_embeddings"` gives arrays too, unless tensors are asked for.
 - An empty list gives shape [0, dim]; the original's array has no second axis.
 - No other device is looked for, and there are no process pools: one call uses all processors it may.
 - `batch_size` changes nothing. Texts are run by length, within a budget of tokens.
@@ -128,8 +129,9 @@ class SentenceTransformer:
             prompt: a text to put in front, whatever the name says.
             batch_size: accepted; runs are planned by tokens.
             show_progress_bar: on stderr, if that is a terminal. None shows it where this module logs INFO.
-            output_value: "sentence_embedding"; states of single tokens are not given.
-            precision: "float32", "int8", "uint8", "binary" or "ubinary".
+            output_value: "sentence_embedding"; or "token_embeddings": float32 [n, dim] for the n tokens of each text, special
+                ones included, neither cut nor normalised, in a list unless a single string is given.
+            precision: "float32", "int8", "uint8", "binary" or "ubinary"; of tokens only the first.
             convert_to_numpy: False gives a list of tensors, if the program has imported torch.
             convert_to_tensor: one tensor, if the program has imported torch.
             device: the one the model was opened on, or None.
@@ -146,12 +148,19 @@ class SentenceTransformer:
         check_batch_size(batch_size)
         check_precision(precision)
         refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
-        if output_value != "sentence_embedding":
-            raise ConfigError(f"output_value is {output_value!r}; only 'sentence_embedding' is given, states of single tokens are not")
+        if output_value not in ("sentence_embedding", "token_embeddings"):
+            raise ConfigError(f"output_value is {repr(output_value)[:40]}; expected 'sentence_embedding' or 'token_embeddings'")
+        if output_value == "token_embeddings" and precision != "float32":
+            raise ConfigError(f"precision is {precision!r}; token_embeddings are given as float32")
         if device is not None and (isinstance(device, (list, tuple)) or provider_of(device) != self._provider):
             raise ConfigError(f"device is {str(device)[:40]!r}; this model is open on {self._provider!r}")
         single = isinstance(texts, str)
         front = resolve(self.prompts, prompt, prompt_name, self.default_prompt_name)
+        if output_value == "token_embeddings":
+            states: list[Any] = self.embedder.token_vectors(_with_prompt(texts, front), self.max_seq_length)
+            if convert_to_tensor or not convert_to_numpy:
+                states = [as_torch(each, "a tensor") for each in states]
+            return states[0] if single else states
         dim = self.truncate_dim if truncate_dim is None else truncate_dim
         shown = logger.getEffectiveLevel() <= logging.INFO if show_progress_bar is None else show_progress_bar
         vectors = self._vectors(_with_prompt(texts, front), dim, normalize_embeddings, shown)

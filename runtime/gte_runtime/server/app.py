@@ -47,7 +47,7 @@ class App:
         self.clock = time.time
         self.created = int(time.time())
         self.held = 0
-        """Bytes of bodies in flight."""
+        """Bytes of bodies in flight, and of answers with a vector per token."""
         slots = max(model.workers for model in models)
         self.scheduler = Scheduler(capacity=options.max_queue_tokens, slots=slots, patience=options.patience)
         self.dispatcher: Dispatcher

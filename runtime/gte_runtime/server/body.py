@@ -95,8 +95,15 @@ def parse(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
         Refusal: not JSON, not UTF-8, or not of the shape.
     """
     try:
+        return _parsed(body, kind, strict)
+    except RecursionError:
+        raise Refusal("invalid_json", "the body is nested too deeply") from None
+
+
+def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
+    try:
         return msgspec.json.decode(body, type=kind), None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = error
     _check_syntax(body)
     words = str(problem)
@@ -142,7 +149,7 @@ def _check_surrogates(text: str) -> None:
         try:
             string.encode()
         except UnicodeEncodeError as error:
-            where = place or "body"
+            where = _name(place) or "body"
             message = f"{where}: lone surrogate U+{ord(string[error.start]):04X} at character {error.start}; send both halves of a pair"
             raise Refusal("invalid_unicode", message, param=where) from None
 
@@ -168,15 +175,19 @@ def _of_shape(words: str) -> Refusal:
     what, _, where = words.partition(" - at `$")
     param = where.rstrip("`").lstrip(".") or None
     if name := re.search(r"(missing required|contains unknown) field `(.*)`$", what, re.DOTALL):
-        full = f"{param}.{name[2]}" if param else name[2]
-        full = full if len(full) <= 60 else f"{full[:60]}…"
+        full = _name(f"{param}.{name[2]}" if param else name[2])
         if name[1] == "missing required":
             return Refusal("missing_field", f"the field {full} is missing", param=full)
-        return Refusal("unknown_field", f"the field {_printable(full)} is not known here", param=_printable(full))
+        return Refusal("unknown_field", f"the field {full} is not known here", param=full)
     if param is not None and param.endswith(("dimensions", "dimension")) and "got `float`" in what:
         return Refusal("invalid_dimensions", f"{param}: expected an integer", param=param)
     code = "invalid_type" if what.startswith("Expected `") and ", got `" in what else "invalid_value"
     return Refusal(code, f"{param or 'body'}: {_printable(what[:160]).replace('`', '')}", param=param)
+
+
+def _name(field: str) -> str:
+    """A field's name as it may be told: clients choose the names of fields that are not known."""
+    return _printable(field if len(field) <= 60 else f"{field[:60]}…")
 
 
 def _printable(text: str) -> str:

@@ -102,10 +102,10 @@ class Dispatcher:
         """Seconds in which half of what is held should be done, 1 to 60."""
         return max(1, min(60, round(self.scheduler.held * self._seconds_per_token / 2)))
 
-    def stuck(self, limit: float) -> list[Run]:
-        """Runs that take longer than `limit` seconds, and than runs of late on this machine would make one expect."""
+    def stuck(self, limit: float, grace: float = 0.0) -> list[Run]:
+        """Runs that take longer than `limit` seconds, and than runs of late on this machine would make one expect, by `grace` seconds."""
         now, each = time.monotonic(), TIMES * self._seconds_per_token * self.scheduler.slots
-        return [run for run in self.scheduler.running if now - run.taken > max(limit, each * run.tokens)]
+        return [run for run in self.scheduler.running if now - run.taken > max(limit, each * run.tokens) + grace]
 
     def fail(self, refusal: Refusal) -> None:
         """Answer everybody who waits with an error."""

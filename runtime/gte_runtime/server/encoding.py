@@ -134,7 +134,7 @@ async def encode(
     if prompt:
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
     work = partial(_tokenize, model, texts, max_length, truncate, left)
-    x.characters = sum(map(len, texts))
+    x.characters = sum(sum(map(len, text)) if isinstance(text, tuple) else len(text) for text in texts)
     if x.characters <= INLINE:
         tokenized = work()
     else:

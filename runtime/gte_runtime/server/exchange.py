@@ -27,6 +27,8 @@ R = TypeVar("R")
 
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 LONGEST_DEADLINE = 24 * 3600 * 1000
+FEW_TOKENS = 512
+"""Tokens of a request whose answer is put together in the event loop's thread."""
 
 _serialise = orjson.OPT_SERIALIZE_NUMPY
 
@@ -128,6 +130,10 @@ class Exchange:
     async def in_thread(self, work: Callable[..., R], *arguments: Any) -> R:
         """For what would keep the event loop from others."""
         return await asyncio.get_running_loop().run_in_executor(self.app.tokenizing, partial(work, *arguments))
+
+    async def aside(self, work: Callable[..., R], *arguments: Any) -> R:
+        """Put an answer together: here when that takes less than a thread's start, else in a thread."""
+        return work(*arguments) if self.tokens <= FEW_TOKENS else await self.in_thread(work, *arguments)
 
     async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

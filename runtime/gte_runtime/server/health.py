@@ -66,7 +66,7 @@ class Health:
                 self._dispatcher.fail(Refusal("not_ready", "the model does not answer", headers={"retry-after": "10"}))
                 for run in stuck:
                     run.model.stop(run)  # type: ignore[attr-defined]
-                if self._dispatcher.stuck(self._options.stall_timeout + GRACE):
+                if self._dispatcher.stuck(self._options.stall_timeout, GRACE):
                     log.critical("a run cannot be stopped; the process ends")
                     self._stop(STUCK_EXIT)
                 continue

@@ -10,6 +10,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from .dialects import native
@@ -45,7 +46,8 @@ class Connection(HttpToolsProtocol):
         self._refusal: Refusal | None = None
         self._in_head = True
         self._in_body = False
-        self._head_bytes = self._fields_bytes = 0
+        self._head_bytes = self._fields_bytes = self._fields = 0
+        self._muted = False
         if len(self.connections) > self.limits.max_connections:
             message = f"there are more than {self.limits.max_connections} connections (--max-connections); try again later"
             self._close_with(Refusal("too_many_connections", message, headers={"retry-after": "1"}))
@@ -65,37 +67,73 @@ class Connection(HttpToolsProtocol):
             if self._timer is None:  # the first bytes of a further request
                 self._expect(self.limits.header_timeout, "header")
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
         if self._in_head and self._head_bytes > self.limits.max_header_bytes and self._refusal is None:
             self._close_with(self._head_too_large())
 
+    def _parse(self, data: bytes) -> None:
+        """Nothing is upgraded here, and a server may then read on as if nothing had been asked: Java's client asks for HTTP/2 with
+        every first request. The parser does not: it takes the body for bytes of the other protocol, and what comes after them
+        for a request. So another parser, which is told no more than how long the body is, goes on from there."""
+        rest = memoryview(data)
+        while True:
+            try:
+                self.parser.feed_data(rest)
+                return
+            except HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            framing = [b"%b: %b" % each for each in self.headers if each[0] in (b"content-length", b"transfer-encoding")]
+            self.parser = HttpRequestParser(self)
+            self._muted = True
+            self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % (framing or [b"content-length: 0"])[0])
+
     # Called by the parser.
     def on_message_begin(self) -> None:
+        if self._muted:
+            return
         super().on_message_begin()
         self._in_head = True
-        self._fields_bytes = 0
+        self._fields_bytes = self._fields = 0
         if self._timer is None:  # one that came together with the end of another
             self._expect(self.limits.header_timeout, "header")
 
     def on_url(self, url: bytes) -> None:
+        if self._muted:
+            return
         super().on_url(url)
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        if self._muted:
+            return
         self._count(len(name) + len(value) + 4)
-        if len(self.headers) > self.limits.max_headers:
+        self._fields += 1
+        if self._fields > self.limits.max_headers:
             self._refuse(self._head_too_large())
+        if self._in_head:  # what stands behind a body in chunks is no part of the head, whatever its name (RFC 9110, 6.5.1)
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._muted:
+            self._muted = False
+            return
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            self._refuse(Refusal("invalid_request", "this server speaks HTTP/1.1 and HTTP/1.0"))
         self._check_framing()
         self._in_head = False
         self._in_body = True
-        self._head_bytes = self._fields_bytes = 0
+        self._head_bytes = self._fields_bytes = self._fields = 0
         self._expect(self.limits.body_timeout, "body")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # its body is still to come
         self._stop_timer()
         self._in_head = True
         self._in_body = False
@@ -188,9 +226,3 @@ class Connection(HttpToolsProtocol):
     def _not_read(self) -> None:
         self.counted.connections_refused.labels("answer_not_read").inc()
         self.transport.abort()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Nothing is upgraded here, and nobody needs to read of it in the log."""
-
-    def handle_websocket_upgrade(self) -> None:
-        self.send_400_response("")

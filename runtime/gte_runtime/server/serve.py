@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -19,8 +22,14 @@ from .engine import Engine
 from .options import Options
 from .protocol import protocol_class
 
+log = logging.getLogger("gte_runtime.server")
+
 BACKLOG = 1024
 """Connections that wait to be accepted."""
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""With these asyncio's accept stops for a second, and is tried again."""
+NO_ROOM_EVERY = 60.0
+"""Seconds from one line about it to the next."""
 
 
 class _Server(uvicorn.Server):
@@ -37,6 +46,7 @@ def serve(models: Sequence[Engine], options: Options, *, host: str, port: int, l
     Whatever runs, the process is gone `drain_timeout` after the first signal, and as long as it takes to tell those who wait.
     """
     logs.set_up(log_format, log_level)
+    _make_room(options.max_connections)
     listening = _listen(host, port)
     app = App(models, options)
     try:
@@ -56,6 +66,37 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def _make_room(connections: int) -> None:
+    """Descriptors for all connections, and for as many as are accepted at a time to be told that there are too many: shells
+    often allow 1024 where the system would give a million."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 2 * BACKLOG
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+class _Unhandled:
+    """What asyncio tells of errors that are nobody's. Out of descriptors it tells of each of the connections that wait, with a
+    traceback (thousands of them in seconds): that is one line here."""
+
+    def __init__(self) -> None:
+        self._told = -NO_ROOM_EVERY
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in NO_ROOM):
+            loop.default_exception_handler(context)
+        elif loop.time() - self._told >= NO_ROOM_EVERY:
+            self._told = loop.time()
+            log.error("connections have to wait", extra={"fields": {"reason": error.strerror}})
 
 
 def make_server(app: App) -> uvicorn.Server:
@@ -91,6 +132,7 @@ async def _serve(app: App, listening: socket.socket, host: str) -> int:
         loop.call_soon_threadsafe(stop, 0)
 
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_Unhandled())
     app.start(stop)
     before = {number: signal.signal(number, signalled) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

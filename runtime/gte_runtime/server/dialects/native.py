@@ -64,8 +64,8 @@ async def encode_route(x: Exchange) -> Answer:
         x, model, texts, place, prompt=prompt,
         max_length=request.max_length, truncate=request.truncate is not False, one_by_one=request.on_error == "item",
     )  # fmt: skip
-    data = _items(out, request, dim, [prompt + text if isinstance(text, str) else text for text in texts])
-    failed = [{"index": i, "error": DIALECT.error(r, 0, x.id)["error"]} for i, r in out.errors.items()]
+    data = await x.aside(_items, out, request, dim, texts, prompt)
+    failed = [{"index": i, "error": DIALECT.error(r, DIALECT.status(r), x.id)["error"]} for i, r in out.errors.items()]
     body = {
         "id": x.id,
         "object": "list",
@@ -78,7 +78,7 @@ async def encode_route(x: Exchange) -> Answer:
     return json_answer(body)
 
 
-def _items(out: Encoded, request: EncodeRequest, dim: int, texts: Sequence[Any]) -> list[dict[str, Any]]:
+def _items(out: Encoded, request: EncodeRequest, dim: int, texts: Sequence[Any], prompt: str) -> list[dict[str, Any]]:
     rows = vectors(out, dim, request.encoding_format) if request.dense else None
     items = []
     for row, (tokens, state) in enumerate(zip(out.tokens, out.states, strict=True)):
@@ -90,23 +90,31 @@ def _items(out: Encoded, request: EncodeRequest, dim: int, texts: Sequence[Any])
         item["tokens"] = len(tokens.ids)
         item["truncated"] = tokens.truncated
         if request.tokens:
-            item["token_weights"] = _weighed(out.model, texts[out.index[row]], tokens, state)
+            item["token_weights"] = _weighed(out.model, prompt, texts[out.index[row]], tokens, state)
         items.append(item)
     return items
 
 
-def _weighed(model: Encoder, text: Any, tokens: Tokens, state: State) -> list[dict[str, Any]]:
-    """Every token as run, in order, with its weight and its place in prompt and text. Special tokens are no part of a sparse vector and
+def _weighed(model: Encoder, prompt: str, text: Any, tokens: Tokens, state: State) -> list[dict[str, Any]]:
+    """Every token as run, in order, with its weight and its place in the text. Special tokens are no part of a sparse vector and
     weigh 0."""
     drop = set(model.manifest.tokenizer.drop_ids)
     weights = [0.0 if t in drop else w for t, w in zip(tokens.ids.tolist(), state.weights.tolist(), strict=True)]
     if not isinstance(text, str):
         return [{"id": t, "text": model.tokenizer.decode(t), "weight": w} for t, w in zip(tokens.ids.tolist(), weights, strict=True)]
     before, after = len(model.tokenizer.prefix), len(model.tokenizer.suffix)
-    pieces = model.pieces(text)
+    pieces = model.pieces(prompt + text)
     kept = len(tokens.ids) - before - after
     pieces = pieces[: before + kept] + pieces[len(pieces) - after :]
-    return [piece | {"weight": weight} for piece, weight in zip(pieces, weights, strict=True)]
+    return [_placed(piece, len(prompt)) | {"weight": weight} for piece, weight in zip(pieces, weights, strict=True)]
+
+
+def _placed(piece: dict[str, Any], prompt: int) -> dict[str, Any]:
+    """Places count from the text's beginning. A token of the prompt alone has none, as a special one."""
+    if piece["start"] is None:
+        return piece
+    inside = not prompt or piece["stop"] > prompt
+    return piece | {"start": max(0, piece["start"] - prompt) if inside else None, "stop": piece["stop"] - prompt if inside else None}
 
 
 def vectors(out: Encoded, dim: int, encoding_format: str | None, normalise: bool = True) -> list[Any]:

@@ -84,15 +84,19 @@ async def _hybrid(
         return f"{right_name}[{right.index(text)}]" if text in right else f"{left_name}[{left.index(text)}]"
 
     out = await encode(x, model, unique, place, max_length=request.max_length, truncate=request.truncate is not False)
-    dense = out.dense(dim)
-    weights = [model.by_string(t, s) for t, s in zip(out.tokens, out.states, strict=True)] if sparse_weight else []
-    scores = []
-    for index, document in enumerate(right):
-        q, d = row[left[index if len(left) > 1 else 0]], row[document]
-        cosine = float(dense[q] @ dense[d]) if dense_weight else 0.0
-        lexical = scoring.lexical(weights[q], weights[d]) if sparse_weight else 0.0
-        scores.append(scoring.hybrid(cosine, lexical, dense_weight, sparse_weight))
-    return scores, out
+
+    def scores() -> list[float]:
+        dense = out.dense(dim)
+        weights = [model.by_string(t, s) for t, s in zip(out.tokens, out.states, strict=True)] if sparse_weight else []
+        found = []
+        for index, document in enumerate(right):
+            q, d = row[left[index if len(left) > 1 else 0]], row[document]
+            cosine = float(dense[q] @ dense[d]) if dense_weight else 0.0
+            lexical = scoring.lexical(weights[q], weights[d]) if sparse_weight else 0.0
+            found.append(scoring.hybrid(cosine, lexical, dense_weight, sparse_weight))
+        return found
+
+    return await x.aside(scores), out
 
 
 def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], list[str]]:

@@ -62,6 +62,11 @@ class SparseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     prompt_name: str | None = None
 
 
+class EmbedAllRequest(SparseRequest):
+    normalize: Any = None
+    """Sent by tei-client. TEI has no such field here, and ignores it."""
+
+
 class SimilarityParameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     truncate: bool | None = None
     truncation_direction: Direction | None = None
@@ -108,12 +113,12 @@ async def embed_sparse(x: Exchange) -> Answer:
     if not model.sparse:
         raise Refusal("wrong_model_kind", f"{model.name} has no sparse head")
     out = await _encode(x, model, request.inputs, request)
-    return _answer(x, out, [sparse_as(model, t, s, "list") for t, s in zip(out.tokens, out.states, strict=True)])
+    return _answer(x, out, await x.aside(lambda: [sparse_as(model, t, s, "list") for t, s in zip(out.tokens, out.states, strict=True)]))
 
 
 async def embed_all(x: Exchange) -> Answer:
     """The states of all tokens of each text as run, special tokens included, not normalised: what TEI gives."""
-    request = await x.read(SparseRequest)
+    request = await x.read(EmbedAllRequest)
     model: Encoder = x.app.model(x, None, "embedder")
     if not model.gives_states:
         raise Refusal("wrong_model_kind", f"the bundle of {model.name} gives no vectors per token; build it again with this version")
@@ -170,12 +175,15 @@ async def decode(x: Exchange) -> Answer:
     model: Encoder = x.app.model(x, None, "embedder")
     flat = all(type(item) is int for item in request.ids)
     rows: list[Any] = [request.ids] if flat else request.ids
+    count, most = sum(max(1, len(row)) if isinstance(row, list) else 1 for row in rows), x.app.options.max_request_tokens
+    if count > most:
+        raise Refusal("request_too_large", f"ids has {count} tokens, the limit is {most} (--max-request-tokens); split it", param="ids")
     vocabulary = model.manifest.architecture.vocab_size
     for index, row in enumerate(rows):
         if type(row) is int or not all(0 <= token < vocabulary for token in row):
             where = "ids" if flat else f"ids[{index}]"
             raise Refusal("invalid_value", f"{where}: expected token ids from 0 to {vocabulary - 1}", param=where)
-    return json_answer([model.tokenizer.join(row, request.skip_special_tokens) for row in rows])
+    return json_answer(await x.in_thread(lambda: [model.tokenizer.join(row, request.skip_special_tokens) for row in rows]))
 
 
 async def info(x: Exchange) -> Answer:
@@ -245,7 +253,7 @@ def routes() -> list[Route]:
         post(
             "/embed_all",
             embed_all,
-            SparseRequest,
+            EmbedAllRequest,
             "A vector per token, special tokens included, not normalised",
             {"type": "array", "items": LISTS},
         ),
