@@ -20,7 +20,8 @@ def main() -> None:
     from PIL import Image
 
     results = json.loads(Path(sys.argv[1]).read_text())
-    works, engines = list(results["works"]), list(results["engines"].values())
+    engines = list(results["engines"].values())
+    works = [work for work in results["works"] if any(work in engine["milliseconds"] for engine in engines)]
     columns = 2
     rows = -(-len(works) // columns)
     plt.rcParams |= {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
