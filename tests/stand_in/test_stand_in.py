@@ -179,7 +179,7 @@ print(json.dumps(session.report())); session.close()
 
 
 def test_without_memory_the_batch_is_halved_and_the_session_survives(on_gpu: Any, base: Path):
-    """A device too small for the batch: ONNX Runtime's allocation really fails, the halves run, and so does what follows."""
+    """A device too small for the batch: ONNX Runtime's allocation really fails, halves that fit run, and so does what follows."""
     code = """
 session = open_base(sys.argv[1])
 inner, asked = session._run, []
@@ -196,7 +196,7 @@ print(json.dumps([shapes, asked, last])); session.close()
     assert shapes == [[8, 768], [24, 768], [8, 768], [1, 768]]
     assert [24 * 512, False] in asked
     assert asked.count([12 * 512, True]) == 2
-    assert last == "OutOfMemory"
+    assert last == "ran"
 
 
 def test_the_limit_of_memory_is_kept(on_gpu: Any, base: Path):
