@@ -42,7 +42,7 @@ from gte_runtime.batching import make_batch
 from gte_runtime.bundle import Bundle
 from gte_runtime.cuda import CudaOptions, CudaSession
 from gte_runtime.errors import GteError
-from gte_runtime.manifest import Variant
+from gte_runtime.manifest import STATES, Variant
 
 def say(*words):
     with open(os.environ["STAND_IN_LOG"], "a") as file: print("==", *words, file=file)
@@ -52,7 +52,7 @@ def texts(count, length):
 
 def open_base(folder, **options):
     variant = Variant(graph="cuda-fp16.onnx", weights=("table-fp16.bin", "packed-fp16.bin"), batch="packed",
-                      inputs=("input_ids", "position_ids", "cu_seqlens", "token_offset"), min_onnxruntime="1.27",
+                      inputs=("input_ids", "position_ids", "cu_seqlens", "token_offset"), outputs=STATES, min_onnxruntime="1.27",
                       tolerance=.01, flash_from=128)
     return CudaSession((Path(folder) / "cuda-fp16.onnx").read_bytes(), Path(folder), variant, 768, CudaOptions(**options))
 """
@@ -183,8 +183,8 @@ def test_without_memory_the_batch_is_halved_and_the_session_survives(on_gpu: Any
     code = """
 session = open_base(sys.argv[1])
 inner, asked = session._run, []
-def spy(batch, party, thrifty):
-    asked.append([len(batch.input_ids), thrifty]); return inner(batch, party, thrifty)
+def spy(batch, party, thrifty, **more):
+    asked.append([len(batch.input_ids), thrifty]); return inner(batch, party, thrifty, **more)
 session._run = spy
 shapes = [session.run(texts(count, 512)).cls.shape for count in (8, 24, 8)]
 try: session.run(texts(64, 512)); last = "ran"
@@ -205,7 +205,7 @@ def test_the_limit_of_memory_is_kept(on_gpu: Any, base: Path):
 def outcome(limit):
     try:
         session = open_base(sys.argv[1], memory=limit)
-        session._run, inner = (lambda b, p, t: inner(b, p, False)), session._run
+        session._run, inner = (lambda b, p, t, **more: inner(b, p, False, **more)), session._run
         session.run(texts(1, 8192)); session.close(); return "ran"
     except GteError as error: return type(error).__name__
 print(json.dumps([outcome(limit) for limit in (2_000_000_000, 700_000_000, 400_000_000)]))
@@ -240,7 +240,7 @@ bundle = Bundle.open(Path(sys.argv[1])); variant = bundle.variant("cuda-fp16")
 session = CudaSession(bundle.read(variant.graph), bundle.directory, variant, 64, CudaOptions(devices=(0, 1)))
 used = [0, 0]
 for number, lane in enumerate(session._lanes):
-    def spy(*given, inner=lane.run, number=number): used[number] += 1; return inner(*given)
+    def spy(*given, inner=lane.run, number=number, **more): used[number] += 1; return inner(*given, **more)
     lane.run = spy
 with ThreadPoolExecutor(8) as pool: list(pool.map(lambda _: session.run(texts(4, 60)), range(64)))
 print(json.dumps([session.workers, used])); session.close()
