@@ -293,6 +293,25 @@ def test_descriptors_run_out(tiny_bundle: Path, tmp_path: Path, limit: str, enou
     assert len(process.log_text().splitlines()) < 5
 
 
+def test_a_server_without_descriptors_is_stopped(tiny_bundle: Path, tmp_path: Path):
+    """asyncio tries again to accept a second later, when there is nothing left to accept from: not worth a traceback."""
+    command = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh", *GTE]
+    process = Process(tmp_path, "--model", str(tiny_bundle), "--threads", "1", command=command)
+    lines = [process.connect()]
+    lines[0].sendall(request("/v1/encode", GOOD, "expect: 100-continue")[: -len(GOOD)])
+    assert b" 100 " in lines[0].recv(100)  # it is in, and waits for its body
+    lines += [process.connect() for _ in range(100)]
+    eventually(lambda: "Too many open files" in process.log_text())
+    process.process.send_signal(signal.SIGTERM)
+    time.sleep(2.5)
+    lines[0].sendall(GOOD)
+    assert b" 200 " in lines[0].recv(100)
+    assert process.wait() == 0
+    assert "Traceback" not in process.log_text()
+    for line in lines:
+        line.close()
+
+
 def test_large_bodies_share_a_limit(tiny_bundle: Path):
     """Bodies that are still coming in are counted together; above, 429."""
     with gated(tiny_bundle, max_held=100_000) as (here, _):

@@ -92,6 +92,8 @@ class _Unhandled:
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        if isinstance(error, ValueError) and str(error) == "Invalid file descriptor: -1":
+            return  # the second's wait ended after the server had stopped listening
         if not (isinstance(error, OSError) and error.errno in NO_ROOM):
             loop.default_exception_handler(context)
         elif loop.time() - self._told >= NO_ROOM_EVERY:
