@@ -30,7 +30,7 @@ from dev import Dev
 from model import VOCABULARY
 from sources import LANGUAGES
 from torch import Tensor
-from train import ENCODER, TOKENS, WEIGHTS, Stage, train
+from train import ENCODER, TOKENS, WEIGHTS, Aims, Stage, train
 
 HERE = Path(__file__).parents[1]
 
@@ -99,8 +99,8 @@ def make_vectors(work: Path, template: Path, e5: teacher.Teacher, size: Size) ->
         np.save(work / "offsets.npy", offsets.directions(e5, whole, offsets.samples(work / "train.jsonl", size.offset)))
 
 
-def taught(work: Path) -> tuple[list[str], Tensor, tuple[list[str], Tensor], Tensor, Tensor]:
-    """English texts and their targets, words and theirs, pieces' vectors, and the projection that all went through.
+def taught(work: Path) -> tuple[list[str], list[str], Aims, Tensor, Tensor]:
+    """English texts, words, the targets of both, pieces' vectors, and the projection that all went through.
 
     What tells languages apart is taken away: the directions of `offsets`, and of pieces the mean of their script.
     """
@@ -122,7 +122,7 @@ def taught(work: Path) -> tuple[list[str], Tensor, tuple[list[str], Tensor], Ten
         if rows.sum() > 20:  # the sign that lengthens kana is a script of its own
             both[rows] -= both[rows].mean(0)
     word_aims = torch.nn.functional.normalize(both[len(vocab) :] @ projection)
-    return order, aims, ([word.removeprefix("▁") for word in words], word_aims), both[: len(vocab)], projection
+    return order, [word.removeprefix("▁") for word in words], Aims(aims, word_aims), both[: len(vocab)], projection
 
 
 def main(work: Path, out: Path, size: Size) -> None:
@@ -137,11 +137,11 @@ def main(work: Path, out: Path, size: Size) -> None:
         if not (work / "tokenizer.json").exists():
             make_tokenizer(work, HERE / "tokenizer.json", e5, size)
         make_vectors(work, HERE / "tokenizer.json", e5, size)
-    order, aims, words, start, projection = taught(work)
-    batches = Batches(work / "train.jsonl", work / "tokenizer.json", order, aims, words, work / "tokens.npz")
+    order, words, aims, start, projection = taught(work)
+    batches = Batches(work / "train.jsonl", work / "tokenizer.json", order, words, work / "tokens.npz")
     pages = Pages(work / "pages.jsonl", work / "tokenizer.json")
     dev = Dev(work / "heldout.json", work / "tokenizer.json")
-    student = train(batches, pages, dev, start, projection, states, size.stages)
+    student = train(batches, pages, dev, aims, start, projection, states, size.stages)
     checkpoint.write(student, work / "tokenizer.json", out)
 
 
