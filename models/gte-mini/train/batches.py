@@ -112,10 +112,11 @@ class Batches:
     Args:
         order: the English texts that have targets
         words: more texts with targets, one word each
+        spans: more, some words each
         cache: a file to keep the translations' tokens in, some minutes' work
     """
 
-    def __init__(self, path: Path, tokenizer: Path, order: list[str], words: list[str], cache: Path) -> None:
+    def __init__(self, path: Path, tokenizer: Path, order: list[str], words: list[str], spans: list[str], cache: Path) -> None:
         made = Tokenizer.from_file(str(tokenizer))
         self._pieces = [made.id_to_token(n) for n in range(made.get_vocab_size())]
         known = {text: n for n, text in enumerate(order)}
@@ -130,7 +131,7 @@ class Batches:
                     others.append(other)
         # arrays, since processes that make batches would copy lists as they read them
         self._found = {language: {source: np.array(rows) for source, rows in found.items()} for language, found in pairs.items()}
-        self._words = tokenized(made, words)
+        self._words, self._alone = tokenized(made, [*words, *spans]), len(words)
         self._english, self._lower = tokenized(made, order), tokenized(made, [text.lower() for text in order])
         if not cache.exists():
             np.savez(cache, **tokenized(made, others)._asdict())
@@ -162,10 +163,10 @@ class Batches:
             languages.append(self._languages.index(language))
         return Batch(left, right, texts, np.stack([_first(left), _first(right)]), np.array(languages))
 
-    def words(self, number: int, size: int) -> tuple[list[Ids], NDArray[np.int64]]:
-        """Ids and numbers of single words."""
+    def words(self, number: int, size: int, alone: bool = False) -> tuple[list[Ids], NDArray[np.int64]]:
+        """Ids and numbers of words and spans, or of words alone."""
         rng = random.Random(f"words {number}")
-        chosen = [rng.randrange(len(self._words.starts) - 1) for _ in range(size)]
+        chosen = [rng.randrange(self._alone if alone else len(self._words.starts) - 1) for _ in range(size)]
         return [self._words[n] for n in chosen], np.array(chosen)
 
     def rarity(self) -> Tensor:
