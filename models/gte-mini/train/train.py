@@ -64,7 +64,7 @@ class Stage:
 TOKENS = Stage("tokens", 900, 512, (1e-3, 2e-2, 1e-2), falling=900)
 WEIGHTS = Stage("weights", 120, 32, (2e-2,), falling=120)
 ENCODER = (
-    Stage("encoder", 1862, 512, (1e-3, 1.5e-3, 1e-3), falling=1400, warmup=150)
+    Stage("encoder", 1862, 512, (1e-3, 1.5e-3, 1e-3), falling=1472, warmup=150)
     if ON_GPU
     else Stage("encoder", 1200, 96, (6e-4, 1e-3, 1e-3), falling=600, warmup=40)
 )
