@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from device import MULTIPLE, ON_GPU
 from numpy.typing import NDArray
 from sources import MAIN, QUESTIONS
 from tokenizers import Tokenizer
@@ -37,8 +38,10 @@ PAGES = 500
 """Pages of a language."""
 FREQUENT, RARE = 3.0, 8.0
 """Minus the log of how frequent a piece is: at the first it tells nothing, at so much more its rarity is one."""
-ALIKE = 0.9
-"""Texts whose targets have this cosine or more are no negatives of each other."""
+MOST = 4
+"""So many texts are joined at most."""
+GROUPS = 6 if ON_GPU else 12
+"""Parts of a batch that are padded to their own longest text: a GPU rather pads than starts more work."""
 
 Ids = NDArray[np.int32]
 
@@ -54,12 +57,19 @@ class Texts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """English and other ids, which pairs share a text or nearly, and the targets of both sides."""
+    """English and other sides' ids without specials, and what is known of each pair.
 
-    english: Tensor
-    other: Tensor
-    same: Tensor
-    targets: Tensor
+    Args:
+        texts: [pairs, MOST] the numbers of its English texts, -1 where there are fewer
+        first: [2, pairs] for each side the first pair that has the same ids
+        languages: [pairs] the number of the other side's language
+    """
+
+    english: list[Ids]
+    other: list[Ids]
+    texts: NDArray[np.int64]
+    first: NDArray[np.int64]
+    languages: NDArray[np.int64]
 
 
 def tokenized(tokenizer: Tokenizer, texts: list[str]) -> Texts:
@@ -73,14 +83,27 @@ def tokenized(tokenizer: Tokenizer, texts: list[str]) -> Texts:
     return Texts(np.concatenate(parts), starts)
 
 
-def padded(rows: list[Ids], limit: int = TOKENS) -> Tensor:
+def padded(rows: list[Ids], limit: int = TOKENS) -> NDArray[np.int64]:
     """<s> ids </s>, padded with 1."""
     longest = min(limit, max(len(row) for row in rows) + 2)
-    out = np.ones((len(rows), longest), np.int64)
+    out = np.ones((len(rows), -(-longest // MULTIPLE) * MULTIPLE), np.int64)
     for line, row in zip(out, rows, strict=True):
         kept = row[: longest - 2]
         line[0], line[1 : len(kept) + 1], line[len(kept) + 1] = 0, kept, 2
-    return torch.from_numpy(out)
+    return out
+
+
+class Groups(NamedTuple):
+    """Padded rows of like length side by side, and where each row was before."""
+
+    parts: tuple[NDArray[np.int64], ...]
+    back: NDArray[np.int64]
+
+
+def grouped(rows: list[Ids]) -> Groups:
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    parts = (padded([rows[n] for n in part]) for part in np.array_split(order, GROUPS) if len(part))
+    return Groups(tuple(parts), np.argsort(order))
 
 
 class Batches:
@@ -88,28 +111,27 @@ class Batches:
 
     Args:
         order: the English texts that have targets
-        targets: their targets, normalised
         words: more texts with targets, one word each
+        spans: more, some words each
         cache: a file to keep the translations' tokens in, some minutes' work
     """
 
-    def __init__(
-        self, path: Path, tokenizer: Path, order: list[str], targets: Tensor, words: tuple[list[str], Tensor], cache: Path
-    ) -> None:
+    def __init__(self, path: Path, tokenizer: Path, order: list[str], words: list[str], spans: list[str], cache: Path) -> None:
         made = Tokenizer.from_file(str(tokenizer))
         self._pieces = [made.id_to_token(n) for n in range(made.get_vocab_size())]
         known = {text: n for n, text in enumerate(order)}
-        self.targets, self._word_targets = targets, words[1]
-        self._found: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
+        pairs: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
         others: list[str] = []
         with path.open(encoding="utf-8") as file:
             for line in file:
                 source, language, english, other = json.loads(line)
                 if english in known:
                     if source != "cldr-keywords" or "skin tone" not in english:  # five of each hand
-                        self._found[language][source].append((known[english], len(others)))
+                        pairs[language][source].append((known[english], len(others)))
                     others.append(other)
-        self._words = tokenized(made, words[0])
+        # arrays, since processes that make batches would copy lists as they read them
+        self._found = {language: {source: np.array(rows) for source, rows in found.items()} for language, found in pairs.items()}
+        self._words, self._alone = tokenized(made, [*words, *spans]), len(words)
         self._english, self._lower = tokenized(made, order), tokenized(made, [text.lower() for text in order])
         if not cache.exists():
             np.savez(cache, **tokenized(made, others)._asdict())
@@ -126,26 +148,26 @@ class Batches:
 
     def pairs(self, number: int, size: int) -> Batch:
         rng = random.Random(number)
-        left, right, chosen = [], [], []
-        for _ in range(size):
+        left, right, languages = [], [], []
+        texts = np.full((size, MOST), -1)
+        for row in texts:
             (language,) = rng.choices(self._languages, self._often)
             sources = list(self._found[language])
             (source,) = rng.choices(sources, [SHARES[name] for name in sources])
-            count = rng.randint(2, 4) if rng.random() < JOINED else 1
+            count = rng.randint(2, MOST) if rng.random() < JOINED else 1
             found = [rng.choice(self._found[language][source]) for _ in range(count)]
             english = self._lower if rng.random() < CAPITALS else self._english
             left.append(self._asked(rng, "en", np.concatenate([english[n] for n, _ in found])))
             right.append(self._asked(rng, language, np.concatenate([self._others[n] for _, n in found])))
-            chosen.append([n for n, _ in found])
-        targets = torch.nn.functional.normalize(torch.stack([self.targets[numbers].float().mean(0) for numbers in chosen]))
-        same = targets @ targets.T > ALIKE
-        return Batch(padded(left), padded(right), same | _equal(left) | _equal(right), targets)
+            row[:count] = [n for n, _ in found]
+            languages.append(self._languages.index(language))
+        return Batch(left, right, texts, np.stack([_first(left), _first(right)]), np.array(languages))
 
-    def words(self, number: int, size: int) -> tuple[Tensor, Tensor]:
-        """Ids and targets of single words."""
+    def words(self, number: int, size: int, alone: bool = False) -> tuple[list[Ids], NDArray[np.int64]]:
+        """Ids and numbers of words and spans, or of words alone."""
         rng = random.Random(f"words {number}")
-        chosen = [rng.randrange(len(self._word_targets)) for _ in range(size)]
-        return padded([self._words[n] for n in chosen]), self._word_targets[chosen]
+        chosen = [rng.randrange(self._alone if alone else len(self._words.starts) - 1) for _ in range(size)]
+        return [self._words[n] for n in chosen], np.array(chosen)
 
     def rarity(self) -> Tensor:
         """[pieces] How much each tells by itself, for a product of two to grow as BM25's IDF does: none for punctuation.
@@ -156,7 +178,7 @@ class Batches:
         number = np.zeros(len(self._others.starts) - 1, np.int64)
         for n, language in enumerate(self._languages):
             for found in self._found[language].values():
-                number[[text for _, text in found]] = n
+                number[found[:, 1]] = n
         places = np.repeat(number, np.diff(self._others.starts)) * len(self._pieces) + self._others.flat
         counts = np.bincount(places, minlength=len(self._languages) * len(self._pieces)).reshape(-1, len(self._pieces))
         counts = np.vstack([counts, np.bincount(self._english.flat, minlength=len(self._pieces))])
@@ -187,7 +209,7 @@ class Pages:
                     found[language].append((title, text[:LETTERS]))
         self._texts = {language: [tokenized(made, [pair[side] for pair in pairs]) for side in (0, 1)] for language, pairs in found.items()}
 
-    def titles(self, number: int, size: int, limit: int) -> tuple[Tensor, Tensor]:
+    def titles(self, number: int, size: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids of titles and of texts, one language a batch, no title twice."""
         rng = random.Random(f"titles {number}")
         titles, texts = self._texts[rng.choice(sorted(self._texts))]
@@ -196,8 +218,6 @@ class Pages:
         return padded(list(left), limit), padded(list(right), limit)
 
 
-def _equal(rows: list[Ids]) -> Tensor:
-    keys = [row.tobytes() for row in rows]
-    first = {key: n for n, key in enumerate(keys)}
-    numbers = torch.tensor([first[key] for key in keys])
-    return numbers[:, None] == numbers
+def _first(rows: list[Ids]) -> NDArray[np.int64]:
+    found: dict[bytes, int] = {}
+    return np.array([found.setdefault(row.tobytes(), n) for n, row in enumerate(rows)])

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 def write(student: Student, tokenizer: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name if name.startswith("classifier") else f"new.{name}": tensor.to(torch.float16).contiguous()
+        name if name.startswith("classifier") else f"new.{name}": tensor.to("cpu", torch.float16).contiguous()
         for name, tensor in student.state_dict().items()
     }
     save_file(tensors, out / "model.safetensors", {"format": "pt"})

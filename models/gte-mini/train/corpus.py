@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,8 @@ from sources import Pair, Paragraph, articles, chromium, cldr, firefox, help_pag
 SEED = 0
 LONGEST = 600
 MESSAGES = ("chromium", "firefox", "home")
+VOWELS = re.compile("[\u064b-\u0652\u0640]")
+"""Of Arabic, and the sign that makes a word longer."""
 MESSAGE = 100
 """From so many letters on, a message is an explanation of some sentences, and one in twenty is held out."""
 
@@ -35,6 +39,12 @@ def _useful(pair: Pair) -> bool:
     if not (a and b) or (_key(a) == _key(b) and (len(a) > 20 or pair.source in MESSAGES)):
         return False
     return 1 < len(a) <= LONGEST and len(b) <= LONGEST and any(c.isalpha() for c in b) and len(a) < 10 * len(b) + 40
+
+
+def _as_written(pair: Pair) -> Pair:
+    """Three Arabic texts in five, always the same, without the signs of vowels that programs write more often than people."""
+    bare = pair.language == "ar" and zlib.crc32(pair.other.encode()) % 5 < 3
+    return pair._replace(other=VOWELS.sub("", pair.other)) if bare else pair
 
 
 def _keywords(pair: Pair) -> list[str]:
@@ -123,7 +133,7 @@ def make(root: Path, out: Path, languages: Sequence[str]) -> None:
     declared = set().union(*(heldout.runs(article) for article in articles(root, "eng")))
     quoting = {text for text in {pair.english for pair in pairs} if declared & heldout.runs(text)}
     kept = [
-        pair
+        _as_written(pair)
         for pair in sorted(pairs)
         if _useful(pair) and pair.english not in quoting and not never & {_key(pair.english), _key(pair.other), *_keywords(pair)}
     ]

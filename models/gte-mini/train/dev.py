@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from batches import padded, tokenized
+from device import sent
 from everyday import SENTENCES as EVERYDAY
 from heldout import CARD
 from prose import SENTENCES as PROSE
@@ -21,7 +22,7 @@ SEARCHES = 4
 """Groups of passages, of ten: two of Deuteronomy, two of Proverbs."""
 TOKENS = 192
 PART = 128
-PARTNER = torch.tensor([2, 3, 0, 1])
+PARTNER = [2, 3, 0, 1]
 
 
 class Dev:
@@ -43,7 +44,7 @@ class Dev:
 
         def ids(texts: list[str]) -> Tensor:
             rows = tokenized(made, texts)
-            return padded([rows[n] for n in range(len(texts))], TOKENS)
+            return sent(padded([rows[n] for n in range(len(texts))], TOKENS))
 
         self._sets = {
             name: {language: [ids([pair[side] for pair in pairs]) for side in (0, 1)] for language, pairs in found.items()}
@@ -60,7 +61,7 @@ class Dev:
                 english, other = (f.normalize(torch.cat([vectors(part) for part in rows.split(PART)])) for rows in sides)
                 size = GROUP if name in ("messages", "paragraphs", "scripture") else len(english)
                 hits = [
-                    (b @ a.T).argmax(1) == torch.arange(len(a))
+                    (b @ a.T).argmax(1) == torch.arange(len(a), device=a.device)
                     for a, b in zip(english.split(size), other.split(size), strict=True)
                     if len(a) == size
                 ]
@@ -69,4 +70,4 @@ class Dev:
             out.append(f"{name} {sum(scores.values()) / len(scores):.1f} ({' '.join(f'{x} {scores[x]:.0f}' for x in worst)})")
         rows = f.normalize(vectors(self._card))
         near = (rows @ rows.T).fill_diagonal_(-1).argmax(1)
-        return "; ".join([*out, f"card {int((near == PARTNER).sum())}"])
+        return "; ".join([*out, f"card {sum(a == b for a, b in zip(near.tolist(), PARTNER, strict=True))}"])

@@ -11,6 +11,18 @@ WEIGHTS = dict(zip(DIMS, (1, 3, 1, 2), strict=True))
 """What each trained length weighs: 64 is what most will cut to, and the first to lose."""
 TEMPERATURE = 0.05
 LEXICAL_TEMPERATURE = 0.5
+ALIKE = 0.9
+"""Texts whose targets have this cosine or more are no negatives of each other."""
+
+
+def aims(targets: Tensor, texts: Tensor) -> Tensor:
+    """[pairs, H] targets of pairs: the mean of their texts' `targets`, whose numbers are in `texts`, -1 for none."""
+    return f.normalize((targets[texts.clamp(min=0)] * (texts >= 0)[..., None]).sum(1))
+
+
+def alike(aims: Tensor, first: Tensor) -> Tensor:
+    """[pairs, pairs] which share a text or nearly."""
+    return (aims @ aims.T > ALIKE) | (first[:, :, None] == first[:, None]).any(0)
 
 
 def dense(a: Tensor, b: Tensor, same: Tensor) -> Tensor:
@@ -21,10 +33,10 @@ def dense(a: Tensor, b: Tensor, same: Tensor) -> Tensor:
     """
     both = torch.cat([a, b])
     n = len(a)
-    ignore = same.repeat(2, 2)
-    ignore[torch.arange(2 * n), torch.arange(2 * n)] = True
-    partner = torch.cat([torch.arange(n) + n, torch.arange(n)])
-    ignore[torch.arange(2 * n), partner] = False
+    ignore = same.repeat(2, 2).fill_diagonal_(True)
+    for side in (n, -n):
+        ignore.diagonal(side).fill_(False)
+    partner = torch.arange(2 * n, device=both.device).roll(n)
     total = both.new_zeros(())
     for dim in DIMS:
         rows = f.normalize(both[:, :dim])
@@ -35,10 +47,9 @@ def dense(a: Tensor, b: Tensor, same: Tensor) -> Tensor:
 
 def taught(rows: Tensor, targets: Tensor) -> Tensor:
     """One less the cosine to the target, at every trained length; a target of zeros is none."""
-    known = targets.abs().sum(1) > 0
-    rows, targets = rows[known], targets[known]
-    far = [weight * (1 - f.cosine_similarity(rows[:, :dim], targets[:, :dim]).mean()) for dim, weight in WEIGHTS.items()]
-    return torch.stack(far).sum() / sum(WEIGHTS.values())
+    known = (targets.abs().sum(1) > 0).float()
+    far = torch.stack([weight * (1 - f.cosine_similarity(rows[:, :dim], targets[:, :dim])) for dim, weight in WEIGHTS.items()])
+    return (far.sum(0) * known).sum() / known.sum().clamp(min=1) / sum(WEIGHTS.values())
 
 
 def lexical(ids: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], vocabulary: int) -> Tensor:
@@ -46,13 +57,13 @@ def lexical(ids: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], vocabula
     rows = []
     for tokens, values in zip(ids, weights, strict=True):
         kept = values * (tokens > 3)
-        rows.append(torch.zeros(len(tokens), vocabulary).scatter_reduce(1, tokens, kept, "amax"))
+        rows.append(kept.new_zeros(len(tokens), vocabulary).scatter_reduce(1, tokens, kept, "amax"))
     scores = rows[0] @ rows[1].T / LEXICAL_TEMPERATURE
-    target = torch.arange(len(scores))
+    target = torch.arange(len(scores), device=scores.device)
     return (f.cross_entropy(scores, target) + f.cross_entropy(scores.T, target)) / 2
 
 
 def plausible(ids: Tensor, scores: Tensor, rarity: Tensor) -> Tensor:
     """How far token scores, before the cut at zero, are from their pieces' rarity: no piece's weight can die or run away."""
-    kept = ids > 3
-    return (scores[kept] - rarity[ids[kept]]).square().mean()
+    kept = (ids > 3).float()
+    return ((scores - rarity[ids]).square() * kept).sum() / kept.sum()

@@ -6,6 +6,8 @@ the oracle.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
@@ -13,8 +15,6 @@ from torch.nn import functional as f
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 192, 3, 6, 512, 34000
 DIMS = (32, 64, 128, 192)
 SIZE = WIDTH // HEADS
-GROUPS = 12
-"""Parts of a batch that are padded to their own longest text."""
 EPS = 1e-12
 CONFIG = {
     "architectures": ["NewModel", "NewForTokenClassification"],
@@ -40,12 +40,14 @@ CONFIG = {
 }
 
 
-def rope(length: int) -> tuple[Tensor, Tensor]:
+@cache
+@torch.inference_mode(False)  # what is first made while looking at dev is used in training, too
+def rope(length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin [S, d/2] of upstream's fixed NTK scaling, factor 8."""
     i = torch.arange(SIZE // 2).float()
     frequencies = (20000.0 * 8) ** (-2 * i / SIZE) / 8 ** (2 / SIZE)
     angles = torch.arange(length).float()[:, None] * frequencies
-    return angles.cos(), angles.sin()
+    return angles.cos().to(device), angles.sin().to(device)
 
 
 def _turn(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
@@ -78,8 +80,12 @@ class Attention(nn.Module):
         parts = (f.linear(h[:, :rows], weight[:WIDTH], bias[:WIDTH]), *f.linear(h, weight[WIDTH:], bias[WIDTH:]).chunk(2, -1))
         q, k, v = (x.unflatten(-1, (HEADS, SIZE)).transpose(1, 2) for x in parts)
         turned = _turn(q, (table[0][:rows], table[1][:rows]))
-        weights = torch.softmax(turned @ _turn(k, table).transpose(-1, -2) * SIZE**-0.5 + hidden, -1)
-        return self.o_proj((weights @ v).transpose(1, 2).flatten(2))
+        if h.is_cuda:  # on a processor its backward in bfloat16 is slower than what follows
+            q, k = (x.to(v.dtype) for x in (turned, _turn(k, table)))
+            mixed = f.scaled_dot_product_attention(q, k, v, hidden.to(v.dtype))
+        else:
+            mixed = torch.softmax(turned @ _turn(k, table).transpose(-1, -2) * SIZE**-0.5 + hidden, -1) @ v
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -126,21 +132,20 @@ class Student(nn.Module):
         """[B, S, H], the last layer's."""
         return self._states(ids, self.embeddings(ids), None)
 
-    def cls(self, ids: Tensor) -> Tensor:
-        """CLS states [B, H] alone, in groups of like length and without the last layer's other rows."""
-        lengths = (ids != 1).sum(1)
-        order = lengths.argsort()
-        present, rows = torch.unique(ids, return_inverse=True)
-        vectors = self.embeddings(present)  # once: a gradient of the whole table for each group costs more than the encoder
-        parts = []
-        for part in order.chunk(GROUPS):
-            longest = int(lengths[part].max())
-            parts.append(self._states(ids[part, :longest], f.embedding(rows[part, :longest], vectors), 1)[:, 0])
-        return torch.cat(parts)[order.argsort()]
+    def cls(self, *parts: Tensor) -> Tensor:
+        """CLS states [B, H] alone, without the last layer's other rows, of parts that are padded each to its own length."""
+        flat = torch.cat([ids.flatten() for ids in parts])
+        if flat.is_cuda:
+            vectors = self.embeddings(flat)
+        else:  # a gradient of the whole table for each token costs more than the encoder
+            present, rows = torch.unique(flat, return_inverse=True)
+            vectors = f.embedding(rows, self.embeddings(present))
+        hidden = zip(parts, vectors.split([ids.numel() for ids in parts]), strict=True)
+        return torch.cat([self._states(ids, h.unflatten(0, ids.shape), 1)[:, 0] for ids, h in hidden])
 
     def _states(self, ids: Tensor, h: Tensor, rows: int | None) -> Tensor:
         hidden = torch.where(ids == 1, -1e9, 0.0)[:, None, None, :]
-        table = rope(ids.shape[1])
+        table = rope(ids.shape[1], ids.device)
         *layers, last = self.encoder["layer"]
         for layer in layers:
             h = layer(h, hidden, table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from device import DEVICE
 from numpy.typing import NDArray
 from teacher import Teacher
 from torch import Tensor
@@ -19,6 +20,6 @@ BATCH = 512
 @torch.inference_mode()
 def of_pieces(teacher: Teacher, ids: list[int]) -> NDArray[np.float32]:
     """The teacher's vectors of <s> piece </s>, without its prefix."""
-    rows = torch.tensor([[0, piece, 2] for piece in ids])
-    parts: list[Tensor] = [teacher.vectors(part, torch.ones(part.shape)) for part in rows.split(BATCH)]
-    return torch.cat(parts).numpy()
+    rows = torch.tensor([[0, piece, 2] for piece in ids], device=DEVICE)
+    parts: list[Tensor] = [teacher.vectors(part, torch.ones_like(part).float()) for part in rows.split(BATCH)]
+    return torch.cat(parts).cpu().numpy()

