@@ -30,8 +30,8 @@ from peers.engines import BENCHMARKS, ROOT, Engine, StepFailed, Unavailable, Wor
 from peers.worker import Worker, WorkerFailed
 from peers.works import FIXED, MIXES, REPEATS, Work, batchings, make_works, plan
 
-SETTLE = 0.02
-"""Seconds between two turns, so that a pool that spins for a moment has gone to sleep."""
+SETTLE = 0.2
+"""Seconds between two turns, so that a pool that spins has gone to sleep: ONNX Runtime's does so for 50 ms (NOTES-cpu.md)."""
 FIRST_TEXT = "What is the capital of China?"
 
 
