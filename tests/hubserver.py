@@ -45,6 +45,8 @@ class Trouble:
     """Seconds between pieces of a download."""
     token: str | None = None
     """Without it, the answer is 401."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Put over those of a file's answer."""
 
 
 @dataclass
@@ -161,9 +163,11 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag_of(content)}"'}
         if size_of(content) >= LARGE:
             linked = {"X-Linked-Etag": f'"{etag_of(content)}"', "X-Linked-Size": str(size_of(content))}
-            return self.plain(302, b"", headers | linked | {"Location": f"{self.hub.elsewhere}/cdn/{etag_of(content)}"})
+            return self.plain(
+                302, b"", headers | linked | {"Location": f"{self.hub.elsewhere}/cdn/{etag_of(content)}"} | self.hub.trouble.headers
+            )
         data = content.read_bytes() if isinstance(content, Path) else content
-        return self.plain(200, data, headers)
+        return self.plain(200, data, headers | self.hub.trouble.headers)
 
     def download(self, digest: str) -> None:
         """By hash, in pieces, from where the client left off."""

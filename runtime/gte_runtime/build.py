@@ -7,14 +7,8 @@ the oracle.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import glob
 import hashlib
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,6 +29,7 @@ from .graph import inspect_graph
 from .layout import CHUNK_ROWS, Layout, Material, pieces
 from .manifest import FileRecord, Manifest, PairCheck, SelfCheck, Variant
 from .oracle import Reference, forward
+from .publish import publish, staging, sync
 from .recipe import GraphRecipe, Recipe, find_graphs
 from .scoring import cut_and_normalise
 from .selfcheck import self_check
@@ -58,9 +53,6 @@ SHORT_PAIRS = (
 )
 LONG_TEXT = "The quick brown fox jumps over the lazy dog, and sorts 1024 numbers in Python. " * 10
 """Long enough for the path without mask; checked when files are new, and by `gte verify`."""
-
-ABANDONED = 3600
-"""Seconds after which an unfinished build is taken for dead."""
 
 ORDINARY = 0.0316
 """Distance to the oracle, a cosine of 0.9995, beyond which a variant tries its form for outlying channels."""
@@ -112,14 +104,13 @@ def build(
         tokenizer = _checked_tokenizer(tokenizer_json, opened)
         try:
             bundle.parent.mkdir(parents=True, exist_ok=True)
-            _sweep(bundle)
-            with tempfile.TemporaryDirectory(prefix=f".{bundle.name}.", dir=bundle.parent) as temporary:
+            with staging(bundle) as temporary:
                 answers = _ask_oracle(opened, tokenizer)
                 work = Work(opened, source, tokenizer, tokenizer_json, answers, usage, name, origin)
-                staged, manifest, _ = _best(Path(temporary), work, recipe, chosen)
+                staged, manifest, _ = _best(temporary, work, recipe, chosen)
                 _write(staged / manifests.FILE, [manifest.to_json().encode()])
-                _sync(staged)
-                _publish(staged, bundle, overwrite=overwrite, keep_existing=keep_existing)
+                sync(staged)
+                publish(staged, bundle, overwrite=overwrite, keep_existing=keep_existing)
         except GteError:
             raise
         except OSError as error:
@@ -195,14 +186,6 @@ def _stage(staged: Path, work: Work, chosen: Sequence[GraphRecipe]) -> Staged:
         default_prompt=work.usage.default_prompt,
     )
     return Staged(staged, manifest, {name: _prove(staged, manifest, name, work.tokenizer) for name in manifest.variants})
-
-
-def _sweep(bundle: Path) -> None:
-    """Remove what builds of this bundle that were killed have left: nobody has touched it for longer than any build takes."""
-    for left in bundle.parent.glob(f".{glob.escape(bundle.name)}.*"):
-        with contextlib.suppress(OSError):
-            if left.is_dir() and time.time() - max(path.stat().st_mtime for path in (left, *left.rglob("*"))) > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
 
 
 def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
@@ -434,37 +417,3 @@ def _write(path: Path, parts: Iterable[bytes]) -> FileRecord:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _publish(staged: Path, bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
-    """Give the finished directory its name. A bundle to be replaced is moved aside first, and back if that fails.
-
-    What appeared there while we built is left alone: a rename onto a directory with files in it fails.
-    """
-    staged.chmod(0o755)
-    retired = staged.with_name("retired")
-    if overwrite and (bundle / manifests.FILE).exists():
-        os.rename(bundle, retired)
-    try:
-        if bundle.exists():
-            raise FileExistsError(errno.EEXIST, "something appeared there in the meantime")
-        os.rename(staged, bundle)
-    except OSError:
-        if retired.exists():
-            os.rename(retired, bundle)
-        elif keep_existing and (bundle / manifests.FILE).exists():
-            return
-        raise
-    _sync(bundle.parent)
-    shutil.rmtree(retired, ignore_errors=True)
-
-
-def _sync(directory: Path) -> None:
-    """Make a rename last through a power cut. Some network file systems refuse; then there is nothing to do."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import ConfigError, DownloadError
+from .errors import ConfigError, DownloadError, GteError
 from .known import KnownModel
 from .manifest import FileRecord
 from .usage import FILES as OPTIONAL
@@ -29,6 +29,11 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 REVISION = re.compile(r"[\w][\w./-]{0,199}")
+ETAG = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:+=-]{0,199}")
+"""The library makes a file's name in its cache of an ETag, as the server sent it; so it must be a plain name."""
+
+NAMES = {"etag": ETAG, "x-linked-etag": ETAG, "x-repo-commit": COMMIT}
+"""Headers whose values become names of files or directories in the cache."""
 
 ATTEMPTS = 5
 WAITED_OUT = 3
@@ -82,7 +87,7 @@ def download(want: Wanted, *, wait: Callable[[float], None] = time.sleep) -> Dow
     Raises:
         DownloadError: naming the repository and what to do about it.
     """
-    with _quiet():
+    with _quiet(), _plain_names(want):
         commit = _commit(want, wait)
         for name in REQUIRED:
             path = _fetch(want, name, commit, wait)
@@ -108,6 +113,41 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         library.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def _plain_names(want: Wanted) -> Iterator[None]:
+    """Refuse answers whose headers would put a file outside of the library's cache, before the library acts on them.
+
+    An ETag of `../../x` would otherwise be written to, and removed again when its hash is wrong.
+    """
+    from huggingface_hub.utils import get_session
+
+    def check(response: Any, *_: object, **__: object) -> None:
+        for header, form in NAMES.items():
+            value = response.headers.get(header)
+            if value is not None and not form.fullmatch(value.removeprefix("W/").strip('"')):
+                raise DownloadError(
+                    f"{want.hub}: the hub's answer has {header} {value[:80]!r}, which cannot be a file's name; nothing was written. "
+                    "Is HF_ENDPOINT a model hub that you trust?"
+                )
+
+    session = get_session()
+    # requests.Session until huggingface_hub 0.36, httpx.Client from 1.0 on.
+    hooks: dict[str, list[Any]] = session.hooks if hasattr(session, "hooks") else session.event_hooks
+    before = list(hooks["response"])
+    _set_hooks(session, [*before, check])
+    try:
+        yield
+    finally:
+        _set_hooks(session, before)
+
+
+def _set_hooks(session: Any, functions: list[Any]) -> None:
+    if hasattr(session, "hooks"):
+        session.hooks["response"] = functions
+    else:
+        session.event_hooks = {**session.event_hooks, "response": functions}
 
 
 def path_of_snapshot(want: Wanted, commit: str) -> Path:
@@ -182,7 +222,7 @@ def _check_hash(want: Wanted, name: str, path: Path) -> None:
 
     The library checks sizes only. What is wrong is removed, so that the next attempt loads it anew.
     """
-    blob = path.resolve()
+    blob = _blob(want, name, path)
     known = want.files.get(name)
     expected = known.sha256 if known else blob.name
     if not HASH.fullmatch(expected):
@@ -195,6 +235,21 @@ def _check_hash(want: Wanted, name: str, path: Path) -> None:
         f"{name} of {want.hub}: expected hash {expected[:12]}…, the downloaded file has {found[:12]}…; it was removed. "
         "Pull again; if it stays so, a proxy or mirror changes the file"
     )
+
+
+def _blob(want: Wanted, name: str, path: Path) -> Path:
+    """The file that a snapshot's link leads to, which lies in the same repository's part of the cache.
+
+    Raises:
+        DownloadError: the link leads elsewhere. Nothing there is read, and nothing is removed.
+    """
+    repository = path.parents[len(Path(name).parts) + 1]  # models--OWNER--NAME/snapshots/COMMIT/NAME
+    blob = path.resolve()
+    if not blob.is_relative_to(repository.resolve()):
+        raise DownloadError(
+            f"{name} of {want.hub}: the hub's cache has a link there that leads out of it; it was not followed. Remove the link and pull again"
+        )
+    return blob
 
 
 def _hash(file: Path, digits: int) -> str:
@@ -219,6 +274,8 @@ def _attempt(want: Wanted, name: str | None, call: Callable[[], T], wait: Callab
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return call()
+        except GteError:
+            raise
         except Exception as error:  # noqa: BLE001 - the library's errors changed their bases with its HTTP client
             pause = _pause(error, attempt, waited_out=name is not None)
             if attempt == ATTEMPTS or pause is None:

@@ -8,9 +8,11 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from spoil import TEXT, vector_of
 from tensorfile import Derive, Tensor, Tensors
 
 import gte_runtime.build
+import gte_runtime.publish
 from gte_runtime import Embedder, GteError
 from gte_runtime.build import build
 from gte_runtime.checkpoint import Checkpoint
@@ -313,8 +316,34 @@ def test_a_failed_overwrite_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.M
     assert contents(tiny.bundle) == before
 
 
+def test_a_failed_exchange_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
+    """The old bundle stays when the new one cannot take its place."""
+    tiny.build()
+
+    def exchange(one: Path, other: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(gte_runtime.publish, "exchange", exchange)
+    tiny.refused(OutputError, overwrite=True)
+    assert tiny.bundle.exists()
+
+
+def without_exchange(one: Path, other: Path) -> None:
+    raise OSError(errno.EINVAL, "Invalid argument")
+
+
+def test_a_file_system_that_cannot_exchange(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
+    """Two renames do, and nothing is left beside the bundle."""
+    tiny.build()
+    (tiny.bundle / "notes.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr(gte_runtime.publish, "exchange", without_exchange)
+    tiny.build(overwrite=True)
+    assert "notes.txt" not in contents(tiny.bundle)
+    assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
+
+
 def test_a_failed_rename_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
-    """The old bundle comes back when the new one cannot take its place."""
+    """The same where there is no exchange: the old bundle comes back."""
     tiny.build()
     real = os.rename
 
@@ -323,9 +352,66 @@ def test_a_failed_rename_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.Monk
             raise OSError(errno.EIO, "Input/output error")
         real(source, target)
 
+    monkeypatch.setattr(gte_runtime.publish, "exchange", without_exchange)
     monkeypatch.setattr(os, "rename", rename)
     tiny.refused(OutputError, overwrite=True)
     assert tiny.bundle.exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import gte_runtime.publish
+from gte_runtime.build import build
+def killed(*arguments):
+    {first}
+    os.kill(os.getpid(), signal.SIGKILL)
+{patched} = killed
+checkpoint, graphs, bundle = map(Path, sys.argv[1:])
+build(checkpoint, bundle, graphs=graphs, overwrite=True)
+"""
+
+
+@pytest.mark.parametrize("moment", ["before the exchange", "after the exchange"])
+def test_killed_while_overwriting(tiny: Tiny, moment: str):
+    """There is a whole bundle under the name at every moment, and the next build clears up an hour later."""
+    tiny.build()
+    code = KILLED.format(first="pass" if moment.startswith("before") else "exchange(*arguments)", patched="gte_runtime.publish.exchange")
+    code = code.replace("import gte_runtime.publish\n", "import gte_runtime.publish\nfrom gte_runtime.files import exchange\n")
+    done = subprocess.run([sys.executable, "-c", code, tiny.checkpoint, tiny.graphs, tiny.bundle], check=False)
+    assert done.returncode == -signal.SIGKILL
+    with Embedder.open(tiny.bundle, threads=1) as gte:
+        assert np.isfinite(vector_of(gte)).all()
+    (left,) = tiny.bundle.parent.glob(".bundle.*")
+    for path in (*left.rglob("*"), left):
+        os.utime(path, (time.time() - 4000,) * 2)
+    tiny.build(overwrite=True)
+    assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
+
+
+def test_a_build_that_is_going_on_is_not_cleared_up(tiny: Tiny):
+    """However old its files are, as a copied checkpoint's or a stopped process's may be: its lock is held."""
+    with gte_runtime.publish.staging(tiny.bundle) as directory:
+        for path in (*directory.iterdir(), directory):
+            os.utime(path, (time.time() - 4000,) * 2)
+        tiny.build()
+        assert directory.exists()
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("name", [".bundle.bak", ".bundle.2024", ".bundle.link"])
+def test_directories_of_the_users_are_never_removed(tiny: Tiny, name: str):
+    """`gte build CHECKPOINT ~/config` left no `~/.config.bak`: only what a marker proves to be a build's is removed."""
+    mine = tiny.bundle.parent / ("elsewhere" if name.endswith("link") else name)
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("mine", encoding="utf-8")
+    if name.endswith("link"):
+        (mine / gte_runtime.publish.MARKER).write_text(name)
+        (tiny.bundle.parent / name).symlink_to(mine)
+    for path in (*mine.iterdir(), mine):
+        os.utime(path, (time.time() - 4000,) * 2)
+    tiny.build()
+    assert (mine / "thesis.tex").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("place", ["a directory of the user's", "the checkpoint itself"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from gte_runtime.bundle import Bundle
 from gte_runtime.errors import BundleError, ConfigError
 from gte_runtime.hub import wanted
 from gte_runtime.known import known_models
+from gte_runtime.publish import MARKER
 from gte_runtime.shipped import models_directory, pulled_directory
 
 REPOSITORY = "org/tiny"
@@ -81,6 +83,10 @@ def hub(golden: Golden) -> Iterator[Hub]:
 @pytest.fixture
 def machine(hub: Hub, golden: Golden, tmp_path: Path) -> Machine:
     return Machine(hub, tmp_path, golden)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
 def weights(machine: Machine) -> int:
@@ -242,16 +248,25 @@ def test_killed_while_building(machine: Machine):
 
 
 def test_what_a_killed_build_left(machine: Machine):
-    """Gigabytes of it go when nobody has touched them for an hour; a build that is going on is left alone."""
+    """Gigabytes of it go when nothing in it has changed for an hour; a build that is going on is left alone, as is what no build made."""
     pulled = machine.folder / "gte" / "pulled"
-    for name, age in ((".org--tiny.old", 4000), (".org--tiny.new", 0), (".org--other.old", 4000)):
-        file = pulled / name / "bundle" / "weights-fp32.bin"
+    for name, age, marker in (
+        (".org--tiny.old", 4000, ".org--tiny.old"),
+        (".org--tiny.new", 0, ".org--tiny.new"),
+        (".org--other.old", 4000, ".org--other.old"),
+        (".org--tiny.bak", 4000, None),
+        (".org--tiny.copy", 4000, ".org--tiny.old"),
+    ):
+        file = pulled / name / "0" / "weights-fp32.bin"
         file.parent.mkdir(parents=True)
         file.write_bytes(b"half")
-        for path in (file, file.parent, file.parent.parent):
+        if marker:
+            (pulled / name / MARKER).write_text(marker)
+        for path in (*file.parent.parent.rglob("*"), file.parent.parent):
             os.utime(path, (time.time() - age,) * 2)
     machine.works()
-    assert sorted(path.name for path in pulled.iterdir()) == [".org--other.old", ".org--tiny.new", "org--tiny"]
+    expected = [".org--other.old", ".org--tiny.bak", ".org--tiny.copy", ".org--tiny.new", "org--tiny"]
+    assert sorted(path.name for path in pulled.iterdir()) == expected
 
 
 # Answers of the hub
@@ -283,6 +298,55 @@ def test_another_file_than_the_known_one(machine: Machine):
     machine.hub.branches[known.hub] = {}
     for name in (known.name, known.hub, f"{known.hub}@{known.revision}"):
         machine.fails("config.json of Alibaba-NLP/gte-multilingual-base", "expected hash 711bdc81365f", name=name)
+
+
+# A hub that means harm
+
+
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag", "X-Repo-Commit"])
+def test_a_header_that_is_a_path(machine: Machine, header: str):
+    """The client names files and directories of its cache after headers: one with `..` in it would be written anywhere."""
+    planted = machine.folder / "planted"
+    blobs = machine.folder / "hf" / "hub" / "models--org--tiny" / "blobs"
+    machine.hub.trouble.headers = {header: f'"{os.path.relpath(planted, blobs)}"'}
+    machine.fails("cannot be a file's name", "a model hub that you trust")
+    assert not planted.exists()
+
+
+def test_a_header_that_names_a_file_of_the_users(machine: Machine):
+    """Of a model whose hashes are known, the file there has the wrong one. It is not removed."""
+    known = known_models(models_directory())["gte-multilingual-base"]
+    machine.hub.repositories[known.hub] = {known.revision: machine.hub.repositories[REPOSITORY][commit_of(1)]}
+    machine.hub.branches[known.hub] = {}
+    precious = machine.folder / "precious.txt"
+    precious.write_text("mine")
+    blobs = machine.folder / "hf" / "hub" / f"models--{known.hub.replace('/', '--')}" / "blobs"
+    machine.hub.trouble.headers = {"ETag": f'"{os.path.relpath(precious, blobs)}"'}
+    machine.fails("cannot be a file's name", name=known.name)
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["a file", "the commit's directory", "the directory of files"])
+def test_a_link_that_leads_out_of_the_cache(machine: Machine, place: str):
+    """Its target is neither read as part of the checkpoint nor removed."""
+    machine.works()
+    repository = machine.folder / "hf" / "hub" / "models--org--tiny"
+    snapshot, blobs = repository / "snapshots" / commit_of(1), repository / "blobs"
+    outside = machine.folder / "outside"
+    if place == "a file":
+        outside.mkdir()
+        (outside / "config.json").write_text("mine")
+        (snapshot / "config.json").unlink()
+        (snapshot / "config.json").symlink_to(outside / "config.json")
+    else:
+        linked = snapshot if place == "the commit's directory" else blobs
+        shutil.copytree(linked, outside)  # files where there were links
+        shutil.rmtree(linked)
+        linked.symlink_to(outside)
+    before = contents(outside)
+    shutil.rmtree(machine.folder / "gte")
+    machine.fails("config.json of org/tiny", "leads out of it", "Remove the link", HF_HUB_OFFLINE="1")
+    assert contents(outside) == before
 
 
 def test_a_private_repository(machine: Machine):
