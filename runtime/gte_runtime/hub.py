@@ -121,7 +121,7 @@ def _plain_names(want: Wanted) -> Iterator[None]:
 
     An ETag of `../../x` would otherwise be written to, and removed again when its hash is wrong.
     """
-    from huggingface_hub.utils import get_session
+    import huggingface_hub.utils
 
     def check(response: Any, *_: object, **__: object) -> None:
         for header, form in NAMES.items():
@@ -132,7 +132,8 @@ def _plain_names(want: Wanted) -> Iterator[None]:
                     "Is HF_ENDPOINT a model hub that you trust?"
                 )
 
-    session = get_session()
+    library: Any = huggingface_hub.utils  # it does not declare what it documents
+    session: Any = library.get_session()
     # requests.Session until huggingface_hub 0.36, httpx.Client from 1.0 on.
     hooks: dict[str, list[Any]] = session.hooks if hasattr(session, "hooks") else session.event_hooks
     before = list(hooks["response"])
