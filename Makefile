@@ -43,7 +43,7 @@ export: $(VENV)/.dev  ## trace the committed graphs again
 	  $(BIN)/gte-export trace models/$$name/recipe.toml -o models/$$name || exit 1; done
 	$(BIN)/gte-export trace tests/data/gte-tiny-random -o tests/data/gte-tiny-random/graphs
 	$(BIN)/gte-export trace tests/data/gte-tiny-reranker -o tests/data/gte-tiny-reranker/graphs
-	$(BIN)/python -m gte_export.probe runtime/gte_runtime/int8_probe.onnx
+	$(BIN)/python -m gte_export.probe runtime/gte_runtime/device/int8_probe.onnx
 
 test-gpu: $(VENV)-gpu/.ready  ## what needs an NVIDIA GPU; skipped with a reason where there is none
 	$(VENV)-gpu/bin/gte doctor --provider cuda || true

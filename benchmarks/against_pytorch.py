@@ -100,15 +100,15 @@ def compare(checkpoint: Path, bundle: Path, threads: int) -> dict[str, Any]:
 
     from gte_export.attention.sdpa import SdpaAttention
     from gte_export.encoder import Encoder
-    from gte_runtime.batching import make_batch
-    from gte_runtime.bundle import Bundle
-    from gte_runtime.checkpoint import Checkpoint
-    from gte_runtime.session import OrtSession
+    from gte_runtime.bundle.directory import Bundle
+    from gte_runtime.checkpoint.tensors import Checkpoint
+    from gte_runtime.device.cpu import CpuSession
+    from gte_runtime.inference.batch import make_batch
 
     torch.set_num_threads(threads)
     opened = Bundle.open(bundle)
     variant = opened.variant("cpu-fp32")
-    session = OrtSession(opened.read(variant.graph), bundle, variant, opened.manifest.architecture.hidden_size, threads=threads)
+    session = CpuSession(opened.read(variant.graph), bundle, variant, opened.manifest.architecture.hidden_size, threads=threads)
     with Checkpoint(checkpoint) as weights:
         a = weights.config.architecture
         encoder = Encoder(a, SdpaAttention(a)).eval().load(weights)

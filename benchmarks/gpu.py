@@ -154,8 +154,8 @@ def measure(arguments: argparse.Namespace, plan: Plan, folder: Path) -> Iterator
 
 
 def build_bundle(checkpoint: Path, folder: Path, plan: Plan) -> Path:
-    from gte_runtime.build import build
-    from gte_runtime.recipe import FILE
+    from gte_runtime.building.build import build
+    from gte_runtime.format.recipe import FILE
 
     graphs = checkpoint if (checkpoint / FILE).exists() else None
     variants = ("cpu-fp32", "cuda-fp16", "portable-fp16") if plan.device == "cuda" else ("cpu-fp32", "portable-fp32")
@@ -301,7 +301,7 @@ def limits(python: str, device: str) -> dict[str, Any]:
 
 def about() -> dict[str, Any]:
     from gte_runtime.bench.machine import hardware, versions
-    from gte_runtime.devices import devices
+    from gte_runtime.machine.gpus import devices
 
     found = devices()
     gpus = [f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB" for gpu in found.gpus]

@@ -44,7 +44,7 @@ class Texts:
     """Texts of wanted lengths in tokens, cut out of the declaration in 22 languages."""
 
     def __init__(self, bundle: Path, seed: int) -> None:
-        from gte_runtime.bundle import Bundle
+        from gte_runtime.bundle.directory import Bundle
         from gte_runtime.tokenization import Tokenizer
 
         opened = Bundle.open(bundle)

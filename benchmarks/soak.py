@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gte_runtime import Embedder
-from gte_runtime.embedder import Embeddings
+from gte_runtime.results import Embeddings
 from gte_runtime.tokenization import Tokens
 
 POOL = 300

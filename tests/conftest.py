@@ -11,7 +11,7 @@ import pytest
 from golden import Golden, read_golden
 from reranking import GRAPHS, RERANKER
 
-from gte_runtime.build import build
+from gte_runtime.building.build import build
 
 with contextlib.suppress(ImportError):  # the environment of mteb's tests has no hypothesis
     from hypothesis import HealthCheck, settings

@@ -19,13 +19,13 @@ from typing import Any
 import httpx
 
 from gte_runtime import Embedder
-from gte_runtime.batching import Batch
 from gte_runtime.errors import Cancelled, EngineError
+from gte_runtime.inference.batch import Batch
+from gte_runtime.inference.session import Outputs
 from gte_runtime.server.app import App
 from gte_runtime.server.engine import Encoder
 from gte_runtime.server.options import Options
 from gte_runtime.server.serve import make_server
-from gte_runtime.session import Outputs
 
 GTE = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
 

@@ -18,8 +18,8 @@ from torch.nn.functional import embedding, scaled_dot_product_attention
 
 from gte_export.encoder import Encoder
 from gte_export.operators import rotary_embedding
-from gte_runtime.architecture import Architecture
-from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.checkpoint.tensors import Checkpoint
+from gte_runtime.format.architecture import Architecture
 from peers.worker import Float32, padded, serve
 
 

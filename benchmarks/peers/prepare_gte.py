@@ -15,7 +15,7 @@ def main() -> None:
         tokenizer, config, target = map(Path, rest)
         write_random_checkpoint(target, json.loads(config.read_text()), tokenizer=tokenizer)
     else:
-        from gte_runtime.build import build
+        from gte_runtime.building.build import build
 
         build(Path(rest[0]), Path(rest[1]), variants=rest[2:])
 

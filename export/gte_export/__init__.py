@@ -2,5 +2,5 @@
 
 import os
 
-# optimum imports ONNX Runtime by itself; see `gte_runtime.session.runtime`.
+# optimum imports ONNX Runtime by itself; see `gte_runtime.device.runtime.runtime`.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

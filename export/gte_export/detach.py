@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 from onnx import TensorProto
 
-from gte_runtime.layout import Layout
+from gte_runtime.format.layout import Layout
 
 LARGEST_INSIDE = 1024
 """Bytes of a constant that may stay in a graph."""

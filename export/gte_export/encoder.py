@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from gte_runtime.architecture import Architecture
-from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.checkpoint.tensors import Checkpoint
+from gte_runtime.format.architecture import Architecture
 
 from .attention import Attention, Axes
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from gte_runtime.architecture import Architecture
+from gte_runtime.format.architecture import Architecture
 
 from . import operators as operators  # registers torch.ops.gte
 from .attention import Attention

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from gte_runtime.architecture import Architecture
-from gte_runtime.balance import OUTLIERS
-from gte_runtime.evaluation import SPLIT_GELU_WIDTHS
-from gte_runtime.layout import Layout, place
+from gte_runtime.building.int8 import OUTLIERS
+from gte_runtime.format.architecture import Architecture
+from gte_runtime.format.layout import Layout, place
+from gte_runtime.proof.graph_in_numpy import SPLIT_GELU_WIDTHS
 
 TABLE = "embeddings.word"
 OUTLIERS_FILE = "weights-int8-outliers.bin"

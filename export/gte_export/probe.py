@@ -1,7 +1,7 @@
 """One int8 product whose result tells how this processor adds pairs of them.
 
 Every input is the largest there is, so kernels that add two products in 16 bits overflow, and no
-other does. `gte_runtime.session` runs it once per process.
+other does. `gte_runtime.device.runtime` runs it once per process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from gte_runtime.layout import LEVELS
+from gte_runtime.building.transforms import LEVELS
 
 from .operators import OPSET, ZERO
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gte_runtime.architecture import parse_config
-from gte_runtime.checkpoint import expected_shapes
+from gte_runtime.checkpoint.config import parse_config
+from gte_runtime.checkpoint.tensors import expected_shapes
 
 Spelling = Literal["packed", "unpacked", "native"]
 ITEM = {"F16": 2, "F32": 4, "BF16": 2}

@@ -22,14 +22,15 @@ from optimum.exporters.onnx import export
 from optimum.exporters.onnx.convert import validate_model_outputs
 from transformers import PretrainedConfig
 
-from gte_runtime.architecture import Architecture, read_config
-from gte_runtime.balance import OUTLIERS
-from gte_runtime.checkpoint import Checkpoint
-from gte_runtime.evaluation import Evaluator
-from gte_runtime.graph import inspect_graph
-from gte_runtime.layout import DTYPES, Layout
-from gte_runtime.recipe import FILE as RECIPE
-from gte_runtime.recipe import GraphRecipe, Recipe, read_recipe
+from gte_runtime.building.int8 import OUTLIERS
+from gte_runtime.checkpoint.config import read_config
+from gte_runtime.checkpoint.tensors import Checkpoint
+from gte_runtime.format.architecture import Architecture
+from gte_runtime.format.graph import inspect_graph
+from gte_runtime.format.layout import DTYPES, Layout
+from gte_runtime.format.recipe import FILE as RECIPE
+from gte_runtime.format.recipe import GraphRecipe, Recipe, read_recipe
+from gte_runtime.proof.graph_in_numpy import Evaluator
 
 from .attention import TracedAttention
 from .attention.packed import PackedAttention

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gte_runtime.batching import make_batch
-from gte_runtime.build import build, judge
-from gte_runtime.checkpoint import Checkpoint
-from gte_runtime.manifest import Manifest
-from gte_runtime.recipe import read_recipe
+from gte_runtime.building.build import build
+from gte_runtime.building.judge import judge
+from gte_runtime.checkpoint.tensors import Checkpoint
+from gte_runtime.format.manifest import Manifest
+from gte_runtime.format.recipe import read_recipe
+from gte_runtime.inference.batch import make_batch
 
 from .attention.padded import PaddedAttention
 from .encoder import Encoder

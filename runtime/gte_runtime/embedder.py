@@ -15,24 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import scoring, sparse
-from .batching import COSTS, Budget, Cost, make_batch, plan_runs
-from .errors import ConfigError, GteError, InputError, NonFiniteOutputError
-from .fanout import run_all
-from .progress import Progress
-from .session import PROVIDERS, Session
+from .arrays import Float32, Int64
+from .device.runtime import PROVIDERS
+from .errors import ConfigError, InputError, NonFiniteOutputError
+from .inference.batch import make_batch
+from .inference.cost import COSTS, Cost
+from .inference.plan import Budget, plan_runs
+from .inference.session import Session
+from .inference.side_by_side import run_all
+from .machine.progress import Progress
+from .machine.threads import thread_count
 from .sparse import SparseVectors
-from .threads import thread_count
 from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_errors, check_pair, check_text, choose_length
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from .bundle import Bundle, Verify
-    from .cuda import CudaOptions
-    from .manifest import Manifest, Variant
+    from .bundle.directory import Bundle, Verify
+    from .device.cuda import CudaOptions
+    from .format.manifest import Manifest, Variant
+from .results import Embeddings, Rejected
 
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 Lap = Callable[[str], None]
 
 STREAM_TEXTS = 256
@@ -49,35 +52,6 @@ PACKED_BUDGET = Budget(max_tokens=32768)
 """Of a run on a GPU: 0.6 GB of activations for gte-multilingual-base. Attention holds no scores there.
 
 On an H100 twice as many tokens a run are 0 to 5 % faster, half as many 5 to 9 % slower (NOTES-gpu.md)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """A text of a stream that could not be embedded."""
-
-    index: int
-    error: GteError
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Embeddings:
-    """The result for N texts, in input order."""
-
-    dense: Float32 | None
-    """[N, dim], L2-normalised after the cut; None when not asked for."""
-    sparse: SparseVectors | None
-    """One vector per text; None when not asked for, or when the checkpoint has no sparse head."""
-    tokens: Int64
-    """Tokens of each text as run, special tokens included, [N]."""
-    truncated: NDArray[np.bool_]
-    """Which texts were cut at max_length, [N]."""
-    index: Int64
-    """Position of each row in the input, [N]; without gaps but for rejected texts of a stream."""
-    rejected: tuple[Rejected, ...] = ()
-    """Streams only: texts of this part that could not be embedded."""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,9 +144,9 @@ class Embedder:
             ConfigError: a parameter out of range.
         """
         # Here, so that a program which only imports the package does not pay for what opening needs.
-        from .bundle import Bundle
-        from .loading import load
-        from .shipped import locate
+        from .bundle.directory import Bundle
+        from .bundle.load import load
+        from .catalog.locate import locate
 
         if provider not in PROVIDERS:
             raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
@@ -533,7 +507,7 @@ class Embedder:
 
 
 def _gpu_options(provider: str, devices: tuple[int, ...], memory: int | None, latency: bool) -> CudaOptions:
-    from .cuda import CudaOptions
+    from .device.cuda import CudaOptions
 
     if provider == "cpu":
         raise ConfigError("latency, devices and gpu_mem_limit are for provider='cuda'")

@@ -3,55 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .batching import COSTS, Budget, Cost, make_batch, plan_runs
+from .arrays import Float32
+from .device.runtime import PROVIDERS
 from .embedder import PACKED_BUDGET, VARIANTS, Parts, preferred
 from .errors import ConfigError, InputError, NonFiniteOutputError
-from .fanout import run_all
-from .progress import Progress
-from .session import PROVIDERS, Session
-from .threads import thread_count
+from .inference.batch import make_batch
+from .inference.cost import COSTS, Cost
+from .inference.plan import Budget, plan_runs
+from .inference.session import Session
+from .inference.side_by_side import run_all
+from .machine.progress import Progress
+from .machine.threads import thread_count
 from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_errors, check_pair, check_text, choose_length
 
 if TYPE_CHECKING:
-    from .bundle import Verify
-    from .manifest import Manifest, Variant
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A document and how well it answers the query."""
-
-    index: int
-    """Its position among the documents given."""
-    score: float
-    document: str | None = None
-    """Its text, if asked for."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """The result for N pairs, in input order."""
-
-    scores: Float32
-    """[N]."""
-    tokens: Int64
-    """Tokens of each pair as run, special tokens included, [N]."""
-    truncated: NDArray[np.bool_]
-    """Which pairs were cut at max_length, [N]."""
-
-    def __len__(self) -> int:
-        return len(self.scores)
+    from .bundle.directory import Verify
+    from .format.manifest import Manifest, Variant
+from .results import Ranked, Scores
 
 
 class Reranker:
@@ -97,9 +71,9 @@ class Reranker:
         Raises:
             ConfigError: the bundle is an embedding model's, or a parameter is out of range.
         """
-        from .bundle import Bundle
-        from .loading import load
-        from .shipped import locate
+        from .bundle.directory import Bundle
+        from .bundle.load import load
+        from .catalog.locate import locate
 
         if provider not in PROVIDERS:
             raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")

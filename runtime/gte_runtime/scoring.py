@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-Float32 = NDArray[np.float32]
+from .arrays import Float32
 
 SMALLEST_NORM = 1e-12
 """As torch.nn.functional.normalize: a zero vector stays zero."""

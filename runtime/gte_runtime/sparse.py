@@ -12,11 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
-Float32 = NDArray[np.float32]
+from .arrays import Float32, Int32, Int64
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from tensorfile import read_tensors
 
 from gte_export.trace import Plan, plans, trace
-from gte_runtime.architecture import Architecture, parse_config, read_config
-from gte_runtime.batching import Budget, make_batch, plan_padded, plan_ragged
-from gte_runtime.build import build
-from gte_runtime.bundle import Bundle
-from gte_runtime.checkpoint import Checkpoint
-from gte_runtime.oracle import forward
-from gte_runtime.session import OrtSession
+from gte_runtime.building.build import build
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.checkpoint.config import parse_config, read_config
+from gte_runtime.checkpoint.tensors import Checkpoint
+from gte_runtime.device.cpu import CpuSession
+from gte_runtime.format.architecture import Architecture
+from gte_runtime.inference.batch import make_batch
+from gte_runtime.inference.plan import Budget, plan_padded, plan_ragged
+from gte_runtime.proof.oracle import forward
 
 EXPECTED = Path(__file__).parents[1] / "data" / "native" / "expected.npz"
 VARIANTS = ("cpu-fp32", "portable-fp32")
@@ -143,7 +145,7 @@ def by_engine(bundle: Path, variant: str, ids: list[NDArray[np.int64]], *, toget
     groups = planned if together else [np.array([row]) for row in range(len(ids))]
     cls: dict[int, Float] = {}
     weights: dict[int, Float] = {}
-    session = OrtSession(opened.read(chosen.graph), bundle, chosen, opened.manifest.architecture.hidden_size, threads=1)
+    session = CpuSession(opened.read(chosen.graph), bundle, chosen, opened.manifest.architecture.hidden_size, threads=1)
     try:
         for rows in groups:
             batch = make_batch(rows, ids, chosen.flash_from)

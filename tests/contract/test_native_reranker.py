@@ -17,9 +17,9 @@ from tensorfile import read_tensors
 from gte_export import trace as tracing
 from gte_export.verify import pytorch_states
 from gte_runtime import Reranker
-from gte_runtime.build import build
-from gte_runtime.checkpoint import Checkpoint
-from gte_runtime.oracle import forward
+from gte_runtime.building.build import build
+from gte_runtime.checkpoint.tensors import Checkpoint
+from gte_runtime.proof.oracle import forward
 from gte_runtime.tokenization import Tokens
 
 EXPECTED = Path(__file__).parents[1] / "data" / "native" / "logits.npz"

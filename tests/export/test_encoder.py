@@ -11,8 +11,9 @@ from gte_export.attention.padded import PaddedAttention
 from gte_export.attention.ragged import RaggedAttention
 from gte_export.attention.sdpa import SdpaAttention
 from gte_export.encoder import Encoder
-from gte_runtime.batching import Budget, make_batch, plan_ragged, ragged_inputs
-from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.checkpoint.tensors import Checkpoint
+from gte_runtime.inference.batch import make_batch, ragged_inputs
+from gte_runtime.inference.plan import Budget, plan_ragged
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,14 @@ from gte_export.attention.padded import PaddedAttention
 from gte_export.encoder import Encoder
 from gte_export.random_checkpoint import Form, write_random_checkpoint
 from gte_export.trace import plans, trace
-from gte_runtime.batching import make_batch
-from gte_runtime.build import build, judge
-from gte_runtime.bundle import Bundle
-from gte_runtime.checkpoint import Checkpoint
-from gte_runtime.evaluation import SPLIT_GELU_WIDTHS, Evaluator
-from gte_runtime.manifest import Manifest
-from gte_runtime.oracle import forward
+from gte_runtime.building.build import build
+from gte_runtime.building.judge import judge
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.checkpoint.tensors import Checkpoint
+from gte_runtime.format.manifest import Manifest
+from gte_runtime.inference.batch import make_batch
+from gte_runtime.proof.graph_in_numpy import SPLIT_GELU_WIDTHS, Evaluator
+from gte_runtime.proof.oracle import forward
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from gte_runtime.graph import Pointer, inspect_graph
+from gte_runtime.format.graph import Pointer, inspect_graph
 
 ROOT = Path(__file__).parents[2]
 GRAPHS = sorted([*ROOT.glob("models/*/*.onnx"), *ROOT.glob("tests/data/*/graphs/*.onnx")])

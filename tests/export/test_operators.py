@@ -10,8 +10,8 @@ import torch
 from golden import Golden
 
 from gte_export.operators import multi_head_attention, rotary_embedding
-from gte_runtime.oracle import _rotate, _softmax
-from gte_runtime.rope import Rope
+from gte_runtime.checkpoint.rope import Rope
+from gte_runtime.proof.oracle import _rotate, _softmax
 
 
 @pytest.mark.parametrize("head_size", [16, 24, 32, 48, 64])

@@ -12,11 +12,11 @@ from onnx import TensorProto
 from gte_export.detach import LARGEST_INSIDE, DetachError, detach
 from gte_export.layout import outliers_layout, packed_layout, splits_in_one_kernel, table_layout, weights_layout
 from gte_export.trace import layout_name, numbers, plans, trace
-from gte_runtime.architecture import read_config
-from gte_runtime.graph import inspect_graph
-from gte_runtime.layout import DTYPES
-from gte_runtime.manifest import LOGITS, STATES
-from gte_runtime.recipe import read_recipe
+from gte_runtime.checkpoint.config import read_config
+from gte_runtime.format.graph import inspect_graph
+from gte_runtime.format.layout import DTYPES
+from gte_runtime.format.manifest import LOGITS, STATES
+from gte_runtime.format.recipe import read_recipe
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = {

@@ -15,11 +15,13 @@ from golden import Golden
 from numpy.typing import NDArray
 
 from gte_runtime import Embedder
-from gte_runtime.batching import Budget, make_batch
-from gte_runtime.build import build, judge
-from gte_runtime.bundle import Bundle
-from gte_runtime.cuda import CudaOptions, CudaSession
-from gte_runtime.devices import devices
+from gte_runtime.building.build import build
+from gte_runtime.building.judge import judge
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.device.cuda import CudaOptions, CudaSession
+from gte_runtime.inference.batch import make_batch
+from gte_runtime.inference.plan import Budget
+from gte_runtime.machine.gpus import devices
 
 
 def _missing() -> str | None:

@@ -14,7 +14,7 @@ from spoil import Refusal, vector_of
 from tensorfile import Derive, Tensors, derive
 
 from gte_runtime import Embedder
-from gte_runtime.build import build
+from gte_runtime.building.build import build
 
 MINI = Path(__file__).parents[2] / "models" / "gte-mini"
 VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from gte_runtime.architecture import Architecture, parse_config, read_config
+from gte_runtime.checkpoint.config import parse_config, read_config
+from gte_runtime.checkpoint.rope import Rope
 from gte_runtime.errors import CheckpointError
-from gte_runtime.rope import Rope
+from gte_runtime.format.architecture import Architecture
 
 Json = dict[str, Any]
 MODELS = Path(__file__).parents[2] / "models"

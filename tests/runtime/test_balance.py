@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte_runtime.balance import OUTLIERS, READERS, column_factors, factors, has_outliers, outliers
+from gte_runtime.building.int8 import OUTLIERS, READERS, column_factors, factors, has_outliers, outliers
 
 RNG = np.random.default_rng(3)
 

@@ -9,19 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte_runtime.batching import (
-    Budget,
-    Cost,
-    make_batch,
-    padded_inputs,
-    padding_mask,
-    plan_padded,
-    plan_ragged,
-    ragged_inputs,
-    runs_together,
-    shared,
-)
 from gte_runtime.errors import ConfigError
+from gte_runtime.inference.batch import make_batch, padded_inputs, padding_mask, ragged_inputs
+from gte_runtime.inference.cost import Cost
+from gte_runtime.inference.plan import Budget, plan_padded, plan_ragged, runs_together, shared
 
 lengths = st.lists(st.integers(2, 300), max_size=60)
 budgets = st.builds(Budget, max_tokens=st.integers(1, 2000), max_scores=st.integers(1, 100_000))

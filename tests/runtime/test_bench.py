@@ -16,13 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte_runtime import Embedder, processor
-from gte_runtime.batching import Budget
+from gte_runtime import Embedder
 from gte_runtime.bench import latency
 from gte_runtime.bench.latency import STAGES, Options, Work, measure, record, timed_encode, works
 from gte_runtime.bench.statistics import percentile, summary
 from gte_runtime.bench.texts import SENTENCES, Composer
 from gte_runtime.errors import ConfigError
+from gte_runtime.inference.plan import Budget
+from gte_runtime.machine import processor
 from gte_runtime.tokenization import Tokenizer
 
 ROOT = Path(__file__).parents[2]

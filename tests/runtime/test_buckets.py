@@ -10,10 +10,12 @@ from golden import Golden
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte_runtime.batching import Batch, Budget, halves, make_batch, packed_inputs, plan_packed, spread
-from gte_runtime.buckets import BUCKETS, Bucket, fill, rounded, smallest
-from gte_runtime.build import build, judge
+from gte_runtime.building.build import build
+from gte_runtime.building.judge import judge
+from gte_runtime.device.shapes import BUCKETS, Bucket, fill, rounded, smallest
 from gte_runtime.errors import ConfigError
+from gte_runtime.inference.batch import Batch, halves, make_batch, packed_inputs
+from gte_runtime.inference.plan import Budget, plan_packed, spread
 
 LENGTHS = st.lists(st.integers(2, 600), min_size=1, max_size=40)
 

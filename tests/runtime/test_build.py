@@ -26,15 +26,16 @@ from numpy.typing import NDArray
 from spoil import TEXT, vector_of
 from tensorfile import Derive, Tensor, Tensors
 
-import gte_runtime.build
-import gte_runtime.publish
+import gte_runtime.building.build
+import gte_runtime.building.publish
 from gte_runtime import Embedder, GteError
-from gte_runtime.build import build
-from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.building.build import build
+from gte_runtime.building.transforms import TRANSFORMS
+from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, OutputError, SelfCheckFailed
-from gte_runtime.layout import TRANSFORMS, Layout
-from gte_runtime.manifest import Manifest
-from gte_runtime.oracle import forward
+from gte_runtime.format.layout import Layout
+from gte_runtime.format.manifest import Manifest
+from gte_runtime.proof.oracle import forward
 from gte_runtime.scoring import cut_and_normalise
 
 VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
@@ -206,14 +207,14 @@ def test_a_float32_checkpoint(derived: Derive, mini_checkpoint: Path, mini_bundl
 def test_the_manifest_is_written_last(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """While a variant is proved, no manifest is there, so that nobody could take the directory for a bundle; nor is the name."""
     seen: list[set[str]] = []
-    real = gte_runtime.build._prove
+    real = gte_runtime.building.build.prove
 
     def prove(staged: Path, *rest: Any) -> float:
         seen.append(set(contents(staged)))
         assert not tiny.bundle.exists()
         return real(staged, *rest)
 
-    monkeypatch.setattr(gte_runtime.build, "_prove", prove)
+    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
     tiny.build(variants=VARIANTS)
     assert len(seen) == len(VARIANTS)
     assert all(names == set(contents(tiny.bundle)) - {"manifest.json"} for names in seen)
@@ -228,7 +229,7 @@ def test_a_build_without_proof_leaves_nothing(tiny: Tiny, monkeypatch: pytest.Mo
     def prove(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(gte_runtime.build, "_prove", prove)
+    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
     kind = OutputError if type(failure) is OSError else type(failure)
     with pytest.raises(kind):
         tiny.build()
@@ -254,7 +255,7 @@ def test_a_build_proves_itself(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tran
     """Each transform gone wrong is found by the oracle before anybody sees a bundle."""
     monkeypatch.setitem(TRANSFORMS, transform, reversed_rows(TRANSFORMS[transform]))
     if transform in OUTLIER_TRANSFORMS:
-        monkeypatch.setattr(gte_runtime.build, "_choose", lambda recipe, *_: [recipe.choose("cpu-int8", "float16", outliers=True)])
+        monkeypatch.setattr(gte_runtime.building.build, "_choose", lambda recipe, *_: [recipe.choose("cpu-int8", "float16", outliers=True)])
     variant = "cpu-int8" if transform in INT8_TRANSFORMS else "cuda-fp16" if transform == "transpose_beside" else "cpu-fp32"
     tiny.refused(SelfCheckFailed, variant, "differ", variants=(variant,))
 
@@ -323,7 +324,7 @@ def test_a_failed_exchange_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.Mo
     def exchange(one: Path, other: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(gte_runtime.publish, "exchange", exchange)
+    monkeypatch.setattr(gte_runtime.building.publish, "exchange", exchange)
     tiny.refused(OutputError, overwrite=True)
     assert tiny.bundle.exists()
 
@@ -336,7 +337,7 @@ def test_a_file_system_that_cannot_exchange(tiny: Tiny, monkeypatch: pytest.Monk
     """Two renames do, and nothing is left beside the bundle."""
     tiny.build()
     (tiny.bundle / "notes.txt").write_text("mine", encoding="utf-8")
-    monkeypatch.setattr(gte_runtime.publish, "exchange", without_exchange)
+    monkeypatch.setattr(gte_runtime.building.publish, "exchange", without_exchange)
     tiny.build(overwrite=True)
     assert "notes.txt" not in contents(tiny.bundle)
     assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
@@ -352,7 +353,7 @@ def test_a_failed_rename_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.Monk
             raise OSError(errno.EIO, "Input/output error")
         real(source, target)
 
-    monkeypatch.setattr(gte_runtime.publish, "exchange", without_exchange)
+    monkeypatch.setattr(gte_runtime.building.publish, "exchange", without_exchange)
     monkeypatch.setattr(os, "rename", rename)
     tiny.refused(OutputError, overwrite=True)
     assert tiny.bundle.exists()
@@ -361,8 +362,9 @@ def test_a_failed_rename_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.Monk
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import gte_runtime.publish
-from gte_runtime.build import build
+import gte_runtime.building.publish
+from gte_runtime.building.build import build
+from gte_runtime.machine.files import exchange
 def killed(*arguments):
     {first}
     os.kill(os.getpid(), signal.SIGKILL)
@@ -376,8 +378,8 @@ build(checkpoint, bundle, graphs=graphs, overwrite=True)
 def test_killed_while_overwriting(tiny: Tiny, moment: str):
     """There is a whole bundle under the name at every moment, and the next build clears up an hour later."""
     tiny.build()
-    code = KILLED.format(first="pass" if moment.startswith("before") else "exchange(*arguments)", patched="gte_runtime.publish.exchange")
-    code = code.replace("import gte_runtime.publish\n", "import gte_runtime.publish\nfrom gte_runtime.files import exchange\n")
+    first = "pass" if moment.startswith("before") else "exchange(*arguments)"
+    code = KILLED.format(first=first, patched="gte_runtime.building.publish.exchange")
     done = subprocess.run([sys.executable, "-c", code, tiny.checkpoint, tiny.graphs, tiny.bundle], check=False)
     assert done.returncode == -signal.SIGKILL
     with Embedder.open(tiny.bundle, threads=1) as gte:
@@ -391,7 +393,7 @@ def test_killed_while_overwriting(tiny: Tiny, moment: str):
 
 def test_a_build_that_is_going_on_is_not_cleared_up(tiny: Tiny):
     """However old its files are, as a copied checkpoint's or a stopped process's may be: its lock is held."""
-    with gte_runtime.publish.staging(tiny.bundle) as directory:
+    with gte_runtime.building.publish.staging(tiny.bundle) as directory:
         for path in (*directory.iterdir(), directory):
             os.utime(path, (time.time() - 4000,) * 2)
         tiny.build()
@@ -406,7 +408,7 @@ def test_directories_of_the_users_are_never_removed(tiny: Tiny, name: str):
     mine.mkdir()
     (mine / "thesis.tex").write_text("mine", encoding="utf-8")
     if name.endswith("link"):
-        (mine / gte_runtime.publish.MARKER).write_text(name)
+        (mine / gte_runtime.building.publish.MARKER).write_text(name)
         (tiny.bundle.parent / name).symlink_to(mine)
     for path in (*mine.iterdir(), mine):
         os.utime(path, (time.time() - 4000,) * 2)
@@ -430,18 +432,18 @@ def test_overwrite_replaces_bundles_only(tiny: Tiny, place: str):
 
 def test_whoever_is_first_stays(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """Two processes build the same bundle at once: the second to finish leaves the first one's, and both succeed."""
-    real = gte_runtime.build._prove
+    real = gte_runtime.building.build.prove
     inner: list[Manifest] = []
 
     def prove(*arguments: Any) -> float:
         """Before the first build's proof, a whole second build."""
-        monkeypatch.setattr(gte_runtime.build, "_prove", real)
+        monkeypatch.setattr(gte_runtime.building.build, "prove", real)
         inner.append(tiny.build(keep_existing=True))
         inode.append(tiny.bundle.stat().st_ino)
         return real(*arguments)
 
     inode: list[int] = []
-    monkeypatch.setattr(gte_runtime.build, "_prove", prove)
+    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
     outer = tiny.build(keep_existing=True)
     assert [outer] == inner
     assert [tiny.bundle.stat().st_ino] == inode
@@ -451,15 +453,15 @@ def test_whoever_is_first_stays(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("what", ["bundle", "directory"])
 def test_what_appears_in_the_meantime_is_not_touched(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, what: str):
     """Without --overwrite, what somebody else put there while we built stays."""
-    real = gte_runtime.build._prove
+    real = gte_runtime.building.build.prove
 
     def prove(*arguments: Any) -> float:
-        monkeypatch.setattr(gte_runtime.build, "_prove", real)
+        monkeypatch.setattr(gte_runtime.building.build, "prove", real)
         tiny.bundle.mkdir()
         (tiny.bundle / ("manifest.json" if what == "bundle" else "thesis.tex")).write_text("theirs", encoding="utf-8")
         return real(*arguments)
 
-    monkeypatch.setattr(gte_runtime.build, "_prove", prove)
+    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
     with pytest.raises(OutputError):
         tiny.build()
     assert [file.read_text(encoding="utf-8") for file in tiny.bundle.iterdir()] == ["theirs"]

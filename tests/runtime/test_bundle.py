@@ -22,11 +22,11 @@ import wire
 from numpy.typing import NDArray
 from spoil import Refusal, change_manifest, no_hanging, replace, replace_signed, vector_of
 
-import gte_runtime.loading
+import gte_runtime.bundle.load
 from gte_runtime import Embedder
-from gte_runtime.bundle import Bundle
-from gte_runtime.cache import cache_directory
+from gte_runtime.bundle.directory import Bundle
 from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError, ConfigError, SelfCheckFailed
+from gte_runtime.machine.cache import cache_directory
 
 GRAPH, TABLE, WEIGHTS, TOKENIZER, MANIFEST = "cpu-fp32.onnx", "table-fp16.bin", "weights-fp32.bin", "tokenizer.json", "manifest.json"
 FILES = (GRAPH, TABLE, WEIGHTS, TOKENIZER)
@@ -351,7 +351,7 @@ def test_a_device_in_place_of_a_file(refuses: Refusal, bundle_copy: Path, name: 
 @pytest.mark.parametrize("same_content", [False, True], ids=["other content", "same content"])
 def test_a_file_replaced_while_loading(refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, same_content: bool):
     """B-52: ONNX Runtime opens weights by name after they were hashed, so a file replaced in between is noticed."""
-    real = gte_runtime.loading.OrtSession
+    real = gte_runtime.bundle.load.CpuSession
     good = (bundle_copy / name).read_bytes()
 
     def session(graph: bytes, folder: Path, *rest: Any, **options: Any) -> Any:
@@ -361,7 +361,7 @@ def test_a_file_replaced_while_loading(refuses: Refusal, bundle_copy: Path, monk
             os.replace(folder / "new", folder / name)
         return real(graph, folder, *rest, **options)
 
-    monkeypatch.setattr(gte_runtime.loading, "OrtSession", session)
+    monkeypatch.setattr(gte_runtime.bundle.load, "CpuSession", session)
     if name == TOKENIZER and not same_content:
         # It is read while the session is made: before the file was replaced or after, when its hash tells.
         refuses(bundle_copy, BundleCorruptError, f"{name}: expected")
@@ -371,7 +371,7 @@ def test_a_file_replaced_while_loading(refuses: Refusal, bundle_copy: Path, monk
 
 def test_a_weight_file_written_to_while_loading(refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch):
     """B-52: writing into the file that was hashed is noticed like a replacement."""
-    real = gte_runtime.loading.OrtSession
+    real = gte_runtime.bundle.load.CpuSession
 
     def session(graph: bytes, folder: Path, *rest: Any, **options: Any) -> Any:
         made = real(graph, folder, *rest, **options)
@@ -381,7 +381,7 @@ def test_a_weight_file_written_to_while_loading(refuses: Refusal, bundle_copy: P
             _later(folder / WEIGHTS)
         return made
 
-    monkeypatch.setattr(gte_runtime.loading, "OrtSession", session)
+    monkeypatch.setattr(gte_runtime.bundle.load, "CpuSession", session)
     refuses(bundle_copy, BundleCorruptError, WEIGHTS, "replaced while loading")
 
 

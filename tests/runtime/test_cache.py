@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gte_runtime.cache import recall, remember
+from gte_runtime.machine.cache import recall, remember
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ from spoil import no_hanging
 from tensorfile import Derive, Tensor, Tensors, read_tensors
 
 from gte_runtime import Embedder
-from gte_runtime.architecture import read_config
-from gte_runtime.build import build
-from gte_runtime.checkpoint import Checkpoint, expected_shapes
+from gte_runtime.building.build import build
+from gte_runtime.checkpoint.config import read_config
+from gte_runtime.checkpoint.tensors import Checkpoint, expected_shapes
 from gte_runtime.errors import CheckpointError, ConfigError
 
 WORD = "new.embeddings.word_embeddings.weight"

@@ -14,7 +14,7 @@ import pytest
 from golden import Golden
 
 from gte_runtime import Embedder
-from gte_runtime.build import build
+from gte_runtime.building.build import build
 from gte_runtime.compat import SentenceTransformer
 from gte_runtime.compat.similarity import NAMES, each_with_each, pairwise
 from gte_runtime.errors import ConfigError, InputError

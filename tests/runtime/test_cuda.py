@@ -21,16 +21,20 @@ import pytest
 from golden import Golden
 
 from gte_runtime import Embedder
-from gte_runtime.batching import Batch, make_batch
-from gte_runtime.buckets import BUCKETS, Bucket
-from gte_runtime.build import build, judge
-from gte_runtime.bundle import Bundle
-from gte_runtime.cuda import CudaOptions, CudaSession, Device, Lane, joined, least_loaded, provider_options, run_halved, session_entries
+from gte_runtime.building.build import build
+from gte_runtime.building.judge import judge
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.device.cpu import CpuSession
+from gte_runtime.device.cuda import CudaOptions, CudaSession, joined, provider_options, run_halved, session_entries
+from gte_runtime.device.graph import load_graph
+from gte_runtime.device.lanes import Device, Lane, least_loaded
+from gte_runtime.device.shapes import BUCKETS, Bucket
 from gte_runtime.errors import Cancelled, ConfigError, EngineError, OutOfMemory, ProviderUnavailableError
-from gte_runtime.evaluation import Evaluator
-from gte_runtime.libraries import Library
+from gte_runtime.inference.batch import Batch, make_batch
+from gte_runtime.inference.session import NOTHING, Outputs
+from gte_runtime.machine.libraries import Library
+from gte_runtime.proof.graph_in_numpy import Evaluator
 from gte_runtime.scoring import cut_and_normalise
-from gte_runtime.session import NOTHING, OrtSession, Outputs, load_graph
 
 WIDTH = 64
 HERE = Device("cpu", 0)
@@ -318,7 +322,7 @@ def test_padded_graphs_run_in_lanes_too(tiny_bundle: Path):
     load = partial(load_graph, bundle.read(variant.graph), tiny_bundle, variant, "cpu", 1)
     opened = Lane(load, HERE, variant, WIDTH, ())
     opened.wait_until_loaded()
-    plain = OrtSession(bundle.read(variant.graph), tiny_bundle, variant, WIDTH)
+    plain = CpuSession(bundle.read(variant.graph), tiny_bundle, variant, WIDTH)
     for lengths in ([5], [2, 30, 4], [64, 64], [2, 30, 4]):
         found, expected = run(opened, texts(*lengths)), plain.run(texts(*lengths))
         np.testing.assert_allclose(found.cls, expected.cls, atol=1e-5)
@@ -423,11 +427,11 @@ def test_cuda_without_its_package(packed: Bundle):
 
 def test_a_library_that_is_missing_is_named(packed: Bundle, monkeypatch: pytest.MonkeyPatch):
     """Compiled in, and does not load: which library, and what to install."""
-    import gte_runtime.cuda
+    import gte_runtime.device.cuda
 
-    monkeypatch.setattr(gte_runtime.cuda, "require_provider", lambda provider: "CUDAExecutionProvider")
+    monkeypatch.setattr(gte_runtime.device.cuda, "require_provider", lambda provider: "CUDAExecutionProvider")
     found = [Library("libcublasLt.so.13", None), Library("libcudart.so.13", "libcudart.so.13")]
-    monkeypatch.setattr(gte_runtime.cuda, "preload", lambda provider: found)
+    monkeypatch.setattr(gte_runtime.device.cuda, "preload", lambda provider: found)
     with pytest.raises(ProviderUnavailableError, match=r"libcublasLt\.so\.13 is not found: pip install 'nvidia-cublas>=13,<14'"):
         Embedder.open(packed.directory, provider="cuda")
 

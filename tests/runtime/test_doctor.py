@@ -16,9 +16,9 @@ import pytest
 from click.testing import CliRunner
 
 from gte_runtime.cli import gte
-from gte_runtime.devices import Devices, Gpu, devices
-from gte_runtime.doctor import Findings, examine, lines, placement, verdict
-from gte_runtime.libraries import Library, needed, preload, remedy
+from gte_runtime.device.doctor import Findings, examine, lines, placement, verdict
+from gte_runtime.machine.gpus import Devices, Gpu, devices
+from gte_runtime.machine.libraries import Library, needed, preload, remedy
 
 GPU = Gpu(0, "NVIDIA H200", "9.0", 150 * 2**30)
 CUDA = ("libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudart.so.13", "libcuda.so.1")
@@ -103,7 +103,7 @@ def test_the_command(mini_bundle: Path):
 
 def test_placement_counts_nodes(mini_bundle: Path):
     """By provider; none elsewhere than on the one that was asked for."""
-    from gte_runtime.bundle import Bundle
+    from gte_runtime.bundle.directory import Bundle
 
     placed = placement(Bundle.open(mini_bundle), "cpu-fp32", "cpu")
     assert placed["nodes"]["CPUExecutionProvider"] > 20
@@ -143,7 +143,7 @@ def test_what_is_no_elf_file_needs_nothing(tmp_path: Path):
 
 def test_libraries_are_looked_for_in_packages_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """First as the loader would, then below site-packages, where the loader does not look."""
-    import gte_runtime.libraries as module
+    import gte_runtime.machine.libraries as module
 
     folder = tmp_path / "nvidia" / "cu13" / "lib"
     folder.mkdir(parents=True)

@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gte_runtime import Embedder
-from gte_runtime.batching import Batch, Budget
-from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.errors import (
     BundleError,
     ConfigError,
@@ -28,8 +27,10 @@ from gte_runtime.errors import (
     ProviderError,
     ProviderUnavailableError,
 )
-from gte_runtime.oracle import forward
-from gte_runtime.session import Outputs
+from gte_runtime.inference.batch import Batch
+from gte_runtime.inference.plan import Budget
+from gte_runtime.inference.session import Outputs
+from gte_runtime.proof.oracle import forward
 
 TEXT = st.text(max_size=90)
 WORDS = st.lists(st.sampled_from(["北京", "capital", "de", "China?", "мир", "a", "मस्ते", "😀", "</s>"]), max_size=120).map(" ".join)
@@ -130,7 +131,7 @@ def test_the_two_attention_paths_differ(gte: Embedder):
     If this fails, the paths have become one and `flash_from` is no longer needed.
     """
     ids = np.concatenate([[0], np.arange(4, 4 + gte._variant.flash_from - 2), [2]])
-    from gte_runtime.batching import make_batch
+    from gte_runtime.inference.batch import make_batch
 
     right = make_batch(np.array([0]), [ids], gte._variant.flash_from)
     wrong = Batch(right.rows, right.input_ids, right.cu_seqlens, uniform=not right.uniform)

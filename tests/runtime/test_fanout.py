@@ -9,10 +9,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from gte_runtime.batching import Batch, make_batch
 from gte_runtime.errors import Cancelled, EngineError
-from gte_runtime.fanout import run_all
-from gte_runtime.session import Outputs
+from gte_runtime.inference.batch import Batch, make_batch
+from gte_runtime.inference.session import Outputs
+from gte_runtime.inference.side_by_side import run_all
 
 
 class Recorder:

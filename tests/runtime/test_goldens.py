@@ -9,8 +9,8 @@ import pytest
 from golden import Golden
 
 from gte_runtime import Embedder
-from gte_runtime.checkpoint import Checkpoint
-from gte_runtime.oracle import forward
+from gte_runtime.checkpoint.tensors import Checkpoint
+from gte_runtime.proof.oracle import forward
 
 FLOAT32 = ("cpu-fp32", "portable-fp32")
 WEIGHTINGS = {"dense": (1.0, 0.0), "sparse": (0.0, 1.0), "hybrid": (1.0, 0.3), "default": (1.0, 0.1)}

@@ -10,7 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from gte_runtime.errors import BundleError
-from gte_runtime.graph import GraphFacts, Pointer, inspect_graph
+from gte_runtime.format.graph import GraphFacts, Pointer, inspect_graph
 
 GTE_MINI = Path(__file__).parents[2] / "models" / "gte-mini"
 CPU = (GTE_MINI / "cpu-fp32.table-fp16.onnx").read_bytes()

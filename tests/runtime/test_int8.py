@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tensorfile import Derive, Tensors, derive
 
 from gte_runtime import Embedder
-from gte_runtime.build import build
-from gte_runtime.bundle import Bundle
+from gte_runtime.building.build import build
+from gte_runtime.bundle.directory import Bundle
 
 TEXTS = ["what is the capital of China?", "北京", "how to implement quick sort in python?", "Привет, мир!", "a " * 200, "word"]
 
@@ -101,7 +101,7 @@ def outlying(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("outlying")
     derive(mini_checkpoint, folder / "checkpoint", lambda tensors: unexpected(tensors, 30.0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gte_runtime.build.ORDINARY", 0.0)
+        patch.setattr("gte_runtime.building.build.ORDINARY", 0.0)
         build(folder / "checkpoint", folder / "bundle", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
     return folder / "bundle"
 
@@ -109,7 +109,7 @@ def outlying(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_outliers_that_nobody_expects(outlying: Path, mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """They stay in float32, since the build finds that nearer: of what the ordinary form loses, at most two thirds are left."""
     assert Bundle.open(outlying).manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8-outliers.bin")
-    monkeypatch.setattr("gte_runtime.build.has_outliers", lambda largest: False)
+    monkeypatch.setattr("gte_runtime.building.build.has_outliers", lambda largest: False)
     build(outlying.parent / "checkpoint", tmp_path / "b", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
     assert Bundle.open(tmp_path / "b").manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8.bin")
     assert (1 - cosines(outlying)).mean() < 0.67 * (1 - cosines(tmp_path / "b")).mean()

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from company import assert_as_alone
 
-from gte_runtime import Embedder, Reranker, loading
-from gte_runtime.batching import Batch
-from gte_runtime.bundle import Bundle
-from gte_runtime.invariance import LENGTHS, measure
-from gte_runtime.loading import known_invariance
-from gte_runtime.session import OrtSession, Outputs
+from gte_runtime import Embedder, Reranker
+from gte_runtime.bundle import load as loading
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.bundle.load import known_invariance
+from gte_runtime.device.cpu import CpuSession
+from gte_runtime.inference.batch import Batch
+from gte_runtime.inference.session import Outputs
+from gte_runtime.proof.invariance import LENGTHS, measure
 
 FEW = 20
 """Rows below which the other kernel rounds in its own way."""
@@ -26,7 +28,7 @@ Change = Callable[[Outputs], Outputs]
 class OtherForFewRows:
     """The real session, but what few tokens give is changed."""
 
-    def __init__(self, session: OrtSession, change: Change) -> None:
+    def __init__(self, session: CpuSession, change: Change) -> None:
         self.session, self.change, self.workers, self.runs = session, change, session.workers, 0
 
     def run(self, batch: Batch, *arguments: object, **options: object) -> Outputs:
@@ -64,10 +66,10 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], list[OtherForF
 
     def breaking(change: Change) -> list[OtherForFewRows]:
         def other(*arguments: object, **options: object) -> OtherForFewRows:
-            made.append(OtherForFewRows(OrtSession(*arguments, **options), change))
+            made.append(OtherForFewRows(CpuSession(*arguments, **options), change))
             return made[-1]
 
-        monkeypatch.setattr(loading, "OrtSession", other)
+        monkeypatch.setattr(loading, "CpuSession", other)
         return made
 
     return breaking
@@ -146,7 +148,7 @@ def test_every_company_is_looked_at(tiny_bundle: Path):
     """One row of one company that differs is enough, be it a long text's."""
     bundle = Bundle.open(tiny_bundle)
     variant = bundle.variant("cpu-fp32")
-    session = OrtSession(bundle.read(variant.graph), tiny_bundle, variant, 64, threads=2)
+    session = CpuSession(bundle.read(variant.graph), tiny_bundle, variant, 64, threads=2)
     batches: list[tuple[int, ...]] = []
 
     class Watched(OtherForFewRows):

@@ -13,10 +13,12 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.building.material import CHUNK_ROWS, Material
+from gte_runtime.building.transforms import LEVELS, TRANSFORMS, pieces
+from gte_runtime.checkpoint.rope import Rope
+from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.errors import BundleError
-from gte_runtime.layout import ALIGNMENT, CHUNK_ROWS, LEVELS, TRANSFORMS, Layout, Material, Tensor, pieces, place
-from gte_runtime.rope import Rope
+from gte_runtime.format.layout import ALIGNMENT, Layout, Tensor, place
 
 MODELS = Path(__file__).parents[2] / "models"
 ROPE = Rope.ntk(head_size=8, theta=20000.0, factor=8.0)

@@ -13,7 +13,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError
-from gte_runtime.manifest import FORMAT, MAX_BYTES, Manifest, parse_manifest
+from gte_runtime.format.manifest import FORMAT, MAX_BYTES, Manifest, parse_manifest
 
 Json = dict[str, Any]
 

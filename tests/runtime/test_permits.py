@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from gte_runtime.permits import Permits
+from gte_runtime.device.semaphore import Permits
 
 
 def test_alone_gets_all():

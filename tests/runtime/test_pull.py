@@ -20,12 +20,13 @@ from hubserver import Hub, Trouble, commit_of, serving, size_of
 from tensorfile import Tensor, read_tensors, safetensors
 
 from gte_runtime import Embedder
-from gte_runtime.bundle import Bundle
+from gte_runtime.building.publish import MARKER
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.catalog.hub import wanted
+from gte_runtime.catalog.locate import pulled_directory
 from gte_runtime.errors import BundleError, ConfigError
-from gte_runtime.hub import wanted
-from gte_runtime.known import known_models
-from gte_runtime.publish import MARKER
-from gte_runtime.shipped import models_directory, pulled_directory
+from gte_runtime.format.models import models_directory
+from gte_runtime.format.named import known_models
 
 REPOSITORY = "org/tiny"
 PULL = "from gte_runtime.cli import main; main()"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gte_runtime.errors import BundleError
-from gte_runtime.recipe import read_recipe
+from gte_runtime.format.recipe import read_recipe
 
 MODELS = Path(__file__).parents[2] / "models"
 

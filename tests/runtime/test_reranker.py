@@ -18,13 +18,13 @@ from tokenizers import Tokenizer as Library
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from gte_runtime import Embedder, Reranker
-from gte_runtime.batching import Batch
-from gte_runtime.build import build
-from gte_runtime.bundle import Bundle
-from gte_runtime.checkpoint import Checkpoint
+from gte_runtime.building.build import build
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.errors import BundleError, CheckpointError, ConfigError, InputError, InputTooLongError, SelfCheckFailed
-from gte_runtime.oracle import forward
-from gte_runtime.session import NOTHING, Outputs
+from gte_runtime.inference.batch import Batch
+from gte_runtime.inference.session import NOTHING, Outputs
+from gte_runtime.proof.oracle import forward
 from gte_runtime.tokenization import Tokenizer
 from gte_runtime.tokenization.tokenizer import longest_first
 

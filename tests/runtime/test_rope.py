@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte_runtime.architecture import read_config
-from gte_runtime.rope import Rope
+from gte_runtime.checkpoint.config import read_config
+from gte_runtime.checkpoint.rope import Rope
 
 ROOT = Path(__file__).parents[2]
 BASE = Rope.ntk(head_size=64, theta=20000.0, factor=8.0)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from tensorfile import Tensor, read_tensors, safetensors, with_header
 
+from gte_runtime.checkpoint.safetensors import ITEM_SIZES, MAX_HEADER, Entry, SafetensorsFile
 from gte_runtime.errors import CheckpointError
-from gte_runtime.safetensors import ITEM_SIZES, MAX_HEADER, Entry, SafetensorsFile
 
 SMALL = {
     "a": Tensor.of(np.arange(6, dtype=np.float32).reshape(2, 3) / 4, "F16"),

@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gte_runtime.batching import make_batch
-from gte_runtime.bundle import Bundle
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.device.cpu import CpuSession
+from gte_runtime.device.graph import pair_sums_overflow
+from gte_runtime.device.runtime import NO_TELEMETRY
 from gte_runtime.errors import BundleError, BundleVersionError, Cancelled, EngineError
-from gte_runtime.session import NO_TELEMETRY, OrtSession, pair_sums_overflow
+from gte_runtime.inference.batch import make_batch
 
 WIDTH = 64
 LONG = 4000
@@ -31,7 +33,7 @@ LONG = 4000
 def session(tiny_bundle: Path):
     bundle = Bundle.open(tiny_bundle)
     variant = bundle.variant("cpu-fp32")
-    opened = OrtSession(bundle.read(variant.graph), tiny_bundle, variant, WIDTH)
+    opened = CpuSession(bundle.read(variant.graph), tiny_bundle, variant, WIDTH)
     yield opened
     opened.close()
 
@@ -50,7 +52,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_ctrl_c_stops_a_run_and_the_session_lives(session: OrtSession):
+def test_ctrl_c_stops_a_run_and_the_session_lives(session: CpuSession):
     """SIGINT arrives while a run is in flight, as KeyboardInterrupt; the next run is fine."""
     expected = session.run(batch()).cls
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -60,7 +62,7 @@ def test_ctrl_c_stops_a_run_and_the_session_lives(session: OrtSession):
     assert np.array_equal(session.run(batch()).cls, expected)
 
 
-def test_close_stops_runs_of_other_threads(session: OrtSession):
+def test_close_stops_runs_of_other_threads(session: CpuSession):
     """close() ends what runs elsewhere; those runs and all later ones say so."""
     outcome: list[BaseException] = []
 
@@ -102,7 +104,7 @@ sys.exit(0)
     assert "terminate called" not in done.stderr
 
 
-def test_foreign_threads_leave_nothing_behind(session: OrtSession):
+def test_foreign_threads_leave_nothing_behind(session: CpuSession):
     """A thread that Python did not start, as a C++ host's are, gets no object that stays in Python's list of threads."""
     before = threading.enumerate()
     done = _thread.allocate_lock()
@@ -123,7 +125,7 @@ def test_foreign_threads_leave_nothing_behind(session: OrtSession):
     assert threading.enumerate() == before
 
 
-def test_failures_are_ours(session: OrtSession, tiny_bundle: Path):
+def test_failures_are_ours(session: CpuSession, tiny_bundle: Path):
     """An error inside a run is an EngineError without paths, and the session works afterwards."""
     wrong = batch()
     object.__setattr__(wrong, "input_ids", np.full(5, 10**6, np.int64))
@@ -138,7 +140,7 @@ def test_old_onnxruntime_is_named(tiny_bundle: Path):
     bundle = Bundle.open(tiny_bundle)
     variant = replace(bundle.variant("cpu-fp32"), min_onnxruntime="99.0")
     with pytest.raises(BundleVersionError, match=r"needs ONNX Runtime 99\.0"):
-        OrtSession(b"", tiny_bundle, variant, WIDTH)
+        CpuSession(b"", tiny_bundle, variant, WIDTH)
 
 
 def test_other_inputs_than_promised(tiny_bundle: Path):
@@ -146,14 +148,14 @@ def test_other_inputs_than_promised(tiny_bundle: Path):
     bundle = Bundle.open(tiny_bundle)
     padded, ragged = bundle.variant("portable-fp32"), bundle.variant("cpu-fp32")
     with pytest.raises(BundleError, match=r"expected inputs .*attention_mask.* found .*cu_seqlens"):
-        OrtSession(bundle.read(ragged.graph), tiny_bundle, replace(padded, graph=ragged.graph), WIDTH)
+        CpuSession(bundle.read(ragged.graph), tiny_bundle, replace(padded, graph=ragged.graph), WIDTH)
 
 
 def test_nothing_on_stdout(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]):
     """A graph that does not load leaves stdout empty and names no directory."""
     bundle = Bundle.open(tiny_bundle)
     with pytest.raises(BundleError) as caught:
-        OrtSession(b"not a graph", tiny_bundle, bundle.variant("cpu-fp32"), WIDTH)
+        CpuSession(b"not a graph", tiny_bundle, bundle.variant("cpu-fp32"), WIDTH)
     assert str(tiny_bundle) not in str(caught.value)
     assert capfd.readouterr().out == ""
 
@@ -190,7 +192,7 @@ def test_a_child_of_fork_ends(tiny_bundle: Path, then: str):
     assert done.returncode == 7, done.stderr
 
 
-def test_a_lock_held_at_a_fork(session: OrtSession):
+def test_a_lock_held_at_a_fork(session: CpuSession):
     """Another thread may hold it at that moment; in the child nobody gives it back, and close() does not wait for it."""
     child = 0
     with session._idle:
@@ -219,7 +221,7 @@ def test_nothing_is_reported(tiny_bundle: Path, tmp_path: Path, imported_before:
 
 
 @pytest.mark.usefixtures("_interruptible")
-def test_ctrl_c_while_a_run_waits_for_its_turn(session: OrtSession, monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_while_a_run_waits_for_its_turn(session: CpuSession, monkeypatch: pytest.MonkeyPatch):
     """It cannot be stopped before it has begun; then it is, and does not go on to its end."""
     session._permits.take(session.workers, session.workers)
     ended: list[type[BaseException] | None] = []

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from gte_runtime import Embedder, Reranker
+from gte_runtime.catalog.locate import locate
 from gte_runtime.errors import BundleError, ConfigError
-from gte_runtime.shipped import locate, models_directory, shipped_models
+from gte_runtime.format.models import models_directory, shipped_models
 
 
 def test_default_model_ships():

@@ -12,13 +12,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import gte_runtime.tensorrt as module
-from gte_runtime.batching import make_batch
-from gte_runtime.bundle import Bundle
-from gte_runtime.cuda import CudaOptions
-from gte_runtime.devices import Devices, Gpu
+import gte_runtime.device.tensorrt as module
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.device.cuda import CudaOptions
+from gte_runtime.device.tensorrt import (
+    ABOUT,
+    CONTEXT,
+    PROFILES,
+    Facts,
+    Profile,
+    TensorRtSession,
+    build_engines,
+    build_options,
+    facts,
+    pieces,
+)
 from gte_runtime.errors import ConfigError, EngineError, EngineMissing, ProviderUnavailableError
-from gte_runtime.tensorrt import ABOUT, CONTEXT, PROFILES, Facts, Profile, TensorRtSession, build_engines, build_options, facts, pieces
+from gte_runtime.inference.batch import make_batch
+from gte_runtime.machine.gpus import Devices, Gpu
 
 KNOWN = Facts(bundle="b", variant="portable-fp16.onnx", onnxruntime="1.31.1", tensorrt="10.16.1", driver="580.1", gpu="H200, 9.0")
 MACHINE = Devices("580.1", "13.0", (Gpu(0, "H200", "9.0", 150 * 2**30),))
@@ -142,7 +153,7 @@ def test_the_pin_is_the_one_of_the_extra():
     """`gte doctor` and the package name the same TensorRT."""
     import tomllib
 
-    from gte_runtime.libraries import TENSORRT
+    from gte_runtime.machine.libraries import TENSORRT
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert f"tensorrt-cu13=={TENSORRT}" in project["project"]["optional-dependencies"]["tensorrt"]

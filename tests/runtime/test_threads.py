@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import gte_runtime.threads
+import gte_runtime.machine.threads
 from gte_runtime.errors import ConfigError
-from gte_runtime.threads import cgroup_quota, thread_count
+from gte_runtime.machine.threads import cgroup_quota, thread_count
 
 
 @pytest.fixture(autouse=True)

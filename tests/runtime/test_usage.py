@@ -10,9 +10,9 @@ import pytest
 from golden import Golden
 
 from gte_runtime import Embedder
-from gte_runtime.build import build
+from gte_runtime.building.build import build
+from gte_runtime.checkpoint.modules import Usage, read_usage
 from gte_runtime.errors import CheckpointError, ConfigError
-from gte_runtime.usage import Usage, read_usage
 
 MODULES = [
     {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},

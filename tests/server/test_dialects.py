@@ -14,7 +14,7 @@ from serving import Process, gated
 from spoil import change_manifest
 
 from gte_runtime import Embedder, Reranker
-from gte_runtime.build import build
+from gte_runtime.building.build import build
 
 TEXTS = ["What is the capital of China?", "北京是中华人民共和国的首都。", "Привет, мир!", "a " * 40, "x"]
 LONG = "word " * 9000

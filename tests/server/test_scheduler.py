@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gte_runtime.batching import Budget, Cost, plan_ragged, shared
+from gte_runtime.inference.cost import Cost
+from gte_runtime.inference.plan import Budget, plan_ragged, shared
 from gte_runtime.server.scheduler import LONG, SHORT, Full, Request, Run, Scheduler
 
 

@@ -372,16 +372,16 @@ def test_sigterm_ends_with_0(tiny_bundle: Path, tmp_path: Path):
 ENDLESS = """
 import threading
 from gte_runtime.cli import main
-from gte_runtime.session import OrtSession
+from gte_runtime.device.runtime import CpuSession
 
-plain = OrtSession._run_on
+plain = CpuSession._run_on
 
 def run_on(self, session, names, feeds, party):
     if feeds["input_ids"].size > 1000:  # longer than all that is run while the bundle opens
         threading.Event().wait()
     return plain(self, session, names, feeds, party)
 
-OrtSession._run_on = run_on
+CpuSession._run_on = run_on
 main()
 """
 

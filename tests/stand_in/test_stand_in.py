@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from golden import Golden
 
-from gte_runtime.build import build
-from gte_runtime.layout import Layout
+from gte_runtime.building.build import build
+from gte_runtime.format.layout import Layout
 
 HERE = Path(__file__).parent
 BASE = HERE.parents[1] / "models" / "gte-multilingual-base"
@@ -40,7 +40,7 @@ import numpy as np
 from pathlib import Path
 from gte_runtime.batching import make_batch
 from gte_runtime.bundle import Bundle
-from gte_runtime.cuda import CudaOptions, CudaSession
+from gte_runtime.device.cuda import CudaOptions, CudaSession
 from gte_runtime.errors import GteError
 from gte_runtime.manifest import STATES, Variant
 
@@ -255,7 +255,7 @@ print(json.dumps([session.workers, used])); session.close()
 def test_padded_variants_run_on_cuda_without_tf32(on_gpu: Any, tiny: Path, variant: str):
     """And ONNX Runtime says that TF32 is off."""
     code = """
-import gte_runtime.cuda as cuda
+import gte_runtime.device.cuda as cuda
 bundle = Bundle.open(Path(sys.argv[1])); variant = bundle.variant(sys.argv[2])
 inner, kept = cuda._load, []
 cuda._load = lambda *given: kept.append(inner(*given)) or kept[0]
@@ -318,8 +318,8 @@ print(json.dumps([doctor.verdict(found), placed, [gpu.name for gpu in found.devi
 
 def test_tensorrt_options_are_known_to_the_provider():
     """Each name that we tell it stands in its library, which is all that can be looked at without TensorRT."""
-    from gte_runtime.libraries import provider_file
-    from gte_runtime.tensorrt import Profile, build_options
+    from gte_runtime.device.tensorrt import Profile, build_options
+    from gte_runtime.machine.libraries import provider_file
 
     file = provider_file("tensorrt")
     assert file is not None

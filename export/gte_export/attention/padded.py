@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gte_runtime.architecture import Architecture
+from gte_runtime.format.architecture import Architecture
 
 from . import Axes
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from gte_runtime.architecture import Architecture
+from gte_runtime.format.architecture import Architecture
 
 from .. import operators as operators  # registers torch.ops.gte
 from . import Axes

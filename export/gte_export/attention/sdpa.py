@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from gte_runtime.architecture import Architecture
+from gte_runtime.format.architecture import Architecture
 
 from ..operators import rotary_embedding
 from . import Axes

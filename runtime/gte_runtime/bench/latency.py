@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..embedder import Embedder, Embeddings
+from ..embedder import Embedder
 from ..errors import ConfigError
+from ..results import Embeddings
 from ..tokenization import check_text
 from .statistics import summary
 from .texts import Composer

@@ -7,8 +7,8 @@ import platform
 from importlib import metadata
 from typing import Any
 
-from .. import processor
-from ..threads import thread_count
+from ..machine import processor
+from ..machine.threads import thread_count
 
 PACKAGES = ("gte-runtime", "onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy")
 

@@ -23,7 +23,7 @@ def command(checkpoint: Path, bundle: Path, graphs: Path | None, variants: tuple
     The checkpoint is what the hub ships: config.json, model.safetensors, tokenizer.json. Every
     variant is compared with a plain numpy forward pass before the bundle appears.
     """
-    from ..build import DEFAULT_VARIANTS, build
+    from ..building.build import DEFAULT_VARIANTS, build
 
     if what := _no_checkpoint(checkpoint):
         from ..errors import CheckpointError
@@ -42,7 +42,7 @@ def command(checkpoint: Path, bundle: Path, graphs: Path | None, variants: tuple
 
 def _no_checkpoint(path: Path) -> str | None:
     """What stands there, where it is plain that it is no checkpoint."""
-    from ..manifest import FILE
+    from ..format.manifest import FILE
 
     if not path.is_dir():
         return "a file" if path.exists() else "not there"

@@ -22,7 +22,7 @@ def command(model: str | None, provider: str | None, as_json: bool) -> int:
 
     The last line is the verdict. Exit code 5 where something is to be mended.
     """
-    from .. import doctor
+    from ..device import doctor
 
     found = doctor.examine()
     good, line = doctor.verdict(found, provider)
@@ -41,11 +41,11 @@ def command(model: str | None, provider: str | None, as_json: bool) -> int:
 
 def _placements(model: str, provider: str | None) -> list[dict[str, Any]]:
     """Of every variant on the provider that runs it; one that does not load says why."""
-    from ..bundle import Bundle
-    from ..doctor import placement
+    from ..bundle.directory import Bundle
+    from ..catalog.locate import locate
+    from ..device.doctor import placement
     from ..embedder import VARIANTS
     from ..errors import GteError
-    from ..shipped import locate
 
     bundle = Bundle.open(locate(model))
     placed = []

@@ -13,7 +13,7 @@ from . import reading, writing
 from .options import gpu_options, max_length_option, model_options
 
 if TYPE_CHECKING:
-    from ..embedder import Embeddings
+    from ..results import Embeddings
 
 
 @click.command()
@@ -50,7 +50,7 @@ def command(
     writing.check(output, form, "" if texts else source or "-", dense=dense)
 
     from ..embedder import Embedder
-    from ..progress import Progress
+    from ..machine.progress import Progress
 
     rejected = 0
     with (

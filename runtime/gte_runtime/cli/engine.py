@@ -37,8 +37,8 @@ def build(bundle: Path, variant: str, profiles: tuple[str, ...], devices: tuple[
     Engines lie in the cache (GTE_CACHE), under a key of bundle, ONNX Runtime, TensorRT, driver and GPU: when one
     of those changes, build again.
     """
-    from ..bundle import Bundle
-    from ..tensorrt import PROFILES, Profile, build_engines
+    from ..bundle.directory import Bundle
+    from ..device.tensorrt import PROFILES, Profile, build_engines
 
     chosen = [Profile.parse(text) for text in profiles] or list(PROFILES)
     opened = Bundle.open(bundle)

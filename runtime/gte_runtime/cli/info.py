@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..bundle import Bundle
+    from ..bundle.directory import Bundle
 
 
 @click.command()
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(model: str, as_json: bool) -> None:
     """Versions, providers and threads here, and what the bundle MODEL holds."""
-    from ..bundle import Bundle
-    from ..session import available_providers
-    from ..shipped import locate
-    from ..threads import thread_count
+    from ..bundle.directory import Bundle
+    from ..catalog.locate import locate
+    from ..device.runtime import available_providers
+    from ..machine.threads import thread_count
 
     bundle = Bundle.open(locate(model))
     manifest, a = bundle.manifest, bundle.manifest.architecture
@@ -71,11 +71,11 @@ def command(model: str, as_json: bool) -> None:
 
 def _invariance(bundle: Bundle, name: str) -> dict[str, bool | float | None]:
     """Whether texts get the same bits in any company: measured on this machine, by opening the variant if nothing did before."""
+    from ..bundle.load import known_invariance
     from ..embedder import Embedder
-    from ..invariance import Invariance
-    from ..loading import known_invariance
+    from ..machine.threads import thread_count
+    from ..proof.invariance import Invariance
     from ..reranker import Reranker
-    from ..threads import thread_count
 
     variant = bundle.variant(name)
     if variant.batch == "packed":

@@ -29,10 +29,11 @@ def command(
     # The hub's other way to transfer, Xet, begins anew after a kill; plain HTTP goes on where it stopped.
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
-    from ..build import DEFAULT_VARIANTS, build
-    from ..hub import download, wanted
-    from ..known import known_models
-    from ..shipped import models_directory, pulled_directory
+    from ..building.build import DEFAULT_VARIANTS, build
+    from ..catalog.hub import download, wanted
+    from ..catalog.locate import pulled_directory
+    from ..format.models import models_directory
+    from ..format.named import known_models
     from .verify import check_itself, check_published
 
     known = known_models(models_directory())
@@ -72,7 +73,7 @@ def say(line: str) -> None:
 
 def _variants(target: Path, origin: str) -> tuple[str, ...]:
     """Those of a bundle of the same commit that is there. One of another commit is replaced: the revision has moved."""
-    from ..bundle import Bundle
+    from ..bundle.directory import Bundle
     from ..errors import BundleError
 
     try:

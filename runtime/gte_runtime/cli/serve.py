@@ -102,11 +102,11 @@ def command(
 
 def _open(model: str, provider: str, variant: str | None, threads: int | None, encode_special_tokens: bool) -> Engine:
     """A bundle of either kind, run once on one processor and once on all, so that no request pays for that."""
-    from ..bundle import Bundle
+    from ..bundle.directory import Bundle
+    from ..catalog.locate import locate
     from ..embedder import VARIANTS, Embedder
     from ..reranker import Reranker
     from ..server.engine import Encoder, PairScorer
-    from ..shipped import locate
 
     manifest = Bundle.open(locate(model, variant or VARIANTS[provider][0])).manifest
     options: dict[str, Any] = {"provider": provider, "variant": variant, "threads": threads, "encode_special_tokens": encode_special_tokens}

@@ -18,7 +18,7 @@ def command(model: str) -> None:
     MODEL is a bundle directory, or the name of a shipped or pulled model. For checkpoints whose numbers others
     have published, those are compared, too.
     """
-    from ..shipped import locate
+    from ..catalog.locate import locate
 
     verify(locate(model), click.echo)
 
@@ -31,9 +31,9 @@ def verify(bundle: Path, say: Callable[[str], object]) -> None:
 
 def check_itself(bundle: Path, say: Callable[[str], object]) -> None:
     """Files against the manifest's hashes, and what runs against its vectors. A build does both as it writes."""
-    from ..build import judge
-    from ..bundle import Bundle
-    from ..selfcheck import self_check
+    from ..building.judge import judge
+    from ..bundle.directory import Bundle
+    from ..proof.selfcheck import self_check
     from ..tokenization import Tokenizer
 
     opened = Bundle.open(bundle)
@@ -54,13 +54,13 @@ def check_itself(bundle: Path, say: Callable[[str], object]) -> None:
 
 def check_published(bundle: Path, say: Callable[[str], object]) -> None:
     """Numbers that others have published, where the model is one of which there are any."""
-    from ..bundle import Bundle
+    from ..bundle.directory import Bundle
     from ..embedder import Embedder
-    from ..known import known_models
-    from ..published import compare, known_as, read_published
+    from ..format.models import models_directory
+    from ..format.named import known_models
     from ..reranker import Reranker
-    from ..shipped import models_directory
     from ..tokenization import Tokenizer
+    from ..verify import compare, known_as, read_published
 
     opened = Bundle.open(bundle)
     manifest = opened.manifest

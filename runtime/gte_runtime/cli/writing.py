@@ -17,8 +17,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..embedder import Embeddings
 from ..errors import GteError, OutputError
+from ..results import Embeddings
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy", ".npz": "npz", ".parquet": "parquet"}
 

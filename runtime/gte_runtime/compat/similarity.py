@@ -10,11 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import Float32
 from ..scoring import cut_and_normalise
-
-Float32 = NDArray[np.float32]
 
 
 def euclidean(a: Float32, b: Float32) -> Float32:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import Float32
 from ..errors import ConfigError
-
-Float32 = NDArray[np.float32]
 
 
 def torch_for(option: str) -> Any:

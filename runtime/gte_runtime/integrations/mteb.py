@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
-from ..embedder import Embedder, Embeddings
+from ..arrays import Float32
+from ..embedder import Embedder
 from ..reranker import Reranker
+from ..results import Embeddings
 from ..scoring import cut_and_normalise
+from ..version import __version__
 
-Float32 = NDArray[np.float32]
 QUERY = "query"
 """mteb's name for one kind of text, and that of the prompt which models have for it."""
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from .. import __version__
 from ..errors import GteError
+from ..version import __version__
 from . import dialects, telemetry
 from .body import Disconnected
 from .dispatch import Dispatcher

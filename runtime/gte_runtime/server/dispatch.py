@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..session import Share
+from ..inference.session import Share
 from .metrics import Metrics
 from .refusals import Refusal
 from .scheduler import Full, Model, Request, Run, Scheduler

@@ -11,17 +11,15 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import scoring
+from ..arrays import Float32
 from ..errors import ConfigError, GteError, InputError, InputTooLongError
 from ..tokenization import Tokens
 from .dispatch import first_error
 from .engine import Encoder, Engine
 from .exchange import Exchange
 from .refusals import Refusal, refusal_of
-
-Float32 = NDArray[np.float32]
 
 INLINE = 2048
 """Characters that are tokenized in the event loop's thread: that takes less than a thread's start."""

@@ -11,21 +11,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import sparse
-from ..batching import Batch, make_batch, plan_packed, plan_padded, plan_ragged, shared, spread
+from ..arrays import Float32, Int64
 from ..errors import Cancelled, EngineError, ForkedProcessError, GteError, InputTooLongError, NonFiniteOutputError
-from ..manifest import STATES
-from ..session import Outputs, Share
+from ..format.manifest import STATES
+from ..inference.batch import Batch, make_batch
+from ..inference.plan import plan_packed, plan_padded, plan_ragged, shared, spread
+from ..inference.session import Outputs, Share
 from ..sparse import SparseVector
 from ..tokenization import Tokens, check_max_length, check_text
 
 if TYPE_CHECKING:
     from ..embedder import Embedder, Parts
-
-Float32 = NDArray[np.float32]
-Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

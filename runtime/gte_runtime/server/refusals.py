@@ -9,15 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import (
-    Cancelled,
-    ConfigError,
-    GteError,
-    InputError,
-    InputTooLongError,
-    NonFiniteOutputError,
-    OutOfMemory,
-)
+from ..errors import Cancelled, ConfigError, GteError, InputError, InputTooLongError, NonFiniteOutputError, OutOfMemory
 
 
 @dataclass(frozen=True, slots=True)

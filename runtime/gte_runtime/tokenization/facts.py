@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..manifest import TokenizerRecord
+from ..format.manifest import TokenizerRecord
 
 ROLES = ("<s>", "</s>", "<pad>", "<unk>", "[CLS]", "[SEP]", "[PAD]", "[UNK]")
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..manifest import TokenizerRecord
+from ..format.manifest import TokenizerRecord
 
 SPACES = re.compile(r"[ \t\r\n]{256,}")
 

@@ -11,15 +11,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import Int64
 from ..errors import BundleError, InputTooLongError
 
 if TYPE_CHECKING:
-    from ..manifest import TokenizerRecord
+    from ..format.manifest import TokenizerRecord
     from .prefix import Prefixes
-
-Int64 = NDArray[np.int64]
 
 CHARACTERS_PER_TOKEN = 6
 """A text of no more than this many characters for each token of the limit is tokenized whole."""

@@ -1,0 +1,69 @@
+"""The self-check of a bundle: a few texts or pairs, and what the oracle gives for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.tensors import Checkpoint
+from ..format.manifest import PairCheck, SelfCheck
+from ..proof.oracle import Reference, forward
+from ..scoring import cut_and_normalise
+from ..tokenization import Tokenizer
+
+SHORT_TEXTS = ("What is the capital of China?", "北京是中华人民共和国的首都。", "Привет, мир! 你好 — ½ ﬁn")
+
+SHORT_PAIRS = (
+    ("What is the capital of China?", "北京是中华人民共和国的首都。"),
+    ("What is the capital of China?", "To sort a list in Python, call sorted()."),
+    ("Привет, мир!", "你好 — ½ ﬁn"),
+)
+
+LONG_TEXT = "The quick brown fox jumps over the lazy dog, and sorts 1024 numbers in Python. " * 10
+"""Long enough for the path without mask; checked when files are new, and by `gte verify`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the oracle says of a self-check text, or of a pair."""
+
+    text: str
+    ids: NDArray[np.int64]
+    reference: Reference
+    pair: tuple[str, str] | None = None
+
+    def self_check(self) -> SelfCheck:
+        dense = cut_and_normalise(self.reference.cls[None].astype(np.float32))[0]
+        return SelfCheck(
+            text=self.text, ids=tuple(self.ids.tolist()), dense=_rounded(dense), token_weights=_rounded(self.reference.token_weights)
+        )
+
+    def pair_check(self) -> PairCheck:
+        assert self.pair is not None
+        query, document = self.pair
+        return PairCheck(query=query, document=document, ids=tuple(self.ids.tolist()), logit=float(f"{self.reference.logit:.8g}"))
+
+
+def ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
+    longest = checkpoint.config.architecture.max_positions
+    if checkpoint.reranker:
+        pairs = (*SHORT_PAIRS, (SHORT_TEXTS[0], LONG_TEXT))
+        encoded = [tokens.ids for tokens in tokenizer.encode_pairs(pairs, max_length=longest)]
+        return tuple(Answer("", one, forward(checkpoint, one), pair) for pair, one in zip(pairs, encoded, strict=True))
+    texts = (*SHORT_TEXTS, LONG_TEXT)
+    ids = [tokens.ids for tokens in tokenizer.encode(texts, max_length=longest)]
+    return tuple(Answer(text, one, forward(checkpoint, one)) for text, one in zip(texts, ids, strict=True))
+
+
+def largest_inputs(answers: Sequence[Answer]) -> dict[str, NDArray[np.floating]]:
+    """{linear layer or norm: largest magnitude of each of its channels over all texts}; see the oracle."""
+    first = answers[0].reference.largest
+    return {name: np.max([answer.reference.largest[name] for answer in answers], axis=0) for name in first}
+
+
+def _rounded(values: NDArray[np.floating]) -> tuple[float, ...]:
+    """Eight significant digits: more than float32 holds, less than its repr as float64 writes."""
+    return tuple(float(f"{value:.8g}") for value in values.tolist())

@@ -1,0 +1,273 @@
+"""A checkpoint and the graphs of its architecture become a bundle. numpy only; no PyTorch, no onnx.
+
+Weights are streamed, so memory stays at a few tensors. The directory appears under its name when
+everything in it is written, and the manifest is written last, after every variant has agreed with
+the oracle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle.directory import LFS_POINTER
+from ..checkpoint.modules import Usage, read_usage
+from ..checkpoint.tensors import Checkpoint
+from ..errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, GteError, OutputError, SelfCheckFailed
+from ..format import manifest as manifests
+from ..format.manifest import FileRecord, Manifest, Variant
+from ..format.models import models_directory
+from ..format.recipe import GraphRecipe, Recipe, find_graphs
+from ..machine.files import read_regular
+from ..tokenization import Tokenizer
+from ..version import __version__
+from .answers import Answer, ask_oracle, largest_inputs
+from .int8 import has_outliers
+from .judge import prove
+from .material import material_of
+from .publish import publish, staging, sync
+from .weights import write_weights
+from .write import sha256_of, write
+
+FLASH_FROM = 128
+"""Tokens from which a text runs without mask. Measured on 2 cores; see benchmarks/NOTES-cpu.md."""
+
+TRAINED_DIM = 128
+"""The model card's shortest vector, for models as wide as the card's."""
+
+ORDINARY = 0.0316
+"""Distance to the oracle, a cosine of 0.9995, beyond which a variant tries its form for outlying channels."""
+
+DEFAULT_VARIANTS = ("cpu-fp32",)
+
+
+def build(
+    checkpoint: Path,
+    bundle: Path,
+    *,
+    graphs: Path | None = None,
+    variants: Sequence[str] = DEFAULT_VARIANTS,
+    ignore_unused: bool = False,
+    overwrite: bool = False,
+    keep_existing: bool = False,
+    origin: str = "",
+    name: str | None = None,
+    prompts: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Turn a checkpoint directory into a bundle directory.
+
+    Args:
+        checkpoint: config.json, model.safetensors and tokenizer.json, as the hub ships them.
+        bundle: a directory that does not exist yet.
+        graphs: where the traced graphs lie; by default those that ship with the package.
+        variants: what to build, such as "cpu-fp32".
+        ignore_unused: accept tensors that the architecture does not use.
+        overwrite: replace a bundle that is there.
+        keep_existing: if another process finishes the same bundle first, leave that one.
+        origin: where the checkpoint came from, as `owner/name@commit`.
+        name: of the model; by default the checkpoint directory's.
+        prompts: what to put before texts, by name, where the checkpoint does not say itself.
+
+    Raises:
+        CheckpointError: a file is missing, or a tensor is missing, extra or of another shape.
+        ConfigError: a variant for which there is no graph.
+        SelfCheckFailed: a variant differs from the oracle by more than its tolerance.
+        OutputError: the directory is there already, or could not be written.
+    """
+    _check_target(bundle, overwrite=overwrite, keep_existing=keep_existing)
+    with Checkpoint(checkpoint, ignore_unused=ignore_unused) as opened:
+        source, recipe = find_graphs(opened.config.architecture, graphs, shipped=models_directory(), reranker=opened.reranker)
+        chosen = _choose(recipe, variants, opened.table_dtype)
+        usage = read_usage(checkpoint)
+        if prompts and not usage.prompts:
+            usage = Usage(dict(prompts))
+        tokenizer_json = _tokenizer_json(checkpoint)
+        tokenizer = _checked_tokenizer(tokenizer_json, opened)
+        try:
+            bundle.parent.mkdir(parents=True, exist_ok=True)
+            with staging(bundle) as temporary:
+                answers = ask_oracle(opened, tokenizer)
+                work = Work(opened, source, tokenizer, tokenizer_json, answers, usage, name, origin)
+                staged, manifest, _ = _best(temporary, work, recipe, chosen)
+                write(staged / manifests.FILE, [manifest.to_json().encode()])
+                sync(staged)
+                publish(staged, bundle, overwrite=overwrite, keep_existing=keep_existing)
+        except GteError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{bundle.name[:80]} could not be written: {error.strerror or error}") from None
+    return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a bundle is made of, whichever graphs are chosen."""
+
+    checkpoint: Checkpoint
+    graphs: Path
+    tokenizer: Tokenizer
+    tokenizer_json: bytes
+    answers: tuple[Answer, ...]
+    usage: Usage
+    name: str | None
+    origin: str
+
+    @property
+    def largest(self) -> dict[str, NDArray[np.floating]]:
+        return largest_inputs(self.answers)
+
+
+class Staged(NamedTuple):
+    directory: Path
+    manifest: Manifest
+    distances: dict[str, float]
+    """Of each variant to the oracle."""
+
+
+def _best(folder: Path, work: Work, recipe: Recipe, chosen: Sequence[GraphRecipe]) -> Staged:
+    """The graphs in their ordinary form or, where that is off and a few channels are the likely cause, in the form for those."""
+    forms = [list(chosen)]
+    swapped = [_swapped(graph, recipe) for graph in chosen]
+    if swapped != forms[0] and has_outliers(work.largest):
+        forms.append(swapped)
+    found: list[Staged] = []
+    failure: SelfCheckFailed | None = None
+    for number, graphs in enumerate(forms):
+        try:
+            found.append(_stage(folder / str(number), work, graphs))
+        except SelfCheckFailed as error:
+            failure = failure or error
+            continue
+        if max(found[-1].distances.values()) <= ORDINARY:
+            return found[-1]
+    if failure is not None and not found:
+        raise failure
+    return min(found, key=lambda staged: max(staged.distances.values()))
+
+
+def _swapped(graph: GraphRecipe, recipe: Recipe) -> GraphRecipe:
+    """The form for outlying channels, where there is one."""
+    return recipe.choose(graph.variant, graph.table, outliers=True) or graph
+
+
+def _stage(staged: Path, work: Work, chosen: Sequence[GraphRecipe]) -> Staged:
+    """Write a bundle's files but for its manifest, and compare each variant with the oracle."""
+    staged.mkdir()
+    files = {"tokenizer.json": write(staged / "tokenizer.json", [work.tokenizer_json])}
+    files |= _write_graphs(staged, work.graphs, chosen)
+    files |= write_weights(staged, work.graphs, chosen, material_of(work.checkpoint, work.largest))
+    manifest = _manifest(work.checkpoint, work.tokenizer, chosen, files, work.answers)
+    manifest = replace(
+        manifest,
+        model=work.name or manifest.model,
+        origin=work.origin,
+        prompts=work.usage.prompts,
+        default_prompt=work.usage.default_prompt,
+    )
+    return Staged(staged, manifest, {name: prove(staged, manifest, name, work.tokenizer) for name in manifest.variants})
+
+
+def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
+    """Raises OutputError when something is in the place of the bundle that is not to be replaced."""
+    try:
+        there, is_bundle = bundle.exists(), (bundle / manifests.FILE).exists()
+    except OSError as error:
+        raise OutputError(f"{bundle.name[:80]} could not be written: {error.strerror}") from None
+    if there and not (overwrite or keep_existing):
+        raise OutputError(f"{bundle.name} exists already; choose another name or pass --overwrite")
+    if there and not is_bundle:
+        raise OutputError(f"{bundle.name} is no bundle (it has no {manifests.FILE}) and is not replaced; choose another name")
+
+
+def _choose(recipe: Recipe, variants: Iterable[str], table: str) -> list[GraphRecipe]:
+    chosen = []
+    for name in dict.fromkeys(variants):
+        graph = recipe.choose(name, table)
+        if graph is None:
+            raise ConfigError(f"no graph for variant {name!r}; {recipe.name} has {', '.join(recipe.variants)}")
+        chosen.append(graph)
+    if not chosen:
+        raise ConfigError(f"no variant was named; {recipe.name} has {', '.join(recipe.variants)}")
+    return chosen
+
+
+def _tokenizer_json(checkpoint: Path) -> bytes:
+    try:
+        data = read_regular(checkpoint / "tokenizer.json")
+    except OSError:
+        raise CheckpointError(
+            f"no tokenizer.json in {checkpoint.name}; the tokenizer belongs to the checkpoint and is not replaced"
+        ) from None
+    if data.startswith(LFS_POINTER):
+        raise CheckpointError("tokenizer.json is a Git LFS pointer, not the file itself; run git lfs pull")
+    return data
+
+
+def _checked_tokenizer(data: bytes, checkpoint: Checkpoint) -> Tokenizer:
+    tokenizer = Tokenizer(data)
+    try:
+        tokenizer.check_ids(checkpoint.config.architecture.vocab_size)
+    except BundleError as error:
+        raise CheckpointError(str(error)) from None
+    return tokenizer
+
+
+def _write_graphs(staged: Path, source: Path, chosen: Iterable[GraphRecipe]) -> dict[str, FileRecord]:
+    files = {}
+    for graph in chosen:
+        try:
+            data = read_regular(source / graph.file)
+        except OSError:
+            raise BundleCorruptError(
+                graph.file, expected=f"a graph in {source.name}", got="nothing", hint="trace the architecture again"
+            ) from None
+        found = hashlib.sha256(data).hexdigest()
+        if found != graph.sha256:
+            raise BundleCorruptError(
+                graph.file, expected=f"sha256 {graph.sha256[:12]}…", got=f"{found[:12]}…", hint="trace the architecture again"
+            )
+        files[_graph_name(graph)] = write(staged / _graph_name(graph), [data])
+    return files
+
+
+def _manifest(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, chosen: Iterable[GraphRecipe], files: dict[str, FileRecord], answers: Iterable[Answer]
+) -> Manifest:
+    config = checkpoint.config
+    return Manifest(
+        model=checkpoint.directory.resolve().name,
+        made_by=f"gte-runtime {__version__}",
+        source=sha256_of(checkpoint.directory / "model.safetensors"),
+        notice=config.notice,
+        architecture=config.architecture,
+        sparse=checkpoint.has_sparse_head,
+        smallest_dim=config.trained_dims[0] if config.trained_dims else min(TRAINED_DIM, config.architecture.hidden_size // 2),
+        tokenizer=tokenizer.record,
+        files=files,
+        variants={graph.variant: _variant(graph) for graph in chosen},
+        self_checks=tuple(answer.self_check() for answer in answers if answer.pair is None),
+        pair_checks=tuple(answer.pair_check() for answer in answers if answer.pair is not None),
+    )
+
+
+def _variant(graph: GraphRecipe) -> Variant:
+    return Variant(
+        graph=_graph_name(graph),
+        weights=graph.weights,
+        batch=graph.batch,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        min_onnxruntime=graph.min_onnxruntime,
+        tolerance=graph.tolerance,
+        flash_from=FLASH_FROM,
+    )
+
+
+def _graph_name(graph: GraphRecipe) -> str:
+    return f"{graph.variant}.onnx"

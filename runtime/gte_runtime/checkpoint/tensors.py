@@ -1,0 +1,287 @@
+"""One view of every checkpoint of the family, whatever its tensors are called and however they are packed.
+
+The rest of the package sees the names below, in PyTorch's [out, in] orientation:
+
+    embeddings.word [V, H]        embeddings.token_type [n, H] (absent when n is 0)
+    embeddings.norm.{weight,bias}
+    layers.{i}.{query,key,value,output}.{weight,bias}
+    layers.{i}.{up,gate,down}.weight, layers.{i}.down.bias
+    layers.{i}.{attention_norm,mlp_norm}.{weight,bias}
+    token_head.{weight,bias} [1, H], [1] (absent without a sparse head)
+    pair_head.pooler.{weight,bias} [H, H], [H] and pair_head.logit.{weight,bias} [1, H], [1] (rerankers only)
+
+Which spelling a checkpoint uses is decided by its tensors, never by `architectures` or
+`model_type`: both are shared by checkpoints that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CheckpointError
+from .config import Config, read_config
+from .safetensors import FLOATS, SafetensorsFile
+
+PREFIXES = ("new.", "gte.", "0.auto_model.")
+BUFFERS = ("embeddings.position_ids", "rotary_emb.inv_freq", "embeddings.rotary_emb.inv_freq")
+"""Tables some exporters store beside the weights. We compute them, so they are not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A tensor's place in the file: its name there, and which rows of it when several are packed in one."""
+
+    tensor: str
+    stored_shape: tuple[int, ...]
+    start: int = 0
+    stop: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        if self.stop is None:
+            return self.stored_shape
+        return (self.stop - self.start, *self.stored_shape[1:])
+
+
+class Checkpoint:
+    """A checkpoint directory, checked against its config. Values are read on demand.
+
+    Raises:
+        CheckpointError: a tensor is missing, has another shape than the config implies, or is
+            left over. `ignore_unused` accepts the last kind, and they stay listed in `unused`.
+    """
+
+    def __init__(self, directory: Path, *, ignore_unused: bool = False) -> None:
+        self.directory = directory
+        self.config: Config = read_config(directory)
+        self._file = SafetensorsFile(_weights_file(directory))
+        try:
+            prefix = _prefix(self._file)
+            self._sources = _sources(self._file, prefix, self.config)
+            if self.config.unknown and not ignore_unused:
+                raise CheckpointError(
+                    f"config.json has {_some(self.config.unknown, 'keys')}, of which it is not known whether they change vectors; "
+                    "pass --ignore-unused if you know that they do not"
+                )
+            _refuse_other_heads(self._file, self._sources, self.config)
+            self._check()
+            self.unused = self._unused(prefix)
+            if self.unused and not ignore_unused:
+                raise CheckpointError(
+                    f"{self._file.name} has {_some(self.unused)}, which this architecture does not use; expected only "
+                    f"the encoder and its {'pair' if self.reranker else 'sparse'} head. A tensor left out can mean wrong vectors: "
+                    "pass --ignore-unused if you know that it does not"
+                )
+        except CheckpointError:
+            self._file.close()
+            raise
+
+    @property
+    def has_sparse_head(self) -> bool:
+        return "token_head.weight" in self._sources
+
+    @property
+    def reranker(self) -> bool:
+        """It scores pairs of texts and gives no vectors."""
+        return "pair_head.logit.weight" in self._sources
+
+    @property
+    def table_dtype(self) -> str:
+        """`float16` or `float32`: the narrowest type that holds the embedding table without loss."""
+        return "float16" if self._file[self._sources["embeddings.word"].tensor].dtype == "F16" else "float32"
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._sources
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._sources[name].shape
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """A tensor as float32, in the orientation of the checkpoint."""
+        source = self._sources[name]
+        values: NDArray[np.float32] = self._file.read(source.tensor, slice(source.start, source.stop)).astype(np.float32)
+        return values
+
+    def read_rows(self, name: str, chunk: int) -> Iterator[NDArray[Any]]:
+        """A matrix in pieces of `chunk` rows, float16 or float32 as stored: memory stays at one piece."""
+        source = self._sources[name]
+        for start in range(0, source.shape[0], chunk):
+            rows = slice(source.start + start, source.start + min(start + chunk, source.shape[0]))
+            yield self._file.read(source.tensor, rows)
+
+    def rows(self, name: str, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """A few rows of a matrix as float32 [len(index), width], without reading the others."""
+        tensor = self._sources[name].tensor
+        return np.stack([self._file.read(tensor, slice(int(i), int(i) + 1))[0] for i in index]).astype(np.float32)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self) -> None:
+        for name, shape in expected_shapes(self.config, self.has_sparse_head, self.reranker).items():
+            source = self._sources[name]
+            stored = self._file[source.tensor]
+            if source.shape != shape:
+                whole = _stored_expectation(source, shape)
+                raise CheckpointError(
+                    f"tensor {source.tensor}: expected shape {list(whole)} from config.json, found {list(source.stored_shape)}"
+                )
+            if stored.dtype not in FLOATS:
+                raise CheckpointError(f"tensor {source.tensor}: expected type {' or '.join(FLOATS)}, found {stored.dtype}")
+
+    def _unused(self, prefix: str) -> tuple[str, ...]:
+        used = {source.tensor for source in self._sources.values()}
+        return tuple(name for name in self._file if name not in used and name.removeprefix(prefix) not in BUFFERS)
+
+
+def expected_shapes(config: Config, sparse: bool, reranker: bool = False) -> dict[str, tuple[int, ...]]:
+    """Names of the view and their shapes, for a config."""
+    a = config.architecture
+    h, i = a.hidden_size, a.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {"embeddings.word": (a.vocab_size, h)}
+    if config.type_vocab_size:
+        shapes["embeddings.token_type"] = (config.type_vocab_size, h)
+    shapes |= {"embeddings.norm.weight": (h,), "embeddings.norm.bias": (h,)}
+    for n in range(a.layers):
+        for part in ("query", "key", "value", "output"):
+            shapes |= {f"layers.{n}.{part}.weight": (h, h), f"layers.{n}.{part}.bias": (h,)}
+        shapes |= {f"layers.{n}.{part}.weight": (i, h) for part in ("up", "gate")}
+        shapes |= {f"layers.{n}.down.weight": (h, i), f"layers.{n}.down.bias": (h,)}
+        for part in ("attention_norm", "mlp_norm"):
+            shapes |= {f"layers.{n}.{part}.weight": (h,), f"layers.{n}.{part}.bias": (h,)}
+    if sparse:
+        shapes |= {"token_head.weight": (1, h), "token_head.bias": (1,)}
+    if reranker:
+        shapes |= {"pair_head.pooler.weight": (h, h), "pair_head.pooler.bias": (h,)}
+        shapes |= {"pair_head.logit.weight": (1, h), "pair_head.logit.bias": (1,)}
+    return shapes
+
+
+def _weights_file(directory: Path) -> Path:
+    file = directory / "model.safetensors"
+    if file.is_file():
+        return file
+    if (directory / "model.safetensors.index.json").exists():
+        raise CheckpointError(f"{directory.name} is a sharded checkpoint; merge its parts into one model.safetensors")
+    if any(directory.glob("*.bin")) or any(directory.glob("*.pt")):
+        raise CheckpointError(
+            f"{directory.name} has only pickled weights, which can run code and are not read; convert them to model.safetensors"
+        )
+    raise CheckpointError(f"no model.safetensors in {directory.name}; a checkpoint directory has one")
+
+
+def _prefix(file: SafetensorsFile) -> str:
+    for prefix in (*PREFIXES, ""):
+        if f"{prefix}embeddings.word_embeddings.weight" in file:
+            return prefix
+    raise CheckpointError(
+        f"{file.name}: tensor embeddings.word_embeddings.weight is missing "
+        f"(looked for it plain and under {', '.join(PREFIXES)}); found {_some(tuple(file))}"
+    )
+
+
+def _sources(file: SafetensorsFile, prefix: str, config: Config) -> dict[str, Source]:
+    def whole(tensor: str) -> Source:
+        if tensor not in file:
+            raise CheckpointError(f"tensor {tensor} is missing from {file.name}; the config asks for it")
+        return Source(tensor, file[tensor].shape)
+
+    a = config.architecture
+    sources = {"embeddings.word": whole(f"{prefix}embeddings.word_embeddings.weight")}
+    if config.type_vocab_size:
+        sources["embeddings.token_type"] = whole(f"{prefix}embeddings.token_type_embeddings.weight")
+    for kind in ("weight", "bias"):
+        sources[f"embeddings.norm.{kind}"] = whole(f"{prefix}embeddings.LayerNorm.{kind}")
+    native = f"{prefix}layers.0.post_mlp_layernorm.weight" in file
+    for n in range(a.layers):
+        layer = (
+            _native_layer(f"{prefix}layers.{n}.", whole)
+            if native
+            else _upstream_layer(f"{prefix}encoder.layer.{n}.", file, whole, a.hidden_size, a.intermediate_size)
+        )
+        sources |= {f"layers.{n}.{name}": source for name, source in layer.items()}
+    if "classifier.weight" in file:
+        pooler = _pooler(file, prefix)
+        head = "pair_head.logit" if pooler else "token_head"
+        sources |= {f"{head}.{kind}": whole(f"classifier.{kind}") for kind in ("weight", "bias")}
+        if pooler:
+            sources |= {f"pair_head.pooler.{kind}": whole(f"{pooler}.{kind}") for kind in ("weight", "bias")}
+    return sources
+
+
+def _pooler(file: SafetensorsFile, prefix: str) -> str | None:
+    """The pooler's name without its kind: behind the prefix in upstream's files, without one in those of some fine-tunes."""
+    found = [name for name in dict.fromkeys((f"{prefix}pooler.dense", "pooler.dense")) if f"{name}.weight" in file]
+    if len(found) > 1:
+        raise CheckpointError(f"{file.name} holds two poolers, {' and '.join(found)}; only one of them can be the trained one")
+    return found[0] if found else None
+
+
+def _upstream_layer(at: str, file: SafetensorsFile, whole: Any, hidden: int, intermediate: int) -> dict[str, Source]:
+    """Names of upstream's code: attention packed (`qkv_proj`) or not, up and gate always packed, up first."""
+    layer: dict[str, Source] = {}
+    packed = f"{at}attention.qkv_proj.weight" in file or f"{at}attention.q_proj.weight" not in file
+    for kind in ("weight", "bias"):
+        if packed:
+            layer |= _split(whole(f"{at}attention.qkv_proj.{kind}"), ("query", "key", "value"), hidden, kind)
+        else:
+            layer |= {f"{name}.{kind}": whole(f"{at}attention.{name[0]}_proj.{kind}") for name in ("query", "key", "value")}
+        layer[f"output.{kind}"] = whole(f"{at}attention.o_proj.{kind}")
+        layer[f"down.{kind}"] = whole(f"{at}mlp.down_proj.{kind}")
+        layer[f"attention_norm.{kind}"] = whole(f"{at}attn_ln.{kind}")
+        layer[f"mlp_norm.{kind}"] = whole(f"{at}mlp_ln.{kind}")
+    return layer | _split(whole(f"{at}mlp.up_gate_proj.weight"), ("up", "gate"), intermediate, "weight")
+
+
+def _native_layer(at: str, whole: Any) -> dict[str, Source]:
+    """Names of the `gte` class in transformers 5: nothing is packed."""
+    layer: dict[str, Source] = {}
+    for kind in ("weight", "bias"):
+        layer |= {f"{name}.{kind}": whole(f"{at}self_attn.{name[0]}_proj.{kind}") for name in ("query", "key", "value", "output")}
+        layer[f"down.{kind}"] = whole(f"{at}mlp.down_proj.{kind}")
+        layer[f"attention_norm.{kind}"] = whole(f"{at}post_attention_layernorm.{kind}")
+        layer[f"mlp_norm.{kind}"] = whole(f"{at}post_mlp_layernorm.{kind}")
+    return layer | {f"{name}.weight": whole(f"{at}mlp.{name}_proj.weight") for name in ("up", "gate")}
+
+
+def _split(packed: Source, names: tuple[str, ...], rows: int, kind: str) -> dict[str, Source]:
+    if packed.stored_shape[:1] != (rows * len(names),):
+        expected = [rows * len(names), *packed.stored_shape[1:]]
+        raise CheckpointError(f"tensor {packed.tensor}: expected shape {expected} from config.json, found {list(packed.stored_shape)}")
+    return {f"{name}.{kind}": Source(packed.tensor, packed.stored_shape, n * rows, (n + 1) * rows) for n, name in enumerate(names)}
+
+
+def _stored_expectation(source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if source.stop is None else (source.stored_shape[0], *shape[1:])
+
+
+def _refuse_other_heads(file: SafetensorsFile, sources: dict[str, Source], config: Config) -> None:
+    """A classifier without the pooler before it, or with more labels, would give scores that are silently wrong."""
+    logit = sources.get("pair_head.logit.weight")
+    if config.names_reranker and logit is None:
+        missing = "pooler.dense" if "classifier.weight" in file else "classifier"
+        raise CheckpointError(f"architectures names a sequence classifier, but there is no {missing} tensor; the checkpoint is incomplete")
+    if logit is not None and logit.shape[:1] != (1,):
+        raise CheckpointError(f"the classifier has {logit.shape[0]} labels; implemented are rerankers, which have one")
+    if logit is not None and config.type_vocab_size > 1:
+        # Its documents would take the second row. No released reranker has one.
+        raise CheckpointError(
+            f"a reranker with type_vocab_size {config.type_vocab_size} tells query and document apart by token types; implemented: 0 and 1"
+        )
+
+
+def _some(names: tuple[str, ...], kind: str = "tensors") -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more {kind}"

@@ -1,0 +1,194 @@
+"""ONNX Runtime on NVIDIA GPUs: one lane for each device, its buffers, and CUDA graphs for small requests.
+
+A lane is a thread with a session. A thread of its own because a captured CUDA graph belongs to the
+thread that captured it, and because the main thread must stay free for Ctrl-C. What runs at a time
+is one batch on each device; the others wait in the lane.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigError, ForkedProcessError, OutOfMemory, ProviderUnavailableError
+from ..inference.batch import Batch, halves
+from ..inference.session import Outputs, Share
+from ..machine.libraries import preload, remedy
+from .graph import load_graph
+from .live import live
+from .runtime import available_providers, quiet, require_provider, runtime
+from .shapes import BUCKETS, Bucket
+
+if TYPE_CHECKING:
+    from ..format.manifest import Variant
+from .lanes import Device, Lane, least_loaded
+
+CUDNN_IS_OPTIONAL = (1, 31)
+"""The first release whose option `enable_cudnn` was seen to be understood. Our graphs need no cuDNN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaOptions:
+    """How to use the GPUs of this machine."""
+
+    devices: tuple[int, ...] = (0,)
+    """Which of them, as CUDA counts them. Each gets a session of its own; runs go where least is waiting."""
+    memory: int | None = None
+    """Bytes that each device may give, weights included. None: all there are."""
+    latency: bool = False
+    """Capture CUDA graphs for small requests when opening."""
+    buckets: tuple[Bucket, ...] = BUCKETS
+    """Shapes to capture."""
+
+    def __post_init__(self) -> None:
+        devices = self.devices
+        if not devices or len(set(devices)) != len(devices) or any(type(d) is not int or d < 0 for d in devices):
+            raise ConfigError(f"devices is {devices!r}; expected different numbers from 0, such as (0, 1)")
+        if self.memory is not None and (type(self.memory) is not int or self.memory < 1):
+            raise ConfigError(f"gpu_mem_limit is {self.memory!r}; expected bytes, or None for no limit")
+
+
+class CudaSession:
+    """A `session.Session` on one or several GPUs.
+
+    Out of memory, a batch is halved, and each half likewise until it fits, with the arena's unused memory
+    given back first. Ctrl-C and `close` stop a run between two operators.
+    """
+
+    def __init__(self, graph: bytes, folder: Path, variant: Variant, width: int, options: CudaOptions = CudaOptions()) -> None:
+        """Load a graph on every device, and capture what is to be captured.
+
+        Raises:
+            ProviderUnavailableError: the provider is not in this installation, a library is missing, or there is no such GPU.
+            BundleVersionError, BundleError: as `session.CpuSession`.
+            ConfigError: a variant that is not for GPUs, or a latency mode for one that cannot be captured.
+        """
+        if variant.batch == "ragged":
+            raise ConfigError(f"{variant.graph} is for the CPU; name another variant for provider='cuda'")
+        if options.latency and variant.batch != "packed":
+            raise ConfigError("latency=True needs the variant cuda-fp16: only a packed graph has no part that a CUDA graph cannot hold")
+        _check_memory(options.memory, sum((folder / file).stat().st_size for file in variant.weights))
+        require_libraries("cuda")
+        self._pid = os.getpid()
+        self._variant = variant
+        self._lanes: list[Lane] = []
+        try:
+            with quiet():
+                for device in options.devices:
+                    load = partial(_load, graph, folder, variant, options, device)
+                    self._lanes.append(Lane(load, Device("cuda", device), variant, width, options.buckets if options.latency else ()))
+                for lane in self._lanes:
+                    lane.wait_until_loaded()
+        except BaseException:
+            _close(self._lanes)
+            raise
+        self.workers = len(self._lanes)
+        live.add(self)
+        weakref.finalize(self, _close, self._lanes)  # a lane's thread lives on its own: it would hold the device's memory for ever
+
+    def report(self) -> dict[str, Any]:
+        """The CUDA graphs that each device has, and how long capturing them took."""
+        captured = [one for lane in self._lanes for one in lane.captured]
+        shapes = [asdict(one.bucket) for one in self._lanes[0].captured]
+        return {"shapes": shapes, "milliseconds": round(sum(one.milliseconds for one in captured), 1)}
+
+    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError
+        return run_halved(partial(self._run, states=states), batch, party or object())
+
+    def _run(self, batch: Batch, party: object, thrifty: bool, states: bool) -> Outputs:
+        return least_loaded(self._lanes).run(batch, party, thrifty, states=states)
+
+    def stop(self, party: object) -> None:
+        for lane in self._lanes:
+            lane.stop(party)
+
+    def close(self) -> None:
+        if os.getpid() == self._pid:
+            _close(self._lanes)
+
+
+def _close(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        lane.close()
+
+
+def run_halved(run: Callable[[Batch, object, bool], Outputs], batch: Batch, party: object) -> Outputs:
+    """Run a batch; where memory does not suffice, in two halves, and those likewise, down to single texts."""
+    return _halved(run, batch, party, False)
+
+
+def _halved(run: Callable[[Batch, object, bool], Outputs], batch: Batch, party: object, thrifty: bool) -> Outputs:
+    try:
+        return run(batch, party, thrifty)
+    except OutOfMemory:
+        if len(batch.rows) == 1:
+            raise
+    return joined([_halved(run, half, party, True) for half in halves(batch)])
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """Outputs of batches that follow one another."""
+    return Outputs(**{each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Outputs)})
+
+
+def provider_options(options: CudaOptions, device: int, release: tuple[int, ...]) -> dict[str, str]:
+    """What the CUDA provider is told. Pure; every value is a string, as ONNX Runtime wants them."""
+    told = {
+        "device_id": str(device),
+        "use_tf32": "0",  # its default rounds float32 products to 10 bits
+        "arena_extend_strategy": "kSameAsRequested",  # the default doubles
+    }
+    if options.memory is not None:
+        told["gpu_mem_limit"] = str(options.memory)
+    if options.latency:
+        told["enable_cuda_graph"] = "1"
+    if release >= CUDNN_IS_OPTIONAL:
+        told["enable_cudnn"] = "0"
+    return told
+
+
+def session_entries(variant: Variant) -> dict[str, str]:
+    """Session options of a variant on a GPU."""
+    entries = {"session.use_device_allocator_for_initializers": "1"}  # weights outside the arena, so that it can shrink
+    if variant.batch == "packed":
+        # Every operator of it has a CUDA kernel. In padded graphs some arithmetic on shapes belongs on the CPU.
+        entries["session.disable_cpu_ep_fallback"] = "1"
+    return entries
+
+
+def _check_memory(limit: int | None, weights: int) -> None:
+    """ONNX Runtime counts weights against the limit, and with less left than nothing it holds no limit at all (1.31.1)."""
+    if limit is not None and limit <= weights:
+        raise ConfigError(f"gpu_mem_limit is {limit} bytes; the weights alone take {weights}")
+
+
+def require_libraries(provider: str) -> None:
+    """Load what the provider is linked with.
+
+    Raises:
+        ProviderUnavailableError: naming what is missing, and what to install.
+    """
+    require_provider(provider)
+    missing = [library.name for library in preload(provider) if library.found is None]
+    if missing:
+        found = "is not found" if len(missing) == 1 else "are not found"
+        raise ProviderUnavailableError(
+            provider, available_providers(), f"{', '.join(missing)} {found}: {remedy(missing)}; `gte doctor` shows everything it needs"
+        )
+
+
+def _load(graph: bytes, folder: Path, variant: Variant, options: CudaOptions, device: int) -> Any:
+    release = tuple(int(part) for part in runtime().__version__.split("+")[0].split(".")[:2])
+    return load_graph(
+        graph, folder, variant, "cuda", 1,
+        provider_options=provider_options(options, device, release), entries=session_entries(variant),
+    )  # fmt: skip

@@ -1,0 +1,272 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Cancelled
+from ..format.manifest import LOGITS
+from ..inference.batch import Batch, packed_inputs, padded_inputs, padding_mask
+from ..inference.session import NOTHING, Outputs
+from .cpu import SIGNALS_EVERY
+from .graph import check_signature, collected, wanted
+from .runtime import new_run_options, runtime, translated
+from .shapes import Bucket, fill, rounded, smallest
+
+if TYPE_CHECKING:
+    from ..format.manifest import Variant
+
+BUFFERS = 64
+"""Arrays on a device that are kept for the next run of their shape, in one lane."""
+
+NO_CAPTURE = "-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """One CUDA graph, and how long it took to capture."""
+
+    bucket: Bucket
+    milliseconds: float
+
+
+def least_loaded(lanes: Sequence[Lane]) -> Lane:
+    """The lane with the fewest tokens in it, the first of those."""
+    return min(lanes, key=lambda lane: lane.load)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """ONNX Runtime's name for where arrays lie. "cpu" serves tests."""
+
+    kind: str
+    index: int
+
+    @property
+    def arena(self) -> str:
+        return f"{'gpu' if self.kind == 'cuda' else self.kind}:{self.index}"
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    batch: Batch
+    party: object
+    options: Any
+    states: bool
+    done: threading.Event = field(default_factory=threading.Event)
+    result: Outputs | BaseException | None = None
+
+
+class Lane:
+    """One device: a thread, a session in it, a queue before it."""
+
+    def __init__(self, open_session: Callable[[], Any], device: Device, variant: Variant, width: int, buckets: Sequence[Bucket]) -> None:
+        """`open_session` is called in the lane's own thread, which captures the buckets then."""
+        self.captured: list[Captured] = []
+        self.load = 0
+        """Tokens in it, waiting or running."""
+        self._device, self._variant, self._width = device, variant, width
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: list[_Job] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._loaded = threading.Event()
+        self._failure: BaseException | None = None
+        name = f"gte-{device.kind}-{device.index}"
+        self._thread = threading.Thread(target=self._work, args=(open_session, tuple(buckets)), name=name, daemon=True)
+        self._thread.start()
+
+    def wait_until_loaded(self) -> None:
+        self._loaded.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def run(self, batch: Batch, party: object, thrifty: bool, *, states: bool = False) -> Outputs:
+        """Run one batch when its turn comes. `thrifty` gives unused memory back before and after."""
+        options = new_run_options()
+        if thrifty:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._device.arena)
+        job = _Job(batch, party, options, states)
+        tokens = len(batch.input_ids)
+        with self._lock:
+            if self._closed:
+                raise Cancelled("this engine is closed")
+            self._jobs.append(job)
+            self.load += tokens
+        try:
+            self._queue.put(job)
+            while not job.done.wait(SIGNALS_EVERY):
+                pass
+        except BaseException:
+            job.options.terminate = True
+            job.done.wait()
+            raise
+        finally:
+            with self._lock:
+                self._jobs.remove(job)
+                self.load -= tokens
+        if isinstance(job.result, BaseException):
+            raise job.result
+        assert job.result is not None
+        return job.result
+
+    def stop(self, party: object) -> None:
+        with self._lock:
+            for job in self._jobs:
+                if job.party is party:
+                    job.options.terminate = True
+
+    def close(self) -> None:
+        with self._lock:
+            first, self._closed = not self._closed, True
+            for job in self._jobs:
+                job.options.terminate = True
+        if first:
+            self._queue.put(None)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _work(self, open_session: Callable[[], Any], buckets: Sequence[Bucket]) -> None:
+        try:
+            runner = _Runner(open_session(), self._device, self._variant, self._width)
+            for bucket in buckets:
+                started = time.perf_counter()
+                runner.capture(bucket)
+                self.captured.append(Captured(bucket, (time.perf_counter() - started) * 1e3))
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that waits for the lane
+            self._failure = error
+            self._closed = True
+            return
+        finally:
+            self._loaded.set()
+        while (job := self._queue.get()) is not None:
+            try:
+                job.result = runner.run(job.batch, job.options, job.states)
+            except BaseException as error:  # noqa: BLE001 - carried to the thread that waits for the run
+                job.result = error
+            job.done.set()
+
+
+class _Runner:
+    """What one lane's thread does. Not safe to share."""
+
+    def __init__(self, session: Any, device: Device, variant: Variant, width: int) -> None:
+        check_signature(session, variant, width)
+        self._session, self._device, self._variant, self._width = session, device, variant, width
+        self._buffers = Buffers(device)
+        self._graphs: dict[Bucket, tuple[Any, Buffers, str]] = {}
+        halves = {"tensor(float16)": np.dtype(np.float16)}
+        self._types = {output.name: halves.get(output.type, np.dtype(np.float32)) for output in session.get_outputs()}
+
+    def run(self, batch: Batch, options: Any, states: bool = False) -> Outputs:
+        if options.terminate:
+            raise Cancelled("the run was stopped")
+        names = wanted(self._variant, states)
+        if self._variant.batch == "padded":
+            return self._run_padded(names, batch, options)
+        lengths = batch.lengths.tolist()
+        bucket = None if states else smallest(self._graphs, lengths)  # captured graphs do not give states
+        if bucket is None:
+            if self._graphs:
+                options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
+            return self._run_packed(names, batch, rounded(lengths), options, None)
+        options.add_run_config_entry("gpu_graph_id", self._graphs[bucket][2])
+        return self._run_packed(names, batch, bucket, options, self._graphs[bucket])
+
+    def capture(self, bucket: Bucket) -> None:
+        """The first run of a graph id captures; its addresses are bound for good."""
+        buffers = Buffers(self._device)
+        graph = (self._session.io_binding(), buffers, str(len(self._graphs) + 1))
+        # One text as long as the bucket allows and the filling behind it: nothing but the shape is captured.
+        ids = np.ones(min(bucket.longest, bucket.tokens), np.int64)
+        batch = Batch(np.zeros(1, np.int64), ids, np.array([0, len(ids)], np.int32), False)
+        options = new_run_options()
+        options.add_run_config_entry("gpu_graph_id", graph[2])
+        self._run_packed(wanted(self._variant, False), batch, bucket, options, graph)
+        self._graphs[bucket] = graph
+
+    def _run_packed(
+        self, names: Sequence[str], batch: Batch, bucket: Bucket, options: Any, graph: tuple[Any, Buffers, str] | None
+    ) -> Outputs:
+        filled = fill(batch, bucket)
+        binding, buffers, _ = graph or (None, self._buffers, "")
+        feeds = packed_inputs(filled.batch, filled.longest)
+        own = slice(filled.first, filled.first + len(batch.rows))
+        # Copies: an array on the CPU is the buffer itself, which the next run writes to.
+        if names == LOGITS:
+            (logits,) = self._bound(feeds, {"logits": (bucket.texts,)}, options, binding, buffers)
+            return Outputs(NOTHING, NOTHING, logits[own].copy())
+        shapes = {"cls": (bucket.texts, self._width), "token_weights": (bucket.tokens,), "token_states": (1, bucket.tokens, self._width)}
+        cls, weights, *states = self._bound(feeds, {name: shapes[name] for name in names}, options, binding, buffers)
+        count = len(batch.input_ids)
+        return collected(cls[own].copy(), [weights[:count].copy(), *(each[:, :count].copy() for each in states)], None)
+
+    def _run_padded(self, names: Sequence[str], batch: Batch, options: Any) -> Outputs:
+        feeds, mask = padded_inputs(batch), padding_mask(batch)
+        if names == LOGITS:
+            (logits,) = self._bound(feeds, {"logits": (len(mask),)}, options, None, self._buffers)
+            return Outputs(NOTHING, NOTHING, logits.copy())
+        shapes = {"cls": (len(mask), self._width), "token_weights": mask.shape, "token_states": (*mask.shape, self._width)}
+        cls, *per_token = self._bound(feeds, {name: shapes[name] for name in names}, options, None, self._buffers)
+        return collected(cls.copy(), per_token, mask)
+
+    def _bound(
+        self, feeds: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]], options: Any, binding: Any, buffers: Buffers
+    ) -> list[NDArray[Any]]:
+        try:
+            inputs = {name: buffers.holding(name, array) for name, array in feeds.items()}
+            outputs = [buffers.empty(name, shape, self._types[name]) for name, shape in shapes.items()]
+            if binding is None or not buffers.bound:
+                binding = binding or self._session.io_binding()
+                for name, value in inputs.items():
+                    binding.bind_ortvalue_input(name, value)
+                for name, value in zip(shapes, outputs, strict=True):
+                    binding.bind_ortvalue_output(name, value)
+                buffers.bound = True
+            self._session.run_with_iobinding(binding, options)
+            return [value.numpy() for value in outputs]
+        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
+            self._buffers.clear()
+            raise translated(error, bool(options.terminate)) from None
+
+
+class Buffers:
+    """Arrays on a device, kept by name and shape. A captured graph has some of its own, which never change."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._kept: OrderedDict[tuple[str, tuple[int, ...]], Any] = OrderedDict()
+        self.bound = False
+        """A binding holds them."""
+
+    def holding(self, name: str, array: NDArray[Any]) -> Any:
+        """An array on the device with these values."""
+        array = np.ascontiguousarray(array)
+        value = self._recall(name, array.shape, array.dtype)
+        value.update_inplace(array)
+        return value
+
+    def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        return self._recall(name, shape, dtype)
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+    def _recall(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        key = (name, tuple(shape))
+        if key not in self._kept:
+            value = runtime().OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self._device.kind, self._device.index)
+            self._kept[key] = value
+            if len(self._kept) > BUFFERS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]

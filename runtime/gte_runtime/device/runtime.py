@@ -1,0 +1,122 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ..errors import (
+    Cancelled,
+    EngineError,
+    OutOfMemory,
+    ProviderError,
+    ProviderUnavailableError,
+)
+
+if TYPE_CHECKING:
+    pass
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+
+SILENT, WARNINGS = 4, 2
+"""Severities of ONNX Runtime's logger; the second is its default."""
+
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
+
+
+# ONNX Runtime tells failures apart only in words.
+MEMORY_WORDS = ("failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory", "smaller than requested bytes")
+
+
+def available_providers() -> tuple[str, ...]:
+    """Providers compiled into this installation; whether their libraries load shows when a session opens."""
+    return _names(runtime().get_available_providers())
+
+
+def runtime() -> Any:
+    """ONNX Runtime, which is kept offline.
+
+    From 1.29 on its wheels for Linux and macOS report graphs and sessions to Microsoft and keep a number for the machine in
+    the user's cache, unless they are told not to before they are imported. The thread that does this also keeps a child of
+    fork() from ending. Whoever wants the reports sets the variable to 0.
+    """
+    asked = os.environ.get(NO_TELEMETRY)
+    try:
+        if asked is None and "onnxruntime" not in sys.modules:
+            os.environ[NO_TELEMETRY] = "1"
+        import onnxruntime
+    except ImportError:
+        raise ProviderUnavailableError("cpu", (), "install ONNX Runtime: pip install 'gte-runtime[cpu]' or 'gte-runtime[gpu]'") from None
+    finally:
+        if asked is None:
+            os.environ.pop(NO_TELEMETRY, None)  # the environment is the host's
+    if asked != "0":
+        onnxruntime.disable_telemetry_events()  # a host may have imported it before
+    return onnxruntime
+
+
+def require_provider(provider: str) -> str:
+    """ONNX Runtime's name of a provider that this installation was compiled with."""
+    available = runtime().get_available_providers()
+    if provider not in PROVIDERS:
+        raise ProviderError(f"provider is {provider!r}; known: {', '.join(PROVIDERS)}")
+    wanted = PROVIDERS[provider]
+    if wanted not in available:
+        raise ProviderUnavailableError(provider, _names(available), _remedy(provider))
+    return wanted
+
+
+def _remedy(provider: str) -> str:
+    if provider == "cpu":
+        return "pip install 'gte-runtime[cpu]'"
+    return "in an environment without the package onnxruntime: pip install 'gte-runtime[gpu]'; `gte doctor` shows what else is needed"
+
+
+def _names(providers: list[str]) -> tuple[str, ...]:
+    short = {long: name for name, long in PROVIDERS.items()}
+    return tuple(short.get(name, name) for name in providers)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence ONNX Runtime's logger of the whole process while a GPU session opens.
+
+    It warns about plug-ins with every provider that is not one, and its failures, which name the machine, reach us as exceptions.
+    """
+    runtime().set_default_logger_severity(SILENT)
+    try:
+        yield
+    finally:
+        runtime().set_default_logger_severity(WARNINGS)
+
+
+def new_run_options() -> Any:
+    """One for each run: a terminated one fails every later run."""
+    return runtime().RunOptions()
+
+
+def translated(error: Exception, terminated: bool) -> Exception:
+    if terminated:
+        return Cancelled("the run was stopped")
+    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS):
+        return OutOfMemory("out of memory during a run; lower max_tokens")
+    return EngineError(f"ONNX Runtime failed: {_clean(error)}")
+
+
+def _clean(error: Exception) -> str:
+    """What ONNX Runtime says, without the places in its source and without directories."""
+    reason = " ".join(str(error).rsplit("[ONNXRuntimeError] : ", 1)[-1].split())
+    reason = re.sub(r"^\d+ : \w+ : |\S+\.(cc|h):\d+ \S+ ", "", reason)
+    if failure := re.search(r"CUDA failure \d+: [^;]+", reason):
+        return failure[0].strip()  # the rest names the machine
+    reason = re.sub(r"[^\s'\"]*/([^\s/'\"]*)", r"\1", reason)
+    return reason[:300] or type(error).__name__
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2])

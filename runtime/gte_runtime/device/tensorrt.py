@@ -1,0 +1,277 @@
+"""TensorRT through ONNX Runtime: engines are built ahead by `gte engine build`, and serving builds none.
+
+Building takes minutes and depends on everything: bundle, ONNX Runtime, TensorRT, driver, GPU, shapes.
+So a built engine is kept as a context model (an ONNX file with one node that holds the engine) in a
+folder named by all of these. A context model is loaded or refused; unlike an engine in ONNX Runtime's own
+cache it cannot be rebuilt on the way.
+
+This module has not been run against TensorRT itself: its libraries could not be had where it was written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ConfigError, EngineError, EngineMissing, ForkedProcessError, GteError, OutputError, ProviderUnavailableError
+from ..inference.batch import Batch, halves, make_batch, padded_inputs
+from ..inference.session import Outputs, Share
+from ..machine.cache import cache_directory
+from ..machine.gpus import devices
+from .cuda import CudaOptions, joined, require_libraries, run_halved
+from .graph import load_graph
+from .lanes import Device, Lane, least_loaded
+from .live import live
+from .runtime import available_providers, runtime
+
+if TYPE_CHECKING:
+    from ..bundle.directory import Bundle
+    from ..format.manifest import Variant
+
+CONTEXT = "context.onnx"
+ABOUT = "about.json"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Profile:
+    """Shapes that one engine serves: 1 to `texts` texts, padded to 1 to `longest` tokens; fastest at the upper end."""
+
+    longest: int
+    texts: int
+
+    def __str__(self) -> str:
+        return f"{self.texts}x{self.longest}"
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """Raises ConfigError when it is not like 32x128."""
+        found = re.fullmatch(r"(\d{1,5})x(\d{1,6})", text)
+        if not found or 0 in (texts := int(found[1]), longest := int(found[2])):
+            raise ConfigError(f"profile {text[:40]!r}; expected texts x tokens, such as 32x128")
+        return cls(longest=longest, texts=texts)
+
+    def holds(self, texts: int, longest: int) -> bool:
+        return texts <= self.texts and longest <= self.longest
+
+
+PROFILES = (Profile(longest=32, texts=32), Profile(longest=128, texts=32), Profile(longest=512, texts=16))
+"""What is built where nothing is named. Each engine holds all weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What an engine depends on, beside its profile. A change in any of it asks for another engine."""
+
+    bundle: str
+    variant: str
+    onnxruntime: str
+    tensorrt: str
+    driver: str
+    gpu: str
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> Path:
+        return cache_directory() / "engines" / self.key
+
+
+class TensorRtSession:
+    """A `session.Session` on engines that were built before."""
+
+    def __init__(self, bundle: Bundle, variant: Variant, options: CudaOptions) -> None:
+        """Load every engine that there is for this bundle on these devices.
+
+        Raises:
+            EngineMissing: there is none; says how to build it.
+            ProviderUnavailableError: TensorRT, a library or the device is not there.
+        """
+        _check_variant(variant)
+        require_libraries("cuda")
+        require_libraries("tensorrt")
+        self._pid = os.getpid()
+        self._lanes: dict[Profile, list[Lane]] = {}
+        width = bundle.manifest.architecture.hidden_size
+        engines = {device: _built(facts(bundle, variant, device), bundle) for device in options.devices}
+        try:
+            for device, built in engines.items():
+                for profile, file in built.items():
+                    lane = Lane(_loader(file, bundle, variant, device), Device("cuda", device), variant, width, ())
+                    self._lanes.setdefault(profile, []).append(lane)
+            for lanes in self._lanes.values():
+                for lane in lanes:
+                    lane.wait_until_loaded()
+        except BaseException:
+            self.close()
+            raise
+        self.workers = len(options.devices)
+        live.add(self)
+
+    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
+        if os.getpid() != self._pid:
+            raise ForkedProcessError
+        run = partial(self._run, states=states)
+        return joined([run_halved(run, part, party or object()) for part in pieces(batch, self._lanes)])
+
+    def _run(self, batch: Batch, party: object, thrifty: bool, states: bool) -> Outputs:
+        profile = min(p for p in self._lanes if p.holds(len(batch.rows), int(batch.lengths.max())))
+        return least_loaded(self._lanes[profile]).run(batch, party, thrifty, states=states)
+
+    def stop(self, party: object) -> None:
+        for lanes in self._lanes.values():
+            for lane in lanes:
+                lane.stop(party)
+
+    def close(self) -> None:
+        if os.getpid() == self._pid:
+            for lanes in self._lanes.values():
+                for lane in lanes:
+                    lane.close()
+
+
+def pieces(batch: Batch, profiles: Iterable[Profile]) -> list[Batch]:
+    """A batch as batches that have an engine, halved as often as needed.
+
+    Raises:
+        EngineError: a text is longer than any engine takes.
+    """
+    profiles = tuple(profiles)
+    if any(profile.holds(len(batch.rows), int(batch.lengths.max())) for profile in profiles):
+        return [batch]
+    if len(batch.rows) == 1:
+        longest, limit = len(batch.input_ids), max(profile.longest for profile in profiles)
+        raise EngineError(
+            f"a text of {longest} tokens, and the TensorRT engines take at most {limit}; "
+            f"build one with `gte engine build --profile 1x{longest}`, or pass max_length={limit}"
+        )
+    return [piece for half in halves(batch) for piece in pieces(half, profiles)]
+
+
+def facts(bundle: Bundle, variant: Variant, device: int) -> Facts:
+    """Of this machine, as it is now. Raises ProviderUnavailableError when there is no such GPU."""
+    found = devices()
+    gpu = next((gpu for gpu in found.gpus if gpu.index == device), None)
+    if gpu is None:
+        others = f"there is no GPU {device}, only {', '.join(str(one.index) for one in found.gpus)}"
+        raise ProviderUnavailableError("tensorrt", available_providers(), found.problem or others)
+    return Facts(
+        bundle=bundle.digest,
+        variant=variant.graph,
+        onnxruntime=runtime().__version__,
+        tensorrt=tensorrt_version() or "unknown",
+        driver=found.driver or "unknown",
+        gpu=f"{gpu.name}, {gpu.capability}",
+    )
+
+
+def tensorrt_version() -> str | None:
+    """Of the library that is loaded or can be."""
+    try:
+        number = int(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
+    except (OSError, AttributeError):
+        return None
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def build_engines(bundle: Bundle, variant: Variant, profiles: Sequence[Profile], device: int, say: Callable[[str], None]) -> Path:
+    """Build what is not there yet. An engine appears under its name when it is whole.
+
+    Raises:
+        ProviderUnavailableError: TensorRT, a library or the device is not there.
+        OutputError: the folder cannot be written.
+    """
+    _check_variant(variant)
+    require_libraries("cuda")
+    require_libraries("tensorrt")
+    known = facts(bundle, variant, device)
+    try:
+        known.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for profile in profiles:
+            target = known.folder / str(profile)
+            if (target / ABOUT).exists():
+                say(f"{profile}: there already")
+                continue
+            with tempfile.TemporaryDirectory(prefix=f".{profile}.", dir=known.folder) as temporary:
+                staged = Path(temporary) / "engine"
+                staged.mkdir()
+                say(f"{profile}: building, which takes minutes")
+                _build(bundle, variant, profile, device, staged, known.folder / "timing")
+                (staged / ABOUT).write_text(json.dumps({**asdict(known), "profile": str(profile)}, indent=1), encoding="utf-8")
+                shutil.rmtree(target, ignore_errors=True)
+                staged.rename(target)
+            say(f"{profile}: done")
+    except GteError:
+        raise  # some of ours are OSErrors, too
+    except OSError as error:
+        raise OutputError(f"the engine could not be written: {error.strerror or error}") from None
+    return known.folder
+
+
+def build_options(profile: Profile, device: int, context: Path, timing: Path) -> dict[str, str]:
+    """What the TensorRT provider is told to build. Pure."""
+    inputs = ("input_ids", "attention_mask")
+    largest = ",".join(f"{name}:{profile}" for name in inputs)
+    return {
+        "device_id": str(device),
+        "trt_fp16_enable": "1",
+        "trt_profile_min_shapes": ",".join(f"{name}:1x1" for name in inputs),
+        "trt_profile_opt_shapes": largest,
+        "trt_profile_max_shapes": largest,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(timing),
+        "trt_dump_ep_context_model": "1",
+        "trt_ep_context_file_path": str(context),
+        "trt_ep_context_embed_mode": "1",
+    }
+
+
+def _build(bundle: Bundle, variant: Variant, profile: Profile, device: int, folder: Path, timing: Path) -> None:
+    timing.mkdir(exist_ok=True)
+    session = load_graph(
+        bundle.read(variant.graph), bundle.directory, variant, "tensorrt", 1,
+        provider_options=build_options(profile, device, folder / CONTEXT, timing),
+    )  # fmt: skip
+    ids = [np.ones(profile.longest, np.int64)] * profile.texts
+    batch = make_batch(np.arange(profile.texts), ids, 1)
+    session.run(None, padded_inputs(batch))  # whatever is built at the first run only is built now
+    if not (folder / CONTEXT).is_file():
+        raise EngineError("TensorRT ran and left no engine; the variant's graph was not taken as a whole")
+
+
+def _loader(file: Path, bundle: Bundle, variant: Variant, device: int) -> Callable[[], Any]:
+    def load() -> Any:
+        return load_graph(file.read_bytes(), bundle.directory, variant, "tensorrt", 1, provider_options={"device_id": str(device)})
+
+    return load
+
+
+def _built(known: Facts, bundle: Bundle) -> dict[Profile, Path]:
+    """Engines that are whole, by profile."""
+    found = {Profile.parse(about.parent.name): about.parent / CONTEXT for about in known.folder.glob(f"[0-9]*x*/{ABOUT}")}
+    if not found:
+        raise EngineMissing(
+            f"there is no TensorRT engine for {bundle.manifest.model} on {known.gpu} with TensorRT {known.tensorrt}, ONNX Runtime "
+            f"{known.onnxruntime} and driver {known.driver}; build it: gte engine build {bundle.directory.name}"
+        )
+    return found
+
+
+def _check_variant(variant: Variant) -> None:
+    if variant.batch != "padded":
+        raise ConfigError(
+            f"TensorRT runs padded graphs of standard operators, and {variant.graph} is none; build the variant portable-fp16"
+        )

@@ -1,0 +1,151 @@
+"""What `gte-export` leaves beside the graphs of an architecture: recipe.toml. Pure but for reading it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import BundleError, CheckpointError
+from ..machine.files import read_regular
+from .architecture import Architecture
+from .manifest import LOGITS, PLAIN_NAME, VECTORS
+
+FORMAT = 1
+FILE = "recipe.toml"
+KIND = {False: "an embedding model", True: "a reranker"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphRecipe:
+    """One graph: what it is for, which weight files it points into, how exact it is."""
+
+    variant: str
+    table: str
+    """Type of the embedding table it reads; a build picks the graph that fits the checkpoint."""
+    batch: str
+    """`ragged`, `packed` or `padded`."""
+    outliers: bool = False
+    """For checkpoints in which a few channels are far larger than the others; see `balance`."""
+    file: str
+    sha256: str
+    weights: tuple[str, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...] = VECTORS
+    min_onnxruntime: str
+    tolerance: float
+    """Largest Euclidean distance of a normalised vector to the oracle's; of a reranker, difference of a logit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All graphs of one architecture."""
+
+    name: str
+    architecture: Architecture
+    graphs: tuple[GraphRecipe, ...]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(graph.variant for graph in self.graphs))
+
+    @property
+    def reranker(self) -> bool:
+        """The graphs score pairs and give no vectors."""
+        return any(graph.outputs == LOGITS for graph in self.graphs)
+
+    def choose(self, variant: str, table: str, outliers: bool = False) -> GraphRecipe | None:
+        """The graph of a variant for a checkpoint whose table has this type, or any if there is one only."""
+        graphs = [graph for graph in self.graphs if graph.variant == variant and graph.outliers == outliers]
+        fitting = [graph for graph in graphs if graph.table == table]
+        return next(iter(fitting or graphs), None)
+
+    def to_toml(self) -> str:
+        """Strings and numbers are written as JSON writes them, which TOML reads."""
+        lines = [
+            "# Written by `gte-export trace`; see models/README.md.",
+            f"format = {FORMAT}",
+            f"name = {json.dumps(self.name)}",
+            "",
+            "[architecture]",
+        ]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(self.architecture).items()]
+        for graph in self.graphs:
+            lines += ["", "[[graph]]"]
+            lines += [f"{key} = {json.dumps(value)}" for key, value in asdict(graph).items()]
+        return "\n".join(lines) + "\n"
+
+
+def read_recipe(directory: Path) -> Recipe:
+    """Raises BundleError when the directory has no recipe, or one of a format we do not know."""
+    file = directory / FILE
+    try:
+        raw = tomllib.loads(read_regular(file).decode("utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"no {FILE} in {directory.name}; `gte-export trace CONFIG -o DIR` writes one") from None
+    except OSError as error:
+        raise BundleError(f"{directory.name}/{FILE} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{directory.name}/{FILE} cannot be read: {str(error)[:120]}") from None
+    if raw.get("format") != FORMAT:
+        raise BundleError(f"{directory.name}/{FILE} has format {raw.get('format')!r}; this version reads {FORMAT}")
+    try:
+        graphs = tuple(
+            GraphRecipe(
+                **{
+                    **graph,
+                    "weights": tuple(graph["weights"]),
+                    "inputs": tuple(graph["inputs"]),
+                    "outputs": tuple(graph.get("outputs", VECTORS)),
+                }
+            )
+            for graph in raw["graph"]
+        )
+        recipe = Recipe(name=raw["name"], architecture=Architecture(**raw["architecture"]), graphs=graphs)
+        names = [name for graph in graphs for name in (graph.variant, graph.file, *graph.weights)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{directory.name}/{FILE} is incomplete: {str(error)[:120]}") from None
+    for name in names:
+        # A build reads and writes files of these names.
+        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+            raise BundleError(f"{directory.name}/{FILE}: expected plain names of files and variants, found {repr(name)[:80]}")
+    return recipe
+
+
+def find_graphs(architecture: Architecture, directory: Path | None, *, shipped: Path, reranker: bool = False) -> tuple[Path, Recipe]:
+    """The graphs of an architecture and kind of model: in `directory` if given, else among the folders of `shipped`.
+
+    Raises:
+        CheckpointError: there are none; says which architectures there are and how to trace more.
+    """
+    if directory is not None:
+        recipe = read_recipe(directory)
+        if recipe.architecture != architecture:
+            raise CheckpointError(
+                f"the graphs in {directory.name} are for another architecture: {_difference(recipe.architecture, architecture)}"
+            )
+        if recipe.reranker != reranker:
+            raise CheckpointError(f"the graphs in {directory.name} are for {KIND[recipe.reranker]}; the checkpoint is {KIND[reranker]}")
+        return directory, recipe
+    known = [(file.parent, read_recipe(file.parent)) for file in sorted(shipped.glob(f"*/{FILE}"))]
+    for path, recipe in known:
+        if recipe.architecture == architecture and recipe.reranker == reranker:
+            return path, recipe
+    raise CheckpointError(
+        f"no graphs for {KIND[reranker]} of this architecture ({_describe(architecture)}); shipped are those of "
+        f"{', '.join(recipe.name for _, recipe in known) or 'none'}. Trace them once with `gte-export trace CHECKPOINT -o DIR` "
+        "(package gte-export) and pass --graphs DIR"
+    )
+
+
+def _describe(a: Architecture) -> str:
+    return (
+        f"{a.layers} layers, width {a.hidden_size}, {a.heads} heads, FFN {a.intermediate_size}, "
+        f"vocabulary {a.vocab_size}, {a.max_positions} positions, eps {a.layer_norm_eps:g}"
+    )
+
+
+def _difference(graphs: Architecture, checkpoint: Architecture) -> str:
+    fields = [f for f in Architecture.__dataclass_fields__ if getattr(graphs, f) != getattr(checkpoint, f)]
+    return ", ".join(f"{f} is {getattr(graphs, f)}, the checkpoint has {getattr(checkpoint, f)}" for f in fields)

@@ -1,0 +1,179 @@
+"""TODO"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arrays import Int64
+from ..errors import ConfigError
+from .cost import Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """What one run may take. Bounds memory and, through cache sizes, speed; never results."""
+
+    max_tokens: int = 8192
+    """Tokens of one run, padding included where there is any. One text may be longer by itself."""
+    max_scores: int = 4 * 2**20
+    """Attention scores held at a time, per head: B x S^2. 4 Mi are 16 MB a head in float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_tokens", "max_scores"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} is {value!r}; expected an integer of at least 1")
+
+
+SMALLEST_PACKED = 4096
+"""Tokens of one run on a GPU below which more devices do not help: an H100 runs them at 0.7 of its best rate (NOTES-gpu.md)."""
+
+
+def shared(budget: Budget, tokens: int, workers: int, cost: Cost = Cost()) -> Budget:
+    """The budget of each run when this many tokens are spread over workers that run at the same time."""
+    even = -(-tokens // workers)
+    share = min(even if even >= cost.smallest_share(workers) else tokens, cost.share)
+    return Budget(max_tokens=min(budget.max_tokens, max(1, share)), max_scores=max(1, budget.max_scores // workers))
+
+
+def spread(budget: Budget, tokens: int, devices: int) -> Budget:
+    """The budget of each run where several devices share the work: each gets some, as long as a run is worth its start."""
+    share = max(-(-tokens // devices), SMALLEST_PACKED)
+    return Budget(max_tokens=min(budget.max_tokens, share), max_scores=budget.max_scores)
+
+
+def plan_ragged(lengths: Sequence[int], flash_from: int, budget: Budget, cost: Cost = Cost()) -> list[Int64]:
+    """Group texts for ragged runs; each group is an array of positions in the input.
+
+    Texts below `flash_from` tokens share runs with texts of close lengths: which, is what costs
+    least. Longer ones run with others of exactly their length, or alone.
+    """
+    sizes = np.asarray(lengths, np.int64)
+    order = np.argsort(sizes, kind="stable")
+    short = order[sizes[order] < flash_from]
+    long = order[len(short) :]
+    groups = [piece for group in _cheapest(short, sizes, budget, cost) for piece in _pieces(group, sizes, budget)]
+    for equal in np.split(long, np.flatnonzero(np.diff(sizes[long])) + 1):
+        each = max(1, budget.max_tokens // int(sizes[equal[0]])) if len(equal) else 1
+        groups += [equal[start : start + each] for start in range(0, len(equal), each)]
+    return groups
+
+
+def _cheapest(order: Int64, sizes: Int64, budget: Budget, cost: Cost) -> list[Int64]:
+    """Split texts, sorted by length, where it costs least. Dynamic programming over the lengths that occur."""
+    distinct, starts = np.unique(sizes[order], return_index=True)
+    bounds = [*starts.tolist(), len(order)]
+    total = np.concatenate(([0], np.cumsum(sizes[order]))).tolist()
+    best, back = [0.0], [0]
+    for end in range(1, len(bounds)):
+        longest = int(distinct[end - 1])
+        options = []
+        for start in range(end):
+            count, tokens = bounds[end] - bounds[start], total[bounds[end]] - total[bounds[start]]
+            runs = max(1, -(-tokens // budget.max_tokens), -(-count * longest**2 // budget.max_scores))
+            options.append(best[start] + cost.of(count, tokens, longest) + (runs - 1) * cost.run)
+        back.append(int(np.argmin(options)))
+        best.append(options[back[-1]])
+    groups = []
+    end = len(bounds) - 1
+    while end:
+        groups.append(order[bounds[back[end]] : bounds[end]])
+        end = back[end]
+    return groups[::-1]
+
+
+def _pieces(group: Int64, sizes: Int64, budget: Budget) -> list[Int64]:
+    """A group in runs within the budget, as even as can be."""
+    tokens, scores = int(sizes[group].sum()), len(group) * int(sizes[group[-1]]) ** 2
+    fewest = max(-(-tokens // budget.max_tokens), -(-scores // budget.max_scores))
+    for runs in range(fewest, len(group)):
+        cuts = np.searchsorted(np.cumsum(sizes[group]), np.arange(1, runs) * tokens / runs, side="left") + 1
+        pieces = np.split(group, cuts)
+        if all(_fits(piece, sizes, budget) for piece in pieces):
+            return pieces
+    return list(np.split(group, len(group)))
+
+
+def _fits(piece: Int64, sizes: Int64, budget: Budget) -> bool:
+    if not len(piece):
+        return False
+    return int(sizes[piece].sum()) <= budget.max_tokens and len(piece) * int(sizes[piece[-1]]) ** 2 <= budget.max_scores
+
+
+def runs_together(costs: Sequence[float], workers: int, together: float) -> int:
+    """How many runs, of costs in falling order, to give all processors, one after the other, before the rest runs side by side.
+
+    Side by side is faster until the last run keeps the other processors waiting; one long text alone
+    wants all of them.
+    """
+    if workers == 1:
+        return 0
+    best, chosen = float("inf"), 0
+    for wide in {*range(min(len(costs), 16) + 1), len(costs)}:
+        time = sum(costs[:wide]) / workers / together + _makespan(costs[wide:], workers)
+        if time < best:
+            best, chosen = time, wide
+    return chosen
+
+
+def _makespan(costs: Sequence[float], workers: int) -> float:
+    """When the last of runs is done that workers take one after the other."""
+    busy = [0.0] * workers
+    for cost in costs:
+        heapq.heapreplace(busy, busy[0] + cost)
+    return max(busy)
+
+
+def plan_packed(lengths: Sequence[int], budget: Budget) -> list[Int64]:
+    """Group texts for packed runs, the longest first. Attention takes any lengths in one run, so only tokens count.
+
+    Neighbours in length run together all the same: the grid of the attention kernel is as long as the longest.
+    """
+    groups: list[list[int]] = []
+    tokens = 0
+    for row in np.argsort(-np.asarray(lengths, np.int64), kind="stable").tolist():
+        tokens += lengths[row]
+        if groups and tokens <= budget.max_tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+            tokens = lengths[row]
+    return [np.array(group, np.int64) for group in groups]
+
+
+def plan_padded(lengths: Sequence[int], budget: Budget) -> list[Int64]:
+    """Group texts for padded runs, sorted by length so that little is padded."""
+    groups: list[list[int]] = []
+    for row in np.argsort(np.asarray(lengths, np.int64), kind="stable").tolist():
+        # Sorted, so this length is the longest of its group.
+        length, count = lengths[row], len(groups[-1]) + 1 if groups else 0
+        if groups and count * length <= budget.max_tokens and count * length**2 <= budget.max_scores:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return [np.array(group, np.int64) for group in groups]
+
+
+def plan_runs(
+    lengths: Sequence[int], batch: str, flash_from: int, budget: Budget, workers: int, cost: Cost, on_cpu: bool = True
+) -> tuple[list[Int64], int]:
+    """Positions of the texts that run together, costliest group first, and how many groups get all processors.
+
+    Costliest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
+    """
+    if batch == "padded":
+        groups = plan_padded(lengths, budget)[::-1]
+        return groups, len(groups) if on_cpu else 0
+    if batch == "packed":
+        return plan_packed(lengths, spread(budget, sum(lengths), workers)), 0
+    groups = plan_ragged(lengths, flash_from, shared(budget, sum(lengths), workers, cost), cost)
+    tokens = [sum(lengths[row] for row in group) for group in groups]
+    costs = [cost.of(len(g), t, max(lengths[row] for row in g)) for g, t in zip(groups, tokens, strict=True)]
+    order = sorted(range(len(groups)), key=lambda i: -costs[i])
+    # Runs side by side share the budget of one.
+    large = sum(t > budget.max_tokens // workers for t in tokens)
+    return [groups[i] for i in order], max(large, runs_together([costs[i] for i in order], workers, cost.together))

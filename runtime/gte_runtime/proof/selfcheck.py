@@ -1,0 +1,107 @@
+"""A bundle carries texts with the oracle's answers; here a session's answers are compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BundleError, SelfCheckFailed
+from ..format.manifest import Manifest, PairCheck, SelfCheck
+from ..inference.batch import make_batch
+from ..inference.session import Session
+from ..scoring import cut_and_normalise
+from ..tokenization import Tokenizer, Tokens
+
+WEIGHT_SLACK = 5
+"""Token weights are not normalised; relative to their largest they may differ by this many tolerances."""
+
+
+def self_check(manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, *, thorough: bool) -> float:
+    """Compare a session with the manifest; the largest distance of a normalised vector.
+
+    Args:
+        thorough: the long text too.
+
+    Raises:
+        BundleError: the tokenizer gives other ids.
+        SelfCheckFailed: the model gives other vectors or weights.
+    """
+    published = manifest.variants[variant]
+    checks = [c for c in manifest.self_checks if thorough or len(c.ids) < published.flash_from]
+    if manifest.reranker:
+        return _check_pairs(manifest, variant, tokenizer, session, thorough)
+    encoded = tokenizer.encode([c.text for c in checks], max_length=manifest.architecture.max_positions)
+    _same_ids(encoded, checks)
+    worst = 0.0
+    for rows in _groups(checks, published.flash_from):
+        batch = make_batch(rows, [np.array(c.ids, np.int64) for c in checks], published.flash_from)
+        outputs = session.run(batch)
+        weights = np.split(outputs.token_weights, batch.cu_seqlens[1:-1])
+        for row, cls, found in zip(rows.tolist(), outputs.cls, weights, strict=True):
+            worst = max(worst, _compare(variant, checks[row], cls, found, published.tolerance, manifest.sparse))
+    return worst
+
+
+def _check_pairs(manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, thorough: bool) -> float:
+    """The same for a reranker; the largest difference of a logit, as a share of it where it is above 1."""
+    published = manifest.variants[variant]
+    checks = [c for c in manifest.pair_checks if thorough or len(c.ids) < published.flash_from]
+    _same_ids(tokenizer.encode_pairs([(c.query, c.document) for c in checks], max_length=manifest.architecture.max_positions), checks)
+    worst = 0.0
+    for rows in _groups(checks, published.flash_from):
+        logits = session.run(make_batch(rows, [np.array(c.ids, np.int64) for c in checks], published.flash_from)).logits
+        for row, logit in zip(rows.tolist(), logits.tolist(), strict=True):
+            expected = checks[row].logit
+            difference = abs(logit - expected) / max(1.0, abs(expected))
+            worst = max(worst, difference)
+            if not difference <= published.tolerance:
+                raise SelfCheckFailed(
+                    f"variant {variant}: a score of the self-check is {logit:.6f}, recorded is {expected:.6f} (allowed "
+                    f"{published.tolerance:.0e}); the weights, the graph or ONNX Runtime changed. Build the bundle again with this "
+                    "ONNX Runtime"
+                )
+    return worst
+
+
+def _same_ids(encoded: Iterable[Tokens], checks: Iterable[SelfCheck | PairCheck]) -> None:
+    for check, tokens in zip(checks, encoded, strict=True):
+        if tuple(tokens.ids.tolist()) != check.ids:
+            raise BundleError(
+                "tokenizer.json gives other ids for the self-check than when the bundle was built; "
+                "tokenizer and model do not belong together"
+            )
+
+
+def _groups(checks: Iterable[SelfCheck | PairCheck], flash_from: int) -> list[NDArray[np.int64]]:
+    """Short texts in one run, each other alone: both ways through the graph."""
+    lengths = np.array([len(check.ids) for check in checks])
+    short = np.flatnonzero(lengths < flash_from)
+    alone = np.flatnonzero(lengths >= flash_from)
+    return ([short] if len(short) else []) + [np.array([row]) for row in alone]
+
+
+def _compare(
+    variant: str, check: SelfCheck, cls: NDArray[np.float32], weights: NDArray[np.float32], tolerance: float, sparse: bool
+) -> float:
+    found, expected = cut_and_normalise(cls[None])[0], check.vector()
+    difference = float(np.linalg.norm(found - expected)) if np.isfinite(found).all() else float("inf")
+    cosine = float(found @ expected)
+    if not difference <= tolerance:
+        raise SelfCheckFailed(
+            f"variant {variant}: a vector of the self-check differs from the recorded one by {difference:.1e} (cosine {cosine:.6f}, "
+            f"allowed {tolerance:.0e}); the weights, the graph or ONNX Runtime changed. Build the bundle again with this ONNX Runtime",
+            cos=cosine,
+        )
+    if sparse:
+        recorded = np.array(check.token_weights, np.float32)
+        scale = max(1.0, float(np.abs(recorded).max()))
+        apart = float(np.abs(weights - recorded).max()) / scale
+        allowed = WEIGHT_SLACK * tolerance
+        if not apart <= allowed:
+            raise SelfCheckFailed(
+                f"variant {variant}: token weights of the self-check differ by {apart:.1e} of their largest (allowed {allowed:.0e})",
+                cos=cosine,
+            )
+    return difference

@@ -1,0 +1,139 @@
+"""Numbers that others have published for real checkpoints, for whoever has the weights.
+
+They cannot be tested where this project is built, since the weights are not there; `gte verify`
+compares them on a machine that has them. They lie in `published.json` beside a known model's `model.toml`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .embedder import Embedder
+from .errors import BundleError
+from .format.manifest import Manifest
+from .format.named import KnownModel
+from .machine.files import read_regular
+from .reranker import Reranker
+from .tokenization import Tokenizer
+
+FILE = "published.json"
+FORMAT = 1
+
+Numbers = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One published number beside ours."""
+
+    line: str
+    good: bool
+
+
+def known_as(manifest: Manifest, models: Mapping[str, KnownModel]) -> KnownModel | None:
+    """The model a bundle is of: by the hash of its weights, or by the repository it was pulled from.
+
+    Of a repository at another commit than the one whose numbers are known, nothing is known.
+    """
+    hub, _, commit = manifest.origin.partition("@")
+    for model in models.values():
+        weights = model.files.get("model.safetensors")
+        if weights is not None and weights.sha256 == manifest.source:
+            return model
+        if model.hub == hub and model.revision in (None, commit):
+            return model
+    return None
+
+
+def read_published(model: KnownModel) -> list[Numbers]:
+    """What is published for a model; nothing for some."""
+    try:
+        raw = json.loads(read_regular(model.directory / FILE).decode("utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{model.name}/{FILE} cannot be read: {str(error)[:120]}") from None
+    if raw.get("format") != FORMAT:
+        raise BundleError(f"{model.name}/{FILE} has another format; this version reads {FORMAT}")
+    checks: list[Numbers] = raw["checks"]
+    return checks
+
+
+def compare(checks: list[Numbers], engine: Embedder | Reranker, tokenizer: Tokenizer) -> Iterator[Found]:
+    """Token ids first: a wrong tokenizer explains everything after it. A variant's own tolerance counts where it is larger."""
+    for check in checks:
+        if check["kind"] == "ids":
+            yield from _ids(check, tokenizer)
+        elif isinstance(engine, Reranker):
+            yield from _logits(check, engine)
+        else:
+            yield from OF_VECTORS[check["kind"]](check, engine)
+
+
+def _ids(check: Numbers, tokenizer: Tokenizer) -> Iterator[Found]:
+    found = [tokens.ids.tolist() for tokens in tokenizer.encode(check["texts"], max_length=512)]
+    same = sum(ours == theirs for ours, theirs in zip(found, check["ids"], strict=True))
+    yield Found(f"token ids of {len(found)} texts: {same} the same ({check['source']})", same == len(found))
+
+
+def _states(check: Numbers, gte: Embedder) -> Iterator[Found]:
+    """States of the first tokens, not normalised, all dimensions."""
+    ours, theirs = gte.states(check["texts"]).astype(np.float64), np.array(check["cls"])
+    allowed = max(check["tolerance"], gte.tolerance)
+    least = min(check["cosine"], 1 - gte.tolerance**2 / 2)
+    if ours.shape != theirs.shape:
+        yield Found(f"states have {ours.shape[1]} values, published are {theirs.shape[1]} ({check['source']})", False)
+        return
+    for number, (x, y) in enumerate(zip(ours, theirs, strict=True)):
+        apart = float(np.linalg.norm(x - y) / np.linalg.norm(y))
+        cosine = float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+        yield Found(
+            f"state of text {number}: relative distance {apart:.1e} (allowed {allowed:.0e}), cosine {cosine:.7f} "
+            f"(at least {least:.5f}; {check['source']})",
+            apart <= allowed and cosine >= least,
+        )
+
+
+def _cosines(check: Numbers, gte: Embedder) -> Iterator[Found]:
+    """Of text 0 with the others."""
+    dense = gte.encode(check["texts"], sparse=False).dense
+    assert dense is not None
+    found = dense[0].astype(np.float64) @ dense[1:].T.astype(np.float64)
+    yield from _numbers("cosine of text 0 and text", found, check, check["cosines"], gte.tolerance)
+
+
+def _weights(check: Numbers, gte: Embedder) -> Iterator[Found]:
+    """How many tokens of all texts together have a weight."""
+    sparse = gte.encode(check["texts"], dense=False, sparse=True).sparse
+    assert sparse is not None
+    count, allowed = sum(len(vector.indices) for vector in sparse), check["tolerance"]
+    line = f"sparse weights of {len(check['texts'])} texts: {count}, published {check['count']} (allowed ±{allowed}; {check['source']})"
+    yield Found(line, abs(count - check["count"]) <= allowed)
+
+
+def _logits(check: Numbers, reranker: Reranker) -> Iterator[Found]:
+    found = reranker.score([(query, document) for query, document in check["pairs"]], max_length=512).astype(np.float64)
+    scale = max(1.0, max(abs(logit) for logit in check["logits"]))
+    yield from _numbers("score of pair", found, check, check["logits"], reranker.tolerance * scale, first=0)
+
+
+def _numbers(
+    what: str, found: NDArray[np.float64], check: Numbers, published: list[float], tolerance: float, first: int = 1
+) -> Iterator[Found]:
+    allowed = max(check["tolerance"], tolerance)
+    for number, (value, expected) in enumerate(zip(found.tolist(), published, strict=True), first):
+        difference = abs(value - expected)
+        yield Found(
+            f"{what} {number}: {value:.7f}, published {expected:.7f} (difference {difference:.1e}, allowed {allowed:.0e}; "
+            f"{check['source']})",
+            difference <= allowed,
+        )
+
+
+OF_VECTORS: dict[str, Callable[[Numbers, Embedder], Iterator[Found]]] = {"states": _states, "cosines": _cosines, "weights": _weights}
