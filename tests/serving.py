@@ -23,7 +23,7 @@ from gte_runtime.errors import Cancelled, EngineError
 from gte_runtime.inference.batch import Batch
 from gte_runtime.inference.session import Outputs
 from gte_runtime.server.app import App
-from gte_runtime.server.engine import Encoder
+from gte_runtime.server.models import EmbeddingModel
 from gte_runtime.server.options import Options
 from gte_runtime.server.serve import make_server
 
@@ -154,16 +154,16 @@ class Gate:
         self.deaf = False
         """Does not stop when told to."""
 
-    def run(self, batch: Batch, share: str = "any", party: object = None, *, states: bool = False) -> Outputs:
+    def run(self, batch: Batch, share: str = "any", owner: object = None, *, states: bool = False) -> Outputs:
         self.runs.append(batch.lengths.tolist())
         while not self.open.wait(0.01):
             if self.stopped.is_set() and not self.deaf:
                 raise Cancelled("stopped")
         if self.poison in batch.lengths:
             raise EngineError("it broke in /secret/place/graph.onnx")
-        return self.session.run(batch, "any", party, states=states)
+        return self.session.run(batch, "any", owner, states=states)
 
-    def stop(self, party: object) -> None:
+    def stop(self, owner: object) -> None:
         self.stopped.set()
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ class Here(Client):
 
     def __init__(self, embedder: Embedder, options: Options) -> None:
         self.exit_codes: list[int] = []
-        self.app = App([Encoder(embedder.manifest.model, embedder)], options)
+        self.app = App([EmbeddingModel(embedder.manifest.model, embedder)], options)
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="server")
         self._thread.start()

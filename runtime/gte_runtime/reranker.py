@@ -1,31 +1,25 @@
-"""Pairs of texts in, scores out: tokenize, plan, run, collect."""
+"""Pairs of texts in, scores out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .arrays import Float32
-from .device.runtime import PROVIDERS
-from .embedder import PACKED_BUDGET, VARIANTS, Parts, preferred
-from .errors import ConfigError, InputError, NonFiniteOutputError
-from .inference.batch import make_batch
-from .inference.cost import COSTS, Cost
-from .inference.plan import Budget, plan_runs
-from .inference.session import Session
-from .inference.side_by_side import run_all
+from .errors import ConfigError, InputError
+from .format.manifest import Manifest
+from .inference.engine import Engine
+from .inference.plan import Budget
 from .machine.progress import Progress
-from .machine.threads import thread_count
-from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_pairs, as_texts, check_errors, check_pair, check_text, choose_length
+from .results import Ranked, Scores
+from .scoring import sigmoid as sigmoid_of
+from .tokenization import OnBadUnicode, Tokenizer, as_pairs, as_texts, check_errors, check_pair, check_text, choose_length
 
 if TYPE_CHECKING:
     from .bundle.directory import Verify
-    from .format.manifest import Manifest, Variant
-from .results import Ranked, Scores
 
 
 class Reranker:
@@ -34,25 +28,13 @@ class Reranker:
     A pair gets the same bits alone and in any company, as a text does from an `Embedder`.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        variant: Variant,
-        tokenizer: Tokenizer,
-        session: Session,
-        *,
-        budget: Budget | None = None,
-        cost: Cost = Cost(),
-    ) -> None:
-        """Put an engine together from its parts. `Reranker.open` does this for a bundle on disk."""
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, engine: Engine, info: dict[str, Any] | None = None) -> None:
+        """Put a reranker together from its parts. `Reranker.open` does this for a bundle on disk."""
         self.manifest = manifest
-        self._variant = variant
-        self._tokenizer = tokenizer
-        self._session = session
-        self._budget = budget or (PACKED_BUDGET if variant.batch == "packed" else Budget())
-        self._cost = cost
-        self.info: dict[str, Any] = {}
-        """How this engine runs: bundle, variant, provider, threads."""
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self.info = info or {}
+        """How it runs: bundle, variant, provider, threads. For people and logs."""
 
     @classmethod
     def open(
@@ -71,42 +53,25 @@ class Reranker:
         Raises:
             ConfigError: the bundle is an embedding model's, or a parameter is out of range.
         """
-        from .bundle.directory import Bundle
-        from .bundle.load import load
-        from .catalog.locate import locate
+        from .opening import open_model
 
-        if provider not in PROVIDERS:
-            raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
-        if verify not in ("auto", "always"):
-            raise ConfigError(f"verify is {verify!r}; expected 'auto' or 'always'")
-        count = thread_count(threads)
-        bundle = Bundle.open(locate(model, variant or VARIANTS[provider][0]))
-        if not bundle.manifest.reranker:
-            raise ConfigError(f"{bundle.manifest.model} is an embedding model, which has no pair head; use Embedder.open, or `gte embed`")
-        name = variant or preferred(bundle, provider)
-        chosen = bundle.variant(name)
-        session, tokenizer, invariance = load(
-            bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify
+        return cls(
+            *open_model(
+                model,
+                reranker=True,
+                provider=provider,
+                variant=variant,
+                threads=threads,
+                budget=budget,
+                encode_special_tokens=encode_special_tokens,
+                verify=verify,
+            )
         )
-        engine = cls(bundle.manifest, chosen, tokenizer, session, budget=budget, cost=COSTS.get(name, Cost()))
-        engine.info = {
-            "model": bundle.manifest.model,
-            "bundle": bundle.digest[:12],
-            "variant": name,
-            "provider": provider,
-            "threads": count,
-            **invariance.facts(),
-        }
-        return engine
-
-    @property
-    def parts(self) -> Parts:
-        return Parts(self._tokenizer, self._session, self._variant, self._budget, self._cost)
 
     @property
     def tolerance(self) -> float:
         """Largest difference of a raw score to the oracle's, as a share of it where it is above 1."""
-        return self._variant.tolerance
+        return self.engine.variant.tolerance
 
     @property
     def max_length(self) -> int:
@@ -186,40 +151,26 @@ class Reranker:
     ) -> Scores:
         """`score`, and how many tokens each pair had and whether it was cut."""
         check_errors(errors)
-        length = choose_length(max_length, self._tokenizer.pair_specials, self.max_length)
+        length = choose_length(max_length, self.tokenizer.pair_specials, self.max_length)
         checked = [check_pair(pair, index, errors) for index, pair in enumerate(as_pairs(pairs))]
-        tokens = self._tokenizer.encode_pairs(checked, max_length=length, truncate=truncate)
-        logits = self._run(tokens, show_progress)
+        tokens = self.tokenizer.encode_pairs(checked, max_length=length, truncate=truncate)
+        with Progress(len(tokens), show_progress, "pair") as advance:
+            logits = self.engine.run([t.ids for t in tokens], done=advance).logits
         return Scores(
-            scores=_sigmoid(logits) if sigmoid else logits,
+            scores=sigmoid_of(logits) if sigmoid else logits,
             tokens=np.array([len(t.ids) for t in tokens], np.int64),
             truncated=np.array([t.truncated for t in tokens], np.bool_),
         )
 
     def close(self) -> None:
         """Stop what runs and give memory back."""
-        self._session.close()
+        self.engine.close()
 
     def __enter__(self) -> Reranker:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _run(self, tokens: Sequence[Tokens], show_progress: bool) -> Float32:
-        ids = [t.ids for t in tokens]
-        logits = np.zeros(len(ids), np.float32)
-        v, on_cpu = self._variant, self.info.get("provider", "cpu") == "cpu"
-        groups, wide = plan_runs([len(row) for row in ids], v.batch, v.flash_from, self._budget, self._session.workers, self._cost, on_cpu)
-        batches = [partial(make_batch, rows, ids, self._variant.flash_from) for rows in groups]
-        with Progress(len(ids), show_progress, "pair") as advance:
-            for index, _, outputs in run_all(self._session, batches, wide):
-                logits[groups[index]] = outputs.logits
-                advance(len(groups[index]))
-        finite = np.isfinite(logits)
-        if not finite.all():
-            raise NonFiniteOutputError(int(np.flatnonzero(~finite)[0]), "pairs")
-        return logits
 
 
 def _listed(documents: Iterable[str]) -> list[object]:
@@ -234,9 +185,3 @@ def _checked(text: object, index: int | None, field: str, errors: OnBadUnicode) 
         return check_text(text, index, errors)
     except InputError as error:
         raise InputError(error.reason, index=index, field=field, got=error.got) from None
-
-
-def _sigmoid(logits: Float32) -> Float32:
-    """Without overflow on either side."""
-    small = np.exp(-np.abs(logits.astype(np.float64)))
-    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)

@@ -200,11 +200,11 @@ def test_without_memory_a_batch_is_halved_until_it_fits(lane: tuple[Lane, Evalua
     expected = run(opened, batch)
     asked: list[tuple[int, bool]] = []
 
-    def attempt(part: Batch, party: object, thrifty: bool) -> Outputs:
+    def attempt(part: Batch, owner: object, thrifty: bool) -> Outputs:
         asked.append((len(part.rows), thrifty))
         if len(part.rows) > most:
             raise OutOfMemory("out of memory during a run")
-        return opened.run(part, party, thrifty)
+        return opened.run(part, owner, thrifty)
 
     near(run_halved(attempt, batch, object()), expected)
     assert [thrifty for _, thrifty in asked] == [False] + [True] * (len(asked) - 1)
@@ -215,7 +215,7 @@ def test_halving_ends():
     """A single text that does not fit is an error, and nothing is tried after it."""
     asked = []
 
-    def never(part: Batch, party: object, thrifty: bool) -> Outputs:
+    def never(part: Batch, owner: object, thrifty: bool) -> Outputs:
         asked.append(len(part.rows))
         raise OutOfMemory("out of memory during a run")
 
@@ -231,7 +231,7 @@ def test_runs_wait_for_their_turn_and_count(lane: tuple[Lane, Evaluated]):
     opened, session = lane
     session.leave.clear()
     session.entered.clear()
-    party, results = object(), {}
+    owner, results = object(), {}
 
     def work(name: str, batch: Batch, whose: object) -> None:
         try:
@@ -242,11 +242,11 @@ def test_runs_wait_for_their_turn_and_count(lane: tuple[Lane, Evaluated]):
     running = threading.Thread(target=work, args=("first", texts(10), object()))
     running.start()
     assert session.entered.wait(10)
-    waiting = threading.Thread(target=work, args=("second", texts(20), party))
+    waiting = threading.Thread(target=work, args=("second", texts(20), owner))
     waiting.start()
     while opened.load != 30:
         time.sleep(0.001)
-    opened.stop(party)
+    opened.stop(owner)
     session.leave.set()
     running.join(10)
     waiting.join(10)

@@ -114,7 +114,7 @@ def test_it_works_without_onnxruntime(tmp_path: Path):
     """With nothing but this package and numpy it still answers, and says what to install."""
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
-        "from gte_runtime import doctor\n"
+        "from gte_runtime.device import doctor\n"
         "doctor._packages = lambda: {}\n"
         "found = doctor.examine(); print(found.providers, doctor.verdict(found))"
     )

@@ -55,8 +55,8 @@ class Poisoned:
                 out.cls[row, 3] = np.nan
         return out
 
-    def stop(self, party: object) -> None:
-        self.session.stop(party)
+    def stop(self, owner: object) -> None:
+        self.session.stop(owner)
 
     def close(self) -> None:
         self.session.close()
@@ -115,7 +115,7 @@ def test_a_non_finite_state_names_the_text(gte: Embedder):
             out.token_states[-1, 3] = np.inf
             return out
 
-        def stop(self, party: object) -> None: ...
+        def stop(self, owner: object) -> None: ...
 
         def close(self) -> None: ...
 
@@ -369,7 +369,7 @@ def test_repeated_texts_are_run_once(gte: Embedder, golden: Golden):
     class Counting:
         workers = 1
 
-        def stop(self, party: object) -> None: ...
+        def stop(self, owner: object) -> None: ...
 
         def run(self, batch: Batch, *_: object) -> Outputs:
             seen.append(len(batch.rows))

@@ -23,7 +23,7 @@ class Recorder:
         self.shares: list[str] = []
         self.stopped = threading.Event()
 
-    def run(self, batch: Batch, share: str = "any", party: object = None) -> Outputs:
+    def run(self, batch: Batch, share: str = "any", owner: object = None) -> Outputs:
         self.shares.append(share)
         first = int(batch.input_ids[0])
         if first == self.fail:
@@ -33,7 +33,7 @@ class Recorder:
             raise Cancelled("stopped")
         return Outputs(np.full((1, 1), first, np.float32), np.zeros(len(batch.input_ids), np.float32))
 
-    def stop(self, party: object) -> None:
+    def stop(self, owner: object) -> None:
         self.stopped.set()
 
     def close(self) -> None: ...

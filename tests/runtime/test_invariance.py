@@ -36,8 +36,8 @@ class OtherForFewRows:
         out = self.session.run(batch, *arguments, **options)
         return self.change(out) if len(batch.input_ids) < FEW else out
 
-    def stop(self, party: object) -> None:
-        self.session.stop(party)
+    def stop(self, owner: object) -> None:
+        self.session.stop(owner)
 
     def close(self) -> None:
         self.session.close()

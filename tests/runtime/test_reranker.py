@@ -309,7 +309,7 @@ class Gpus:
     def __init__(self) -> None:
         self.runs: list[tuple[int, str]] = []
 
-    def run(self, batch: Batch, share: str = "any", party: object = None, *, states: bool = False) -> Outputs:
+    def run(self, batch: Batch, share: str = "any", owner: object = None, *, states: bool = False) -> Outputs:
         self.runs.append((len(batch.input_ids), share))
         return Outputs(NOTHING, NOTHING, batch.lengths.astype(np.float32))
 

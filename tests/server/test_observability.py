@@ -16,7 +16,7 @@ from serving import Process, eventually, gated, in_threads
 
 from gte_runtime import Embedder
 from gte_runtime.server.app import App
-from gte_runtime.server.engine import Encoder
+from gte_runtime.server.models import EmbeddingModel
 from gte_runtime.server.logs import JsonLines, PlainLines
 from gte_runtime.server.options import Options
 
@@ -166,4 +166,4 @@ def test_a_server_here_needs_no_process(tiny_bundle: Path):
         return answer.status_code
 
     with Embedder.open(tiny_bundle, threads=1) as embedder:
-        assert asyncio.run(ask(App([Encoder("tiny", embedder)], Options()))) == 200
+        assert asyncio.run(ask(App([EmbeddingModel("tiny", embedder)], Options()))) == 200

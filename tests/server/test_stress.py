@@ -376,10 +376,10 @@ from gte_runtime.device.runtime import CpuSession
 
 plain = CpuSession._run_on
 
-def run_on(self, session, names, feeds, party):
+def run_on(self, session, names, feeds, owner):
     if feeds["input_ids"].size > 1000:  # longer than all that is run while the bundle opens
         threading.Event().wait()
-    return plain(self, session, names, feeds, party)
+    return plain(self, session, names, feeds, owner)
 
 CpuSession._run_on = run_on
 main()

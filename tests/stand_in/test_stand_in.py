@@ -183,8 +183,8 @@ def test_without_memory_the_batch_is_halved_and_the_session_survives(on_gpu: Any
     code = """
 session = open_base(sys.argv[1])
 inner, asked = session._run, []
-def spy(batch, party, thrifty, **more):
-    asked.append([len(batch.input_ids), thrifty]); return inner(batch, party, thrifty, **more)
+def spy(batch, owner, thrifty, **more):
+    asked.append([len(batch.input_ids), thrifty]); return inner(batch, owner, thrifty, **more)
 session._run = spy
 shapes = [session.run(texts(count, 512)).cls.shape for count in (8, 24, 8)]
 try: session.run(texts(64, 512)); last = "ran"

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ..embedder import Embedder
 from ..errors import ConfigError
 from ..results import Embeddings
@@ -112,7 +110,7 @@ class _Laps:
         self.last = now
 
 
-def works(engine: Embedder, options: Options, texts: Sequence[str] | None = None) -> Iterator[Work]:
+def works(embedder: Embedder, options: Options, texts: Sequence[str] | None = None) -> Iterator[Work]:
     """The cells to measure: each length with each batch; of a user's own texts, each batch.
 
     Lengths are checked at once, texts are made when a cell's turn comes.
@@ -127,11 +125,11 @@ def works(engine: Embedder, options: Options, texts: Sequence[str] | None = None
         if not texts:
             raise ConfigError("there are no texts to measure")
         return (Work(None, batch, texts) for batch in batches)
-    fewest = engine._tokenizer.specials
-    lengths = tuple(n for n in TOKENS if n <= engine.max_length) if options.tokens is None else tuple(dict.fromkeys(options.tokens))
+    fewest = embedder.tokenizer.specials
+    lengths = tuple(n for n in TOKENS if n <= embedder.max_length) if options.tokens is None else tuple(dict.fromkeys(options.tokens))
     for tokens in lengths:
-        _check_integer("tokens", tokens, fewest, engine.max_length)
-    composer = Composer(engine._tokenizer)
+        _check_integer("tokens", tokens, fewest, embedder.max_length)
+    composer = Composer(embedder.tokenizer)
     return (
         Work(tokens, batch, [composer.text(tokens, number) for number in range(batch * DISTINCT)])
         for tokens in lengths
@@ -139,15 +137,15 @@ def works(engine: Embedder, options: Options, texts: Sequence[str] | None = None
     )
 
 
-def measure(engine: Embedder, work: Work, options: Options) -> Cell:
+def measure(embedder: Embedder, work: Work, options: Options) -> Cell:
     """Warm up, then call again and again."""
     batches = work.batches()
     for _ in range(options.warmup):
-        timed_encode(engine, next(batches))
+        timed_encode(embedder, next(batches))
     calls: list[Call] = []
     end = time.perf_counter_ns() + int(options.seconds * 1e9)
     while not _enough(len(calls), end, options):
-        calls.append(timed_encode(engine, next(batches))[0])
+        calls.append(timed_encode(embedder, next(batches))[0])
     return Cell(work, calls)
 
 
@@ -157,16 +155,16 @@ def _enough(calls: int, end: int, options: Options) -> bool:
     return calls >= FEWEST_CALLS and time.perf_counter_ns() >= end
 
 
-def timed_encode(engine: Embedder, texts: Sequence[str]) -> tuple[Call, Embeddings]:
-    """`engine.encode(texts, max_length=engine.max_length)` with a clock between its steps."""
+def timed_encode(embedder: Embedder, texts: Sequence[str]) -> tuple[Call, Embeddings]:
+    """`engine.encode(texts, max_length=embedder.max_length)` with a clock between its steps."""
     laps = _Laps()
     checked = [check_text(text, index) for index, text in enumerate(texts)]
-    tokens = engine._tokenizer.encode(checked, max_length=engine.max_length)
+    tokens = embedder.tokenizer.encode(checked, max_length=embedder.max_length)
     laps.end("tokenize")
-    states = engine._run(tokens, lap=laps.end)
-    result = engine._embeddings(states, np.arange(len(tokens)), True, engine.manifest.sparse, engine.dim)
+    states = embedder.engine.run([one.ids for one in tokens], lap=laps.end)
+    result = embedder.steps.collect(tokens, states, sparse=embedder.manifest.sparse)
     laps.end("collect")
-    runs = len(engine._plan([len(t.ids) for t in tokens])[0])
+    runs = len(embedder.engine.plan([len(one.ids) for one in tokens]).groups)
     return Call(laps.stages, int(result.tokens.sum()), int(result.truncated.sum()), runs), result
 
 

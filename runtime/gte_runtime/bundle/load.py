@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..device.cpu import CpuSession
 from ..device.runtime import runtime
 from ..errors import ConfigError, GteError
 from ..format.graph import check_operators, check_pointers, inspect_graph
-from ..format.manifest import Variant
 from ..inference.session import Session
 from ..machine import processor
 from ..machine.cache import recall, remember
@@ -21,6 +20,7 @@ from .directory import Bundle, Verify
 
 if TYPE_CHECKING:
     from ..device.cuda import CudaOptions
+    from ..device.tensorrt import EngineSource
 
 MEASURED = "measured"
 """Kind of the notes about batch invariance: {what was measured with: difference}."""
@@ -31,6 +31,8 @@ class Loaded(NamedTuple):
     tokenizer: Tokenizer
     invariance: Invariance
     """Not measured on GPUs, whose variants promise nothing."""
+    cuda_graphs: dict[str, Any] | None
+    """Which CUDA graphs were captured, and how long that took; None where none were asked for."""
 
 
 def load(
@@ -54,7 +56,7 @@ def load(
         check_pointers(facts, variant.graph, variant.weights, manifest.files)
     # Side by side: the two take about as long as each other, and ONNX Runtime leaves the interpreter free.
     with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
-        opened = loading.submit(_open, bundle, variant, graph, provider, threads, gpu)
+        opened = loading.submit(_open, bundle, name, graph, provider, threads, gpu)
         try:
             tokenizer = Tokenizer(bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens)
         except GteError:
@@ -73,7 +75,15 @@ def load(
         raise
     bundle.remember(checked)
     give_back()  # what loading took: a sixth of what a full-size int8 engine held
-    return Loaded(session, tokenizer, invariance)
+    return Loaded(session, tokenizer, invariance, _captured(session))
+
+
+def _captured(session: Session) -> dict[str, Any] | None:
+    if session.provider != "cuda":
+        return None
+    from ..device.cuda import CudaSession
+
+    return session.report() if isinstance(session, CudaSession) and session.captures else None
 
 
 def known_invariance(bundle: Bundle, name: str, threads: int) -> Invariance | None:
@@ -104,9 +114,9 @@ def _measured_with(name: str, threads: int) -> str:
     return ", ".join((name, f"{threads} threads", f"onnxruntime {runtime().__version__}", processor.model(), *processor.features()))
 
 
-def _open(bundle: Bundle, variant: Variant, graph: bytes, provider: str, threads: int, gpu: CudaOptions | None) -> Session:
+def _open(bundle: Bundle, name: str, graph: bytes, provider: str, threads: int, gpu: CudaOptions | None) -> Session:
     """The session of a provider. What GPUs need is not even imported for a CPU."""
-    width = bundle.manifest.architecture.hidden_size
+    variant, width = bundle.variant(name), bundle.manifest.architecture.hidden_size
     if provider == "cpu":
         if variant.batch == "packed":
             raise ConfigError(f"{variant.graph} runs on NVIDIA GPUs only; pass provider='cuda', or name another variant")
@@ -117,5 +127,20 @@ def _open(bundle: Bundle, variant: Variant, graph: bytes, provider: str, threads
     if provider == "tensorrt":
         from ..device.tensorrt import TensorRtSession
 
-        return TensorRtSession(bundle, variant, options)
+        return TensorRtSession(engine_source(bundle, name), options)
     return CudaSession(graph, bundle.directory, variant, width, options)
+
+
+def engine_source(bundle: Bundle, name: str) -> EngineSource:
+    """What a TensorRT engine of a variant is built from. Raises BundleError when there is no such variant, or its graph changed."""
+    from ..device.tensorrt import EngineSource
+
+    variant = bundle.variant(name)
+    return EngineSource(
+        model=bundle.manifest.model,
+        digest=bundle.digest,
+        directory=bundle.directory,
+        graph=bundle.read(variant.graph),
+        variant=variant,
+        width=bundle.manifest.architecture.hidden_size,
+    )

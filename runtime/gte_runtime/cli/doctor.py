@@ -44,16 +44,17 @@ def _placements(model: str, provider: str | None) -> list[dict[str, Any]]:
     from ..bundle.directory import Bundle
     from ..catalog.locate import locate
     from ..device.doctor import placement
-    from ..embedder import VARIANTS
     from ..errors import GteError
+    from ..opening import VARIANTS
 
     bundle = Bundle.open(locate(model))
     placed = []
     for name in bundle.manifest.variants:
         suited = [each for each, variants in VARIANTS.items() if name in variants and each != "tensorrt"]
-        for each in [provider] if provider in suited else suited[:1]:
+        for each in [provider] if provider is not None and provider in suited else suited[:1]:
             try:
-                placed.append(placement(bundle, name, each))
+                variant = bundle.variant(name)
+                placed.append({"variant": name, **placement(bundle.read(variant.graph), bundle.directory, variant, each)})
             except GteError as error:
                 placed.append({"variant": name, "provider": each, "error": str(error)})
     return placed

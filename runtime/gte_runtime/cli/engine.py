@@ -38,12 +38,13 @@ def build(bundle: Path, variant: str, profiles: tuple[str, ...], devices: tuple[
     of those changes, build again.
     """
     from ..bundle.directory import Bundle
+    from ..bundle.load import engine_source
     from ..device.tensorrt import PROFILES, Profile, build_engines
 
     chosen = [Profile.parse(text) for text in profiles] or list(PROFILES)
     opened = Bundle.open(bundle)
-    record = opened.variant(variant)
+    source = engine_source(opened, variant)
     opened.check(opened.manifest.files_of(variant))
     for device in devices:
-        folder = build_engines(opened, record, chosen, device, lambda line: print(f"gte: {line}", file=sys.stderr, flush=True))
+        folder = build_engines(source, chosen, device, lambda line: print(f"gte: {line}", file=sys.stderr, flush=True))
         print(f"gte: GPU {device}: {folder}", file=sys.stderr)

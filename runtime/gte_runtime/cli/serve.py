@@ -11,7 +11,7 @@ import click
 from ..errors import ConfigError, ProviderError
 
 if TYPE_CHECKING:
-    from ..server.engine import Engine
+    from ..server.models import ServedModel
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "GTE_API_KEY"
@@ -88,7 +88,7 @@ def command(
         from ..server.serve import serve
     except ImportError as error:
         raise ProviderError(f"{error.name} is not installed; pip install 'gte-runtime[server]'") from None
-    opened: list[Engine] = []
+    opened: list[ServedModel] = []
     try:
         for model in models:
             opened.append(_open(model, provider, variant, threads, encode_special_tokens))
@@ -100,21 +100,22 @@ def command(
             engine.close()
 
 
-def _open(model: str, provider: str, variant: str | None, threads: int | None, encode_special_tokens: bool) -> Engine:
+def _open(model: str, provider: str, variant: str | None, threads: int | None, encode_special_tokens: bool) -> ServedModel:
     """A bundle of either kind, run once on one processor and once on all, so that no request pays for that."""
     from ..bundle.directory import Bundle
     from ..catalog.locate import locate
-    from ..embedder import VARIANTS, Embedder
+    from ..embedder import Embedder
+    from ..opening import VARIANTS
     from ..reranker import Reranker
-    from ..server.engine import Encoder, PairScorer
+    from ..server.models import EmbeddingModel, RerankerModel
 
     manifest = Bundle.open(locate(model, variant or VARIANTS[provider][0])).manifest
     options: dict[str, Any] = {"provider": provider, "variant": variant, "threads": threads, "encode_special_tokens": encode_special_tokens}
-    engine: Engine
+    engine: ServedModel
     if manifest.reranker:
-        engine = PairScorer(manifest.model, Reranker.open(model, **options))
+        engine = RerankerModel(manifest.model, Reranker.open(model, **options))
     else:
-        engine = Encoder(manifest.model, Embedder.open(model, **options))
+        engine = EmbeddingModel(manifest.model, Embedder.open(model, **options))
     for share in ("one", "all"):
         engine.check(share)
     return engine

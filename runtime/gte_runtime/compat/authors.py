@@ -43,12 +43,17 @@ class GTEEmbedding:
 
         batch_size is accepted and not used: runs are planned by tokens.
         """
-        states = self.embedder._states([] if texts is None else texts, max_length, return_sparse or None, dimension)
+        steps = self.embedder.steps
+        dim = steps.check_dim(dimension)
+        if return_sparse:
+            steps.check_sparse(True)
+        tokens = steps.tokens([] if texts is None else texts, max_length)
+        states = steps.run(tokens)
         result: dict[str, Any] = {}
         if return_dense:
-            result["dense_embeddings"] = scoring.cut_and_normalise(states.cls) if self.normalized else states.cls
+            result["dense_embeddings"] = scoring.cut_and_normalise(states.cls, dim) if self.normalized else states.cls[:, :dim]
         if return_sparse:
-            result["token_weights"] = self.embedder._by_key(states)
+            result["token_weights"] = steps.weights_by_string(tokens, states)
         return result
 
     def compute_scores(

@@ -105,9 +105,15 @@ class BGEM3FlagModel:
         dense = self.return_dense if return_dense is None else return_dense
         sparse = self.return_sparse if return_sparse is None else return_sparse
         length = self.passage_max_length if max_length is None else max_length
-        states = self.embedder._states(sentences, length, sparse or None, self.truncate_dim)
-        vectors = (cut_and_normalise(states.cls) if self.normalize_embeddings else states.cls) if dense else None
-        weights = self.embedder._by_key(states, str) if sparse else None
+        steps = self.embedder.steps
+        dim = steps.check_dim(self.truncate_dim)
+        if sparse:
+            steps.check_sparse(True)
+        tokens = steps.tokens(sentences, length)
+        states = steps.run(tokens)
+        cut = states.cls[:, :dim]
+        vectors = (cut_and_normalise(cut) if self.normalize_embeddings else cut) if dense else None
+        weights = steps.weights_by_string(tokens, states, str) if sparse else None
         if isinstance(sentences, str):
             vectors, weights = None if vectors is None else vectors[0], None if weights is None else weights[0]  # type: ignore[assignment]
         return {"dense_vecs": vectors, "lexical_weights": weights, "colbert_vecs": None}
@@ -190,7 +196,7 @@ class BGEM3FlagModel:
     def convert_id_to_token(self, lexical_weights: Mapping[str, float] | Sequence[Mapping[str, float]]) -> Any:
         """The same weights under the tokens' own strings; one dictionary comes back unwrapped."""
         given = [lexical_weights] if isinstance(lexical_weights, Mapping) else list(lexical_weights)
-        decode = self.embedder._tokenizer.decode
+        decode = self.embedder.tokenizer.decode
         decoded = [{decode(int(token)): weight for token, weight in weights.items()} for weights in given]
         return decoded[0] if len(decoded) == 1 else decoded
 
@@ -205,8 +211,12 @@ class BGEM3FlagModel:
         self.close()
 
     def _vectors_and_weights(self, texts: list[str], max_length: int) -> tuple[Any, list[dict[str, float]]]:
-        states = self.embedder._states(texts, max_length, True)
-        return cut_and_normalise(states.cls) if self.normalize_embeddings else states.cls, self.embedder._by_key(states, str)
+        steps = self.embedder.steps
+        steps.check_sparse(True)
+        tokens = steps.tokens(texts, max_length)
+        states = steps.run(tokens)
+        vectors = cut_and_normalise(states.cls) if self.normalize_embeddings else states.cls
+        return vectors, steps.weights_by_string(tokens, states, str)
 
 
 def _instructed(texts: str | Iterable[str], instruction: str | None, form: str) -> str | Iterable[str]:

@@ -287,8 +287,9 @@ class SentenceTransformer:
         self.close()
 
     def _vectors(self, texts: Iterable[str], dim: int | None, normalize: bool, show_progress: bool) -> NDArray[np.float32]:
-        self.embedder._check_dim(dim)  # before the work, not after
-        whole = cut_and_normalise(self.embedder._states(texts, self.max_seq_length, None, show_progress=show_progress).cls)
+        steps = self.embedder.steps
+        steps.check_dim(dim)  # before the work, not after
+        whole = cut_and_normalise(steps.run(steps.tokens(texts, self.max_seq_length), show_progress=show_progress).cls)
         if dim is None:
             return whole
         return cut_and_normalise(whole, dim) if normalize else np.ascontiguousarray(whole[:, :dim])

@@ -20,7 +20,7 @@ from ..errors import (
 from ..format.manifest import LOGITS
 from ..inference.batch import Batch, padded_inputs, padding_mask, ragged_inputs
 from ..machine.memory import give_back
-from .semaphore import Permits
+from .semaphore import ProcessorSemaphore
 
 if TYPE_CHECKING:
     from ..format.manifest import Variant
@@ -61,13 +61,14 @@ class CpuSession:
             BundleVersionError: the graph needs a newer ONNX Runtime.
             BundleError: the graph does not load, or has other inputs and outputs than promised.
         """
+        self.provider = provider
         self._variant = variant
         self._pid = os.getpid()
         self._closed = False
         self._running: dict[Any, object] = {}
         self._idle = threading.Condition()
         self.workers = threads if provider == "cpu" else 1
-        self._permits = Permits(self.workers)
+        self._processors = ProcessorSemaphore(self.workers)
         self._load_narrow: Callable[[], Any] = partial(load_graph, graph, folder, variant, provider, 1)
         self._narrow: Any = None
         self._narrow_lock = threading.Lock()
@@ -75,31 +76,31 @@ class CpuSession:
         check_signature(self._session, variant, width)
         live.add(self)
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
+    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
         names = wanted(self._variant, states)
         padded = self._variant.batch == "padded"
         feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
         least, most = {"one": (1, 1), "any": (1, self.workers), "all": (self.workers, self.workers), "extra": (0, 0)}[share]
-        outputs = self._run(names, feeds, least, most, party or object())
+        outputs = self._run(names, feeds, least, most, owner or object())
         if names == LOGITS:
             return Outputs(NOTHING, NOTHING, outputs[0])
         mask = padding_mask(batch) if padded else None
         cls, *per_token = outputs
         return collected(cls, per_token, mask)
 
-    def _run(self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
+    def _run(self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, owner: object) -> list[Float32]:
         # By number: current_thread() would keep an object for ever for each thread that Python did not start.
         if threading.get_ident() != threading.main_thread().ident:
-            return self._run_here(names, feeds, least, most, party)
+            return self._run_here(names, feeds, least, most, owner)
         # Python delivers Ctrl-C to the main thread only, and only between bytecodes: so the main
         # thread waits, and another one runs.
         result: list[Any] = []
         done = threading.Event()
 
         def attempt() -> None:
-            result.append(self._attempt(names, feeds, least, most, party))
+            result.append(self._attempt(names, feeds, least, most, owner))
             done.set()
 
         threading.Thread(target=attempt, name="gte-run", daemon=True).start()
@@ -108,9 +109,9 @@ class CpuSession:
             while not done.wait(SIGNALS_EVERY):
                 pass
         except BaseException:
-            self.stop(party)
+            self.stop(owner)
             while not done.wait(0.05):
-                self.stop(party)  # again and again: a run that waits for its turn cannot be stopped yet
+                self.stop(owner)  # again and again: a run that waits for its turn cannot be stopped yet
             raise
         outcome = result[0]
         if isinstance(outcome, BaseException):
@@ -123,12 +124,12 @@ class CpuSession:
         except BaseException as error:  # noqa: BLE001 - carried to the waiting thread and raised there
             return error
 
-    def _run_here(self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, party: object) -> list[Float32]:
-        taken = self._permits.take(least, most)
+    def _run_here(self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, owner: object) -> list[Float32]:
+        taken = self._processors.acquire(least, most)
         try:
-            return self._run_on(self._one_thread() if taken < self.workers > 1 else self._session, names, feeds, party)
+            return self._run_on(self._one_thread() if taken < self.workers > 1 else self._session, names, feeds, owner)
         finally:
-            self._permits.give(taken)
+            self._processors.release(taken)
 
     def _one_thread(self) -> Any:
         """Loaded when it is first needed: many programs only ever embed one text at a time."""
@@ -137,7 +138,7 @@ class CpuSession:
                 self._narrow = self._load_narrow()
             return self._narrow
 
-    def _run_on(self, session: Any, names: Sequence[str], feeds: Mapping[str, Any], party: object) -> list[Float32]:
+    def _run_on(self, session: Any, names: Sequence[str], feeds: Mapping[str, Any], owner: object) -> list[Float32]:
         import onnxruntime
 
         options = onnxruntime.RunOptions()  # one per run: a terminated one fails every later run
@@ -146,7 +147,7 @@ class CpuSession:
         with self._idle:
             if self._closed:
                 raise Cancelled("this engine is closed")
-            self._running[options] = party
+            self._running[options] = owner
         try:
             return list(session.run(names, dict(feeds), options))
         except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
@@ -156,10 +157,10 @@ class CpuSession:
                 self._running.pop(options, None)
                 self._idle.notify_all()
 
-    def stop(self, party: object) -> None:
+    def stop(self, owner: object) -> None:
         with self._idle:
             for options, whose in self._running.items():
-                if whose is party:
+                if whose is owner:
                     options.terminate = True
 
     def close(self) -> None:

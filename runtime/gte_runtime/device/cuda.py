@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..errors import ConfigError, ForkedProcessError, OutOfMemory, ProviderUnavailableError
-from ..inference.batch import Batch, halves
+from ..errors import ConfigError, EngineError, ForkedProcessError, OutOfMemory, ProviderUnavailableError
+from ..inference.batch import Batch
+from ..inference.halving import all_or_error, run_halved
 from ..inference.session import Outputs, Share
 from ..machine.libraries import preload, remedy
 from .graph import load_graph
+from .lanes import Device, Lane, least_loaded
 from .live import live
 from .runtime import available_providers, quiet, require_provider, runtime
 from .shapes import BUCKETS, Bucket
 
 if TYPE_CHECKING:
     from ..format.manifest import Variant
-from .lanes import Device, Lane, least_loaded
 
 CUDNN_IS_OPTIONAL = (1, 31)
 """The first release whose option `enable_cudnn` was seen to be understood. Our graphs need no cuDNN."""
@@ -56,7 +55,7 @@ class CudaOptions:
 
 
 class CudaSession:
-    """A `session.Session` on one or several GPUs.
+    """A `Session` on one or several GPUs.
 
     Out of memory, a batch is halved, and each half likewise until it fits, with the arena's unused memory
     given back first. Ctrl-C and `close` stop a run between two operators.
@@ -67,9 +66,12 @@ class CudaSession:
 
         Raises:
             ProviderUnavailableError: the provider is not in this installation, a library is missing, or there is no such GPU.
-            BundleVersionError, BundleError: as `session.CpuSession`.
+            BundleVersionError, BundleError: as `CpuSession`.
             ConfigError: a variant that is not for GPUs, or a latency mode for one that cannot be captured.
         """
+        self.provider = "cuda"
+        self.captures = options.latency
+        """CUDA graphs are captured when opening."""
         if variant.batch == "ragged":
             raise ConfigError(f"{variant.graph} is for the CPU; name another variant for provider='cuda'")
         if options.latency and variant.batch != "packed":
@@ -99,17 +101,19 @@ class CudaSession:
         shapes = [asdict(one.bucket) for one in self._lanes[0].captured]
         return {"shapes": shapes, "milliseconds": round(sum(one.milliseconds for one in captured), 1)}
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
+    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
-        return run_halved(partial(self._run, states=states), batch, party or object())
+        owner = owner or object()
 
-    def _run(self, batch: Batch, party: object, thrifty: bool, states: bool) -> Outputs:
-        return least_loaded(self._lanes).run(batch, party, thrifty, states=states)
+        def run(part: Batch, halved: bool) -> Outputs:
+            return least_loaded(self._lanes).run(part, owner, halved, states=states)
 
-    def stop(self, party: object) -> None:
+        return all_or_error(run_halved(run, batch, out_of_memory))
+
+    def stop(self, owner: object) -> None:
         for lane in self._lanes:
-            lane.stop(party)
+            lane.stop(owner)
 
     def close(self) -> None:
         if os.getpid() == self._pid:
@@ -121,23 +125,9 @@ def _close(lanes: Sequence[Lane]) -> None:
         lane.close()
 
 
-def run_halved(run: Callable[[Batch, object, bool], Outputs], batch: Batch, party: object) -> Outputs:
-    """Run a batch; where memory does not suffice, in two halves, and those likewise, down to single texts."""
-    return _halved(run, batch, party, False)
-
-
-def _halved(run: Callable[[Batch, object, bool], Outputs], batch: Batch, party: object, thrifty: bool) -> Outputs:
-    try:
-        return run(batch, party, thrifty)
-    except OutOfMemory:
-        if len(batch.rows) == 1:
-            raise
-    return joined([_halved(run, half, party, True) for half in halves(batch)])
-
-
-def joined(parts: Sequence[Outputs]) -> Outputs:
-    """Outputs of batches that follow one another."""
-    return Outputs(**{each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Outputs)})
+def out_of_memory(error: EngineError) -> bool:
+    """Whether half a batch may have room where this one had none."""
+    return isinstance(error, OutOfMemory)
 
 
 def provider_options(options: CudaOptions, device: int, release: tuple[int, ...]) -> dict[str, str]:

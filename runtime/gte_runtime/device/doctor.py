@@ -20,7 +20,7 @@ from ..machine.threads import cgroup_quota, thread_count
 from .tensorrt import tensorrt_version
 
 if TYPE_CHECKING:
-    from ..bundle.directory import Bundle
+    from ..format.manifest import Variant
 
 PACKAGES = ("gte-runtime", "onnxruntime", "onnxruntime-gpu", "tokenizers", "numpy")
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
@@ -104,8 +104,14 @@ def verdict(found: Findings, provider: str | None = None) -> tuple[bool, str]:
     return True, f"{wanted} is ready on {', '.join(f'GPU {gpu.index} ({gpu.name})' for gpu in found.devices.gpus)}"
 
 
-def placement(bundle: Bundle, variant: str, provider: str) -> dict[str, Any]:
-    """Which provider runs how many nodes of a variant, and what is not on the one that was asked for.
+def placement(graph: bytes, folder: Path, variant: Variant, provider: str) -> dict[str, Any]:
+    """Which provider runs how many nodes of a graph, and what is not on the one that was asked for.
+
+    Args:
+        graph: the ONNX file's bytes.
+        folder: where its weight files lie.
+        variant: what the manifest says of it.
+        provider: "cpu" or "cuda".
 
     Raises:
         GteError: the variant does not load there.
@@ -113,11 +119,10 @@ def placement(bundle: Bundle, variant: str, provider: str) -> dict[str, Any]:
     from .graph import load_graph
     from .runtime import PROVIDERS, quiet
 
-    chosen = bundle.variant(variant)
     options = {} if provider == "cpu" else {"device_id": "0"}
     with quiet():
         session = load_graph(
-            bundle.read(chosen.graph), bundle.directory, chosen, provider, 1, provider_options=options,
+            graph, folder, variant, provider, 1, provider_options=options,
             entries={"session.record_ep_graph_assignment_info": "1"},
         )  # fmt: skip
     nodes: dict[str, int] = {}
@@ -127,7 +132,7 @@ def placement(bundle: Bundle, variant: str, provider: str) -> dict[str, Any]:
             nodes[part.ep_name] = nodes.get(part.ep_name, 0) + 1
             if part.ep_name != PROVIDERS[provider]:
                 elsewhere[node.op_type] = elsewhere.get(node.op_type, 0) + 1
-    return {"variant": variant, "provider": provider, "nodes": nodes, "elsewhere": elsewhere}
+    return {"provider": provider, "nodes": nodes, "elsewhere": elsewhere}
 
 
 def lines(found: Findings) -> list[tuple[str, str]]:

@@ -59,7 +59,7 @@ class Device:
 @dataclass(slots=True, eq=False)
 class _Job:
     batch: Batch
-    party: object
+    owner: object
     options: Any
     states: bool
     done: threading.Event = field(default_factory=threading.Event)
@@ -90,12 +90,12 @@ class Lane:
         if self._failure is not None:
             raise self._failure
 
-    def run(self, batch: Batch, party: object, thrifty: bool, *, states: bool = False) -> Outputs:
+    def run(self, batch: Batch, owner: object, thrifty: bool, *, states: bool = False) -> Outputs:
         """Run one batch when its turn comes. `thrifty` gives unused memory back before and after."""
         options = new_run_options()
         if thrifty:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._device.arena)
-        job = _Job(batch, party, options, states)
+        job = _Job(batch, owner, options, states)
         tokens = len(batch.input_ids)
         with self._lock:
             if self._closed:
@@ -119,10 +119,10 @@ class Lane:
         assert job.result is not None
         return job.result
 
-    def stop(self, party: object) -> None:
+    def stop(self, owner: object) -> None:
         with self._lock:
             for job in self._jobs:
-                if job.party is party:
+                if job.owner is owner:
                     job.options.terminate = True
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Who may compute on which processors: as many running threads as there are, however many callers there are."""
+"""A fair counting semaphore over processors: no more threads compute than there are processors, however many callers run."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import threading
 from collections import deque
 
 
-class Permits:
-    """One permit per processor, handed out in order of arrival."""
+class ProcessorSemaphore:
+    """Processors are handed out in order of arrival."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
         self._free = count
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
-    def take(self, least: int, most: int) -> int:
-        """Wait for `least` permits and take them; or `most`, if they are free and nobody else waits."""
+    def acquire(self, least: int, most: int) -> int:
+        """Wait for `least` processors and take them; or `most`, if they are free and nobody else waits. How many were taken."""
         ticket = object()
         with self._changed:
             self._waiting.append(ticket)
@@ -29,7 +28,7 @@ class Permits:
                 self._changed.notify_all()
         return taken
 
-    def give(self, taken: int) -> None:
+    def release(self, taken: int) -> None:
         with self._changed:
             self._free += taken
             self._changed.notify_all()

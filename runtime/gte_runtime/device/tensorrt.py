@@ -19,7 +19,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +26,17 @@ import numpy as np
 
 from ..errors import ConfigError, EngineError, EngineMissing, ForkedProcessError, GteError, OutputError, ProviderUnavailableError
 from ..inference.batch import Batch, halves, make_batch, padded_inputs
+from ..inference.halving import all_or_error, joined, run_halved
 from ..inference.session import Outputs, Share
 from ..machine.cache import cache_directory
 from ..machine.gpus import devices
-from .cuda import CudaOptions, joined, require_libraries, run_halved
+from .cuda import CudaOptions, out_of_memory, require_libraries
 from .graph import load_graph
 from .lanes import Device, Lane, least_loaded
 from .live import live
 from .runtime import available_providers, runtime
 
 if TYPE_CHECKING:
-    from ..bundle.directory import Bundle
     from ..format.manifest import Variant
 
 CONTEXT = "context.onnx"
@@ -90,27 +89,43 @@ class Facts:
         return cache_directory() / "engines" / self.key
 
 
-class TensorRtSession:
-    """A `session.Session` on engines that were built before."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSource:
+    """What an engine is built from: a variant of a bundle."""
 
-    def __init__(self, bundle: Bundle, variant: Variant, options: CudaOptions) -> None:
+    model: str
+    """The model's name, for messages."""
+    digest: str
+    """Of the bundle's manifest."""
+    directory: Path
+    """The bundle's, where the weight files lie."""
+    graph: bytes
+    variant: Variant
+    width: int
+    """Values of a state."""
+
+
+class TensorRtSession:
+    """A `Session` on engines that were built before."""
+
+    def __init__(self, source: EngineSource, options: CudaOptions) -> None:
         """Load every engine that there is for this bundle on these devices.
 
         Raises:
             EngineMissing: there is none; says how to build it.
             ProviderUnavailableError: TensorRT, a library or the device is not there.
         """
-        _check_variant(variant)
+        self.provider = "tensorrt"
+        _check_variant(source.variant)
         require_libraries("cuda")
         require_libraries("tensorrt")
         self._pid = os.getpid()
         self._lanes: dict[Profile, list[Lane]] = {}
-        width = bundle.manifest.architecture.hidden_size
-        engines = {device: _built(facts(bundle, variant, device), bundle) for device in options.devices}
+        engines = {device: _built(facts(source, device), source) for device in options.devices}
         try:
             for device, built in engines.items():
                 for profile, file in built.items():
-                    lane = Lane(_loader(file, bundle, variant, device), Device("cuda", device), variant, width, ())
+                    lane = Lane(_loader(file, source, device), Device("cuda", device), source.variant, source.width, ())
                     self._lanes.setdefault(profile, []).append(lane)
             for lanes in self._lanes.values():
                 for lane in lanes:
@@ -121,20 +136,21 @@ class TensorRtSession:
         self.workers = len(options.devices)
         live.add(self)
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
+    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
-        run = partial(self._run, states=states)
-        return joined([run_halved(run, part, party or object()) for part in pieces(batch, self._lanes)])
+        owner = owner or object()
 
-    def _run(self, batch: Batch, party: object, thrifty: bool, states: bool) -> Outputs:
-        profile = min(p for p in self._lanes if p.holds(len(batch.rows), int(batch.lengths.max())))
-        return least_loaded(self._lanes[profile]).run(batch, party, thrifty, states=states)
+        def run(part: Batch, halved: bool) -> Outputs:
+            profile = min(p for p in self._lanes if p.holds(len(part.rows), int(part.lengths.max())))
+            return least_loaded(self._lanes[profile]).run(part, owner, halved, states=states)
 
-    def stop(self, party: object) -> None:
+        return joined([all_or_error(run_halved(run, part, out_of_memory)) for part in pieces(batch, self._lanes)])
+
+    def stop(self, owner: object) -> None:
         for lanes in self._lanes.values():
             for lane in lanes:
-                lane.stop(party)
+                lane.stop(owner)
 
     def close(self) -> None:
         if os.getpid() == self._pid:
@@ -161,7 +177,7 @@ def pieces(batch: Batch, profiles: Iterable[Profile]) -> list[Batch]:
     return [piece for half in halves(batch) for piece in pieces(half, profiles)]
 
 
-def facts(bundle: Bundle, variant: Variant, device: int) -> Facts:
+def facts(source: EngineSource, device: int) -> Facts:
     """Of this machine, as it is now. Raises ProviderUnavailableError when there is no such GPU."""
     found = devices()
     gpu = next((gpu for gpu in found.gpus if gpu.index == device), None)
@@ -169,8 +185,8 @@ def facts(bundle: Bundle, variant: Variant, device: int) -> Facts:
         others = f"there is no GPU {device}, only {', '.join(str(one.index) for one in found.gpus)}"
         raise ProviderUnavailableError("tensorrt", available_providers(), found.problem or others)
     return Facts(
-        bundle=bundle.digest,
-        variant=variant.graph,
+        bundle=source.digest,
+        variant=source.variant.graph,
         onnxruntime=runtime().__version__,
         tensorrt=tensorrt_version() or "unknown",
         driver=found.driver or "unknown",
@@ -187,17 +203,17 @@ def tensorrt_version() -> str | None:
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
-def build_engines(bundle: Bundle, variant: Variant, profiles: Sequence[Profile], device: int, say: Callable[[str], None]) -> Path:
+def build_engines(source: EngineSource, profiles: Sequence[Profile], device: int, say: Callable[[str], None]) -> Path:
     """Build what is not there yet. An engine appears under its name when it is whole.
 
     Raises:
         ProviderUnavailableError: TensorRT, a library or the device is not there.
         OutputError: the folder cannot be written.
     """
-    _check_variant(variant)
+    _check_variant(source.variant)
     require_libraries("cuda")
     require_libraries("tensorrt")
-    known = facts(bundle, variant, device)
+    known = facts(source, device)
     try:
         known.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for profile in profiles:
@@ -209,7 +225,7 @@ def build_engines(bundle: Bundle, variant: Variant, profiles: Sequence[Profile],
                 staged = Path(temporary) / "engine"
                 staged.mkdir()
                 say(f"{profile}: building, which takes minutes")
-                _build(bundle, variant, profile, device, staged, known.folder / "timing")
+                _build(source, profile, device, staged, known.folder / "timing")
                 (staged / ABOUT).write_text(json.dumps({**asdict(known), "profile": str(profile)}, indent=1), encoding="utf-8")
                 shutil.rmtree(target, ignore_errors=True)
                 staged.rename(target)
@@ -239,10 +255,10 @@ def build_options(profile: Profile, device: int, context: Path, timing: Path) ->
     }
 
 
-def _build(bundle: Bundle, variant: Variant, profile: Profile, device: int, folder: Path, timing: Path) -> None:
+def _build(source: EngineSource, profile: Profile, device: int, folder: Path, timing: Path) -> None:
     timing.mkdir(exist_ok=True)
     session = load_graph(
-        bundle.read(variant.graph), bundle.directory, variant, "tensorrt", 1,
+        source.graph, source.directory, source.variant, "tensorrt", 1,
         provider_options=build_options(profile, device, folder / CONTEXT, timing),
     )  # fmt: skip
     ids = [np.ones(profile.longest, np.int64)] * profile.texts
@@ -252,20 +268,20 @@ def _build(bundle: Bundle, variant: Variant, profile: Profile, device: int, fold
         raise EngineError("TensorRT ran and left no engine; the variant's graph was not taken as a whole")
 
 
-def _loader(file: Path, bundle: Bundle, variant: Variant, device: int) -> Callable[[], Any]:
+def _loader(file: Path, source: EngineSource, device: int) -> Callable[[], Any]:
     def load() -> Any:
-        return load_graph(file.read_bytes(), bundle.directory, variant, "tensorrt", 1, provider_options={"device_id": str(device)})
+        return load_graph(file.read_bytes(), source.directory, source.variant, "tensorrt", 1, provider_options={"device_id": str(device)})
 
     return load
 
 
-def _built(known: Facts, bundle: Bundle) -> dict[Profile, Path]:
+def _built(known: Facts, source: EngineSource) -> dict[Profile, Path]:
     """Engines that are whole, by profile."""
     found = {Profile.parse(about.parent.name): about.parent / CONTEXT for about in known.folder.glob(f"[0-9]*x*/{ABOUT}")}
     if not found:
         raise EngineMissing(
-            f"there is no TensorRT engine for {bundle.manifest.model} on {known.gpu} with TensorRT {known.tensorrt}, ONNX Runtime "
-            f"{known.onnxruntime} and driver {known.driver}; build it: gte engine build {bundle.directory.name}"
+            f"there is no TensorRT engine for {source.model} on {known.gpu} with TensorRT {known.tensorrt}, ONNX Runtime "
+            f"{known.onnxruntime} and driver {known.driver}; build it: gte engine build {source.directory.name}"
         )
     return found
 

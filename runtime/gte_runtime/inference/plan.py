@@ -1,4 +1,8 @@
-"""TODO"""
+"""Lengths in, groups of texts that run together out. Pure: this module knows no tokens and no device.
+
+Which way a text takes through attention follows from its own length, never from its neighbours: the two ways differ in the
+last bit, and a text must get the same bits alone and in any batch. So a plan decides speed and memory, never results.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy as np
 
 from ..arrays import Int64
 from ..errors import ConfigError
+from ..format.manifest import Variant
 from .cost import Cost
 
 
@@ -30,18 +35,31 @@ class Budget:
 
 
 SMALLEST_PACKED = 4096
-"""Tokens of one run on a GPU below which more devices do not help: an H100 runs them at 0.7 of its best rate (NOTES-gpu.md)."""
+"""Tokens of one run on a GPU below which another device does not help: an H100 runs them at 0.7 of its best throughput
+(benchmarks/NOTES-gpu.md)."""
 
 
-def shared(budget: Budget, tokens: int, workers: int, cost: Cost = Cost()) -> Budget:
-    """The budget of each run when this many tokens are spread over workers that run at the same time."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which texts run together, and how."""
+
+    groups: list[Int64]
+    """Positions of the texts of each run, the most expensive run first: it shows the peak of memory at once, and the remaining
+    time shrinks steadily."""
+    on_all: int
+    """So many of the first runs go one after the other, each on all processors; the rest at the same time, each on one processor
+    or one device."""
+
+
+def budget_at_the_same_time(budget: Budget, tokens: int, workers: int, cost: Cost = Cost()) -> Budget:
+    """The budget of each run on a CPU when this many tokens are spread over workers that run at the same time."""
     even = -(-tokens // workers)
-    share = min(even if even >= cost.smallest_share(workers) else tokens, cost.share)
+    share = min(even if even >= cost.smallest_share(workers) else tokens, cost.cache_tokens)
     return Budget(max_tokens=min(budget.max_tokens, max(1, share)), max_scores=max(1, budget.max_scores // workers))
 
 
-def spread(budget: Budget, tokens: int, devices: int) -> Budget:
-    """The budget of each run where several devices share the work: each gets some, as long as a run is worth its start."""
+def budget_of_each_device(budget: Budget, tokens: int, devices: int) -> Budget:
+    """The budget of each run on GPUs: every device gets some of the work, as long as a run is large enough to be worth its start."""
     share = max(-(-tokens // devices), SMALLEST_PACKED)
     return Budget(max_tokens=min(budget.max_tokens, share), max_scores=budget.max_scores)
 
@@ -104,19 +122,24 @@ def _fits(piece: Int64, sizes: Int64, budget: Budget) -> bool:
     return int(sizes[piece].sum()) <= budget.max_tokens and len(piece) * int(sizes[piece[-1]]) ** 2 <= budget.max_scores
 
 
-def runs_together(costs: Sequence[float], workers: int, together: float) -> int:
-    """How many runs, of costs in falling order, to give all processors, one after the other, before the rest runs side by side.
+def runs_on_all(costs: Sequence[float], workers: int, all_threads: float) -> int:
+    """How many runs, of costs in falling order, to give all processors, one after the other, before the rest go at the same time.
 
-    Side by side is faster until the last run keeps the other processors waiting; one long text alone
-    wants all of them.
+    Runs at the same time have the higher throughput, until the last of them leaves processors idle; one long text alone is
+    fastest on all of them.
+
+    Args:
+        costs: of the runs, the largest first.
+        workers: processors.
+        all_threads: throughput of one run on all processors, as a share of that of `workers` runs at the same time.
     """
     if workers == 1:
         return 0
     best, chosen = float("inf"), 0
-    for wide in {*range(min(len(costs), 16) + 1), len(costs)}:
-        time = sum(costs[:wide]) / workers / together + _makespan(costs[wide:], workers)
+    for count in {*range(min(len(costs), 16) + 1), len(costs)}:
+        time = sum(costs[:count]) / workers / all_threads + _makespan(costs[count:], workers)
         if time < best:
-            best, chosen = time, wide
+            best, chosen = time, count
     return chosen
 
 
@@ -158,22 +181,27 @@ def plan_padded(lengths: Sequence[int], budget: Budget) -> list[Int64]:
     return [np.array(group, np.int64) for group in groups]
 
 
-def plan_runs(
-    lengths: Sequence[int], batch: str, flash_from: int, budget: Budget, workers: int, cost: Cost, on_cpu: bool = True
-) -> tuple[list[Int64], int]:
-    """Positions of the texts that run together, costliest group first, and how many groups get all processors.
+def plan_runs(lengths: Sequence[int], variant: Variant, budget: Budget, workers: int, cost: Cost, *, on_cpu: bool) -> Plan:
+    """The plan for texts of these lengths.
 
-    Costliest first: the first run shows the peak of memory, and the remaining time shrinks steadily.
+    Args:
+        lengths: tokens of each text.
+        variant: decides how texts of one run are laid out.
+        budget: of one run.
+        workers: runs that may go on at the same time: processors, or GPUs.
+        cost: of runs on a CPU.
+        on_cpu: one run can use the processors of all workers.
     """
-    if batch == "padded":
+    if variant.batch == "padded":
         groups = plan_padded(lengths, budget)[::-1]
-        return groups, len(groups) if on_cpu else 0
-    if batch == "packed":
-        return plan_packed(lengths, spread(budget, sum(lengths), workers)), 0
-    groups = plan_ragged(lengths, flash_from, shared(budget, sum(lengths), workers, cost), cost)
+        return Plan(groups, len(groups) if on_cpu else 0)
+    if variant.batch == "packed":
+        return Plan(plan_packed(lengths, budget_of_each_device(budget, sum(lengths), workers)), 0)
+    shared = budget_at_the_same_time(budget, sum(lengths), workers, cost)
+    groups = plan_ragged(lengths, variant.flash_from, shared, cost)
     tokens = [sum(lengths[row] for row in group) for group in groups]
     costs = [cost.of(len(g), t, max(lengths[row] for row in g)) for g, t in zip(groups, tokens, strict=True)]
     order = sorted(range(len(groups)), key=lambda i: -costs[i])
-    # Runs side by side share the budget of one.
+    # Runs at the same time share the budget of one.
     large = sum(t > budget.max_tokens // workers for t in tokens)
-    return [groups[i] for i in order], max(large, runs_together([costs[i] for i in order], workers, cost.together))
+    return Plan([groups[i] for i in order], max(large, runs_on_all([costs[i] for i in order], workers, cost.all_threads)))

@@ -1,17 +1,14 @@
-"""TODO"""
+"""The protocol between the engine and a device: one batch in, its outputs back. `device/` implements it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
 from ..arrays import Float32
 from .batch import Batch
-
-if TYPE_CHECKING:
-    pass
 
 Share = Literal["one", "any", "all", "extra"]
 """Of the processors, for one run: one; all if they are free and else one; all, after waiting for them; or a
@@ -35,16 +32,28 @@ class Outputs:
 
 
 class Session(Protocol):
-    """Runs one batch at a time for each caller. The engine knows nothing else about the device."""
+    """Runs one batch at a time for each caller. The engine knows nothing else about a device."""
 
+    provider: str
+    """"cpu", "cuda" or "tensorrt"."""
     workers: int
-    """Runs that may go on at the same time, each on one processor."""
+    """Runs that may go on at the same time: on a CPU one for each processor, otherwise one for each device."""
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
-        """Raises EngineError and its kinds. `party` names runs that are to be stopped together, `states` asks for `token_states`."""
+    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
+        """Run a batch.
 
-    def stop(self, party: object) -> None:
-        """Stop the runs of a party; they raise Cancelled."""
+        Args:
+            batch: the texts.
+            share: how many processors it gets. Of no effect on GPUs.
+            owner: whose run it is, for `stop`.
+            states: fetch `token_states` too.
+
+        Raises:
+            EngineError: and its kinds.
+        """
+
+    def stop(self, owner: object) -> None:
+        """Stop all runs of an owner; they raise Cancelled."""
 
     def close(self) -> None:
         """Stop what runs and give memory back. Further runs raise Cancelled."""

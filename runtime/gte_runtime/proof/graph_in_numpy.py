@@ -83,12 +83,13 @@ class Evaluator:
 class NumpySession:
     """A `session.Session` on the evaluator."""
 
+    provider = "cpu"
     workers = 1
 
     def __init__(self, graph: bytes, folder: Path) -> None:
         self._evaluator: Evaluator | None = Evaluator(graph, folder)
 
-    def run(self, batch: Batch, share: Share = "any", party: object = None, *, states: bool = False) -> Outputs:
+    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
         from ..inference.session import NOTHING, Outputs
 
         if self._evaluator is None:
@@ -98,7 +99,7 @@ class NumpySession:
         cls, weights, logits = (found.get(name, NOTHING) for name in ("cls", "token_weights", "logits"))
         return Outputs(cls, weights, logits, given)
 
-    def stop(self, party: object) -> None:
+    def stop(self, owner: object) -> None:
         """A run is not interrupted."""
 
     def close(self) -> None:

@@ -20,10 +20,10 @@ from . import dialects, telemetry
 from .body import Disconnected
 from .dispatch import Dispatcher
 from .encoding import tokenizing_pool
-from .engine import Engine
 from .exchange import Answer, Exchange, json_answer
 from .health import Health
 from .metrics import Metrics
+from .models import ServedModel
 from .options import Options
 from .refusals import Refusal, refusal_of
 from .routes import Dialect, Route, Table
@@ -37,7 +37,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 class App:
     """Models and options in, an ASGI application out."""
 
-    def __init__(self, models: Sequence[Engine], options: Options) -> None:
+    def __init__(self, models: Sequence[ServedModel], options: Options) -> None:
         """The first model of each kind is the one that answers to any name."""
         self.models = list(models)
         self.options = options

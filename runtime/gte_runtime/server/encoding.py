@@ -15,10 +15,10 @@ import numpy as np
 from .. import scoring
 from ..arrays import Float32
 from ..errors import ConfigError, GteError, InputError, InputTooLongError
-from ..tokenization import Tokens
+from ..tokenization import Tokens, encode_each
 from .dispatch import first_error
-from .engine import Encoder, Engine
 from .exchange import Exchange
+from .models import EmbeddingModel, ServedModel
 from .refusals import Refusal, refusal_of
 
 INLINE = 2048
@@ -38,7 +38,7 @@ class Encoded:
     model: Any
     tokens: list[Tokens]
     states: list[Any]
-    """What the model says of each: a State of an embedder, a float of a reranker."""
+    """What the model gives for each: a State."""
     index: list[int]
     """Position of each in the request."""
     errors: dict[int, Refusal] = field(default_factory=dict)
@@ -102,7 +102,7 @@ def _check_ids(item: object, x: Exchange, where: str) -> None:
 
 async def encode(
     x: Exchange,
-    model: Engine,
+    model: ServedModel,
     texts: Sequence[Any],
     place: Place,
     *,
@@ -174,36 +174,27 @@ async def encode(
     return Encoded(model, [tokens[r] for r in good], [done.answers[r] for r in good], [index[r] for r in good], errors)
 
 
-def _tokenize(model: Engine, texts: Sequence[Any], max_length: int, truncate: bool, left: bool) -> list[Tokens | GteError]:
-    """All at once, and one by one if one of them is refused, so that the others are not."""
-    if not any(isinstance(text, list) for text in texts):
-        try:
-            return list(model.tokenize(texts, max_length=max_length, truncate=truncate, left=left))
-        except InputError:
-            pass
-    out: list[Tokens | GteError] = []
-    for index, text in enumerate(texts):
-        try:
-            if not isinstance(text, list):
-                out += model.tokenize([text], max_length=max_length, truncate=truncate, left=left)
-            else:
-                out.append(_verbatim(text, index, model, max_length))
-        except InputError as error:
-            out.append(error)
-    return out
+def _tokenize(model: ServedModel, texts: Sequence[Any], max_length: int, truncate: bool, left: bool) -> list[Tokens | InputError]:
+    """The tokens of each text, or why it was refused. Lists are token ids already."""
+
+    def encode(part: Sequence[Any], first: int) -> list[Tokens]:
+        return model.tokenize(part, max_length=max_length, truncate=truncate, left=left)
+
+    plain = iter(encode_each(encode, [text for text in texts if not isinstance(text, list)]))
+    return [_verbatim(text, index, model, max_length) if isinstance(text, list) else next(plain) for index, text in enumerate(texts)]
 
 
-def _verbatim(ids: Sequence[object], index: int, model: Engine, limit: int) -> Tokens:
-    """Token ids as they were sent: never decoded and encoded again."""
+def _verbatim(ids: Sequence[object], index: int, model: ServedModel, limit: int) -> Tokens | InputError:
+    """Token ids as they were sent, or why they are refused: never decoded and encoded again."""
     rows = model.manifest.architecture.vocab_size
     if len(ids) > limit:
-        raise InputTooLongError(tokens=len(ids), limit=limit, index=index)
+        return InputTooLongError(tokens=len(ids), limit=limit, index=index)
     if not ids or any(type(i) is not int or not 0 <= i < rows for i in ids):
-        raise InputError(f"expected token ids from 0 to {rows - 1}", index=index, got="other ids")
+        return InputError(f"expected token ids from 0 to {rows - 1}", index=index, got="other ids")
     return Tokens(np.array(ids, np.int64), False)
 
 
-def prompt_of(model: Encoder, name: str | None, field: str) -> str:
+def prompt_of(model: EmbeddingModel, name: str | None, field: str) -> str:
     """A prompt of the model, by default its default one. Raises Refusal, naming those there are."""
     try:
         return model.prompt(name)
@@ -211,7 +202,9 @@ def prompt_of(model: Encoder, name: str | None, field: str) -> str:
         raise Refusal("unknown_prompt", f"{field}: {error}", param=field) from None
 
 
-def check_dimensions(x: Exchange, model: Encoder, dimensions: int | None, *, name: str = "dimensions", zero_is_all: bool = False) -> int:
+def check_dimensions(
+    x: Exchange, model: EmbeddingModel, dimensions: int | None, *, name: str = "dimensions", zero_is_all: bool = False
+) -> int:
     """How many values to keep. Raises Refusal outside 1..H; warns below what the model was trained for."""
     if dimensions is None or (zero_is_all and dimensions == 0):
         return model.dim

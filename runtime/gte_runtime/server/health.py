@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import GteError
 from .dispatch import Dispatcher
-from .engine import Engine
+from .models import ServedModel
 from .options import Options
 from .refusals import Refusal
 
@@ -28,7 +28,7 @@ STUCK_EXIT = 70
 class Health:
     """Watches the runs; when there are none for a while, makes one."""
 
-    def __init__(self, dispatcher: Dispatcher, models: Sequence[Engine], options: Options, stop: Callable[[int], None]) -> None:
+    def __init__(self, dispatcher: Dispatcher, models: Sequence[ServedModel], options: Options, stop: Callable[[int], None]) -> None:
         self.draining = False
         self.problem: str | None = None
         self._dispatcher = dispatcher

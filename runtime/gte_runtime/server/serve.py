@@ -18,7 +18,7 @@ import uvicorn
 
 from . import logs
 from .app import App
-from .engine import Engine
+from .models import ServedModel
 from .options import Options
 from .protocol import protocol_class
 
@@ -40,7 +40,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(models: Sequence[Engine], options: Options, *, host: str, port: int, log_format: str, log_level: str) -> int:
+def serve(models: Sequence[ServedModel], options: Options, *, host: str, port: int, log_format: str, log_level: str) -> int:
     """Serve until SIGTERM or SIGINT; the exit code, 0 after a drain. A second signal ends at once.
 
     Whatever runs, the process is gone `drain_timeout` after the first signal, and as long as it takes to tell those who wait.

@@ -14,10 +14,11 @@ from .checks import check_max_length as check_max_length
 from .checks import check_pair as check_pair
 from .checks import check_text as check_text
 from .checks import choose_length as choose_length
+from .each import encode_each as encode_each
 from .tokenizer import Tokenizer as Tokenizer
 from .tokenizer import Tokens as Tokens
 
 __all__ = [
     "OnBadUnicode", "Tokenizer", "Tokens", "as_pairs", "as_texts", "check_errors", "check_max_length", "check_pair", "check_text",
-    "choose_length",
+    "choose_length", "encode_each",
 ]  # fmt: skip

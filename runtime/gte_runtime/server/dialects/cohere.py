@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from ..encoding import as_list, check_dimensions, encode, named
-from ..engine import Encoder
 from ..exchange import Answer, Exchange, json_answer
+from ..models import EmbeddingModel
 from ..refusals import Refusal
 from ..routes import Dialect, Route
 
@@ -38,7 +38,7 @@ class CohereEmbedRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
 
 async def embed(x: Exchange) -> Answer:
     request = await x.read(CohereEmbedRequest)
-    model: Encoder = x.app.model(x, request.model, "embedder")
+    model: EmbeddingModel = x.app.model(x, request.model, "embedder")
     dim = check_dimensions(x, model, request.output_dimension, name="output_dimension")
     kinds: list[Kind] = list(dict.fromkeys(request.embedding_types or ["float"]))
     if dim % 8 and {"binary", "ubinary"} & set(kinds):

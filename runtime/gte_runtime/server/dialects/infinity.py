@@ -43,7 +43,7 @@ async def models(x: Exchange) -> Answer:
         "queue_fraction": scheduler.held / scheduler.capacity,
         "queue_absolute": scheduler.waiting,
         "results_pending": scheduler.waiting + sum(len(run.items) for run in scheduler.running),
-        "batch_size": x.app.models[0].parts.budget.max_tokens,
+        "batch_size": x.app.models[0].engine.budget.max_tokens,
     }
     # Its client knows no other owner and raises on one.
     facts = {"backend": "onnxruntime", "stats": stats, "owned_by": "infinity"}

@@ -11,8 +11,8 @@ import numpy as np
 
 from ...tokenization import Tokens
 from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
-from ..engine import Encoder, State
 from ..exchange import Answer, Exchange, json_answer
+from ..models import EmbeddingModel, State
 from ..refusals import Refusal
 from ..routes import Dialect, Route
 
@@ -51,7 +51,7 @@ class EncodeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 async def encode_route(x: Exchange) -> Answer:
     request = await x.read(EncodeRequest)
-    model: Encoder = x.app.model(x, request.model, "embedder")
+    model: EmbeddingModel = x.app.model(x, request.model, "embedder")
     prompt = prompt_of(model, request.prompt, "prompt")
     if (request.sparse or request.tokens) and not model.sparse:
         raise Refusal("invalid_value", f"{model.name} has no sparse head; leave out sparse and tokens", param="sparse")
@@ -95,11 +95,11 @@ def _items(out: Encoded, request: EncodeRequest, dim: int, texts: Sequence[Any],
     return items
 
 
-def _weighed(model: Encoder, prompt: str, text: Any, tokens: Tokens, state: State) -> list[dict[str, Any]]:
+def _weighed(model: EmbeddingModel, prompt: str, text: Any, tokens: Tokens, state: State) -> list[dict[str, Any]]:
     """Every token as run, in order, with its weight and its place in the text. Special tokens are no part of a sparse vector and
     weigh 0."""
     drop = set(model.manifest.tokenizer.drop_ids)
-    weights = [0.0 if t in drop else w for t, w in zip(tokens.ids.tolist(), state.weights.tolist(), strict=True)]
+    weights = [0.0 if t in drop else w for t, w in zip(tokens.ids.tolist(), state.token_weights.tolist(), strict=True)]
     if not isinstance(text, str):
         return [{"id": t, "text": model.tokenizer.decode(t), "weight": w} for t, w in zip(tokens.ids.tolist(), weights, strict=True)]
     before, after = len(model.tokenizer.prefix), len(model.tokenizer.suffix)
@@ -125,7 +125,7 @@ def vectors(out: Encoded, dim: int, encoding_format: str | None, normalise: bool
     return list(np.ascontiguousarray(rows))
 
 
-def sparse_as(model: Encoder, tokens: Tokens, state: State, form: SparseFormat) -> Any:
+def sparse_as(model: EmbeddingModel, tokens: Tokens, state: State, form: SparseFormat) -> Any:
     if form == "tokens":
         return model.by_string(tokens, state)
     vector = model.sparse_vector(tokens, state)

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import msgspec
 
 from ..encoding import as_list, check_dimensions, encode, named
-from ..engine import Encoder
 from ..exchange import Answer, Exchange, json_answer
+from ..models import EmbeddingModel
 from ..refusals import Refusal
 from ..routes import Dialect, Route
 from .native import Texts, error_body, usage, vectors
@@ -35,7 +35,7 @@ async def embeddings(x: Exchange) -> Answer:
 
 async def embed(x: Exchange, request: Any, zero_is_all: bool = False) -> dict[str, Any]:
     """The answer's body. infinity's request has the same fields and some more."""
-    model: Encoder = x.app.model(x, request.model, "embedder")
+    model: EmbeddingModel = x.app.model(x, request.model, "embedder")
     dim = check_dimensions(x, model, request.dimensions, zero_is_all=zero_is_all)
     texts, place = as_list(request.input, x, named("input"), x.app.options.max_inputs, "--max-inputs")
     out = await encode(x, model, texts, place, prompt=model.prompt(None))
@@ -46,7 +46,7 @@ async def embed(x: Exchange, request: Any, zero_is_all: bool = False) -> dict[st
 
 def described(x: Exchange, model: Any) -> dict[str, Any]:
     facts = {}
-    if isinstance(model, Encoder):
+    if isinstance(model, EmbeddingModel):
         facts = {"dimensions": model.dim, "smallest_dimensions": model.manifest.smallest_dim, "sparse": model.sparse}
     return {
         "id": model.name,

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ...scoring import sigmoid
 from ..encoding import encode, named
-from ..engine import PairScorer
 from ..exchange import Answer, Exchange, json_answer
+from ..models import RerankerModel
 from ..refusals import Refusal
 from ..routes import Route
 from . import cohere, tei
@@ -55,7 +56,7 @@ async def rerank(x: Exchange) -> Answer:
     x.dialect = tei.DIALECT if as_tei else cohere.DIALECT
     name = "texts" if as_tei else "documents"
     documents = request.texts if request.texts is not None else [_text(d) for d in request.documents or []]
-    model: PairScorer = x.app.model(x, request.model, "reranker")
+    model: RerankerModel = x.app.model(x, request.model, "reranker")
     if not request.query and not x.app.options.allow_empty:
         raise Refusal("empty_input", "query is an empty string", param="query")
     if not documents:
@@ -66,7 +67,7 @@ async def rerank(x: Exchange) -> Answer:
         raise Refusal("invalid_value", "top_n is negative; expected how many of the best to return, 0 or null for all", param="top_n")
     pairs = [(request.query, document) for document in documents]
     out = await encode(x, model, pairs, named(name), truncate=request.truncate is not False)
-    raw = np.array(out.states, np.float32)
+    raw = np.array([state.logit for state in out.states], np.float32)
     scores = raw if request.raw_scores else sigmoid(raw)
     order = np.argsort(-raw, kind="stable")[: request.top_n or None].tolist()
     if as_tei:
@@ -83,12 +84,6 @@ async def rerank(x: Exchange) -> Answer:
         "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
         "created": int(x.app.clock()),
     })  # fmt: skip
-
-
-def sigmoid(logits: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Without overflow on either side."""
-    small = np.exp(-np.abs(logits.astype(np.float64)))
-    return np.asarray(np.where(logits >= 0, 1 / (1 + small), small / (1 + small)), np.float32)
 
 
 def _text(document: str | Document) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from ... import scoring
+from ...scoring import hybrid_of_pairs
 from ..encoding import check_dimensions, encode
-from ..engine import Encoder
 from ..exchange import Answer, Exchange, json_answer
+from ..models import EmbeddingModel
 from ..refusals import Refusal
 from ..routes import Route
 from .openai import DIALECT, LISTED
@@ -55,7 +55,7 @@ async def score(x: Exchange) -> Answer:
     pairs = [(left[i if len(left) > 1 else 0], right[i]) for i in range(len(right))]
     if reranks:
         out = await encode(x, model, pairs, lambda i: f"{right_name}[{i}]", max_length=request.max_length, truncate=truncate)
-        scores: list[float] = list(out.states)
+        scores: list[float] = [state.logit for state in out.states]
     else:
         scores, out = await _hybrid(x, model, request, left, right, left_name, right_name)
     data = [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)]
@@ -65,7 +65,7 @@ async def score(x: Exchange) -> Answer:
 
 
 async def _hybrid(
-    x: Exchange, model: Encoder, request: ScoreRequest, left: list[str], right: list[str], left_name: str, right_name: str
+    x: Exchange, model: EmbeddingModel, request: ScoreRequest, left: list[str], right: list[str], left_name: str, right_name: str
 ) -> tuple[list[float], Any]:
     """dense_weight x cosine + sparse_weight x sum over shared token strings, as `Embedder.score`. A text that stands twice is run once."""
     dense_weight = 1.0 if request.dense_weight is None else request.dense_weight
@@ -88,12 +88,8 @@ async def _hybrid(
     def scores() -> list[float]:
         dense = out.dense(dim)
         weights = [model.by_string(t, s) for t, s in zip(out.tokens, out.states, strict=True)] if sparse_weight else []
-        found = []
-        for index, document in enumerate(right):
-            q, d = row[left[index if len(left) > 1 else 0]], row[document]
-            cosine = float(dense[q] @ dense[d]) if dense_weight else 0.0
-            lexical = scoring.lexical(weights[q], weights[d]) if sparse_weight else 0.0
-            found.append(scoring.hybrid(cosine, lexical, dense_weight, sparse_weight))
+        pairs = [(row[left[index if len(left) > 1 else 0]], row[document]) for index, document in enumerate(right)]
+        found: list[float] = hybrid_of_pairs(pairs, dense, weights, dense_weight, sparse_weight).tolist()
         return found
 
     return await x.aside(scores), out

@@ -9,8 +9,8 @@ import msgspec
 
 from ...errors import InputError
 from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
-from ..engine import Encoder
 from ..exchange import Answer, Exchange, json_answer
+from ..models import EmbeddingModel
 from ..refusals import Refusal, refusal_of
 from ..routes import Dialect, Route
 from .native import VECTOR, Texts, sparse_as, vectors
@@ -101,7 +101,7 @@ async def embed(x: Exchange) -> Answer:
 
 
 async def _embed(x: Exchange, request: EmbedRequest | RootRequest) -> Answer:
-    model: Encoder = x.app.model(x, None, "embedder")
+    model: EmbeddingModel = x.app.model(x, None, "embedder")
     dim = check_dimensions(x, model, request.dimensions)
     out = await _encode(x, model, request.inputs, request)
     return _answer(x, out, vectors(out, dim, None, request.normalize is not False))
@@ -109,7 +109,7 @@ async def _embed(x: Exchange, request: EmbedRequest | RootRequest) -> Answer:
 
 async def embed_sparse(x: Exchange) -> Answer:
     request = await x.read(SparseRequest)
-    model: Encoder = x.app.model(x, None, "embedder")
+    model: EmbeddingModel = x.app.model(x, None, "embedder")
     if not model.sparse:
         raise Refusal("wrong_model_kind", f"{model.name} has no sparse head")
     out = await _encode(x, model, request.inputs, request)
@@ -119,12 +119,12 @@ async def embed_sparse(x: Exchange) -> Answer:
 async def embed_all(x: Exchange) -> Answer:
     """The states of all tokens of each text as run, special tokens included, not normalised: what TEI gives."""
     request = await x.read(EmbedAllRequest)
-    model: Encoder = x.app.model(x, None, "embedder")
+    model: EmbeddingModel = x.app.model(x, None, "embedder")
     if not model.gives_states:
         raise Refusal("wrong_model_kind", f"the bundle of {model.name} gives no vectors per token; build it again with this version")
     out = await _encode(x, model.per_token, request.inputs, request, per_token=True)
     answer = _answer(x, out, [])
-    answer.body = await _nested([state.vectors for state in out.states])
+    answer.body = await _nested([state.token_states for state in out.states])
     return answer
 
 
@@ -146,7 +146,7 @@ async def similarity(x: Exchange) -> Answer:
 
 
 async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityParameters) -> Answer:
-    model: Encoder = x.app.model(x, None, "embedder")
+    model: EmbeddingModel = x.app.model(x, None, "embedder")
     if not inputs.sentences:
         raise Refusal("empty_input", "inputs.sentences is empty; send at least one", param="inputs.sentences")
     out = await _encode(x, model, [inputs.source_sentence, *inputs.sentences], parameters)
@@ -156,7 +156,7 @@ async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityPara
 
 async def tokenize(x: Exchange) -> Answer:
     request = await x.read(TokenizeRequest)
-    model: Encoder = x.app.model(x, None, "embedder")
+    model: EmbeddingModel = x.app.model(x, None, "embedder")
     prompt = prompt_of(model, request.prompt_name, "prompt_name")
     texts, place = as_list(request.inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
     if sum(map(len, texts)) > x.app.options.max_request_tokens:
@@ -172,7 +172,7 @@ async def tokenize(x: Exchange) -> Answer:
 
 async def decode(x: Exchange) -> Answer:
     request = await x.read(DecodeRequest)
-    model: Encoder = x.app.model(x, None, "embedder")
+    model: EmbeddingModel = x.app.model(x, None, "embedder")
     flat = all(type(item) is int for item in request.ids)
     rows: list[Any] = [request.ids] if flat else request.ids
     count, most = sum(max(1, len(row)) if isinstance(row, list) else 1 for row in rows), x.app.options.max_request_tokens
@@ -199,7 +199,7 @@ async def info(x: Exchange) -> Answer:
         "model_type": {"reranker": labels} if reranks else {"embedding": {"pooling": "cls"}},
         "max_concurrent_requests": o.max_connections,
         "max_input_length": model.max_length,
-        "max_batch_tokens": model.parts.budget.max_tokens,
+        "max_batch_tokens": model.engine.budget.max_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": o.max_inputs,
         "auto_truncate": True,
@@ -210,7 +210,7 @@ async def info(x: Exchange) -> Answer:
     })  # fmt: skip
 
 
-async def _encode(x: Exchange, model: Encoder, inputs: Any, request: Any, *, per_token: bool = False) -> Encoded:
+async def _encode(x: Exchange, model: EmbeddingModel, inputs: Any, request: Any, *, per_token: bool = False) -> Encoded:
     prompt = prompt_of(model, request.prompt_name, "prompt_name")
     texts, place = as_list(inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
     left = (request.truncation_direction or "").lower() == "left"

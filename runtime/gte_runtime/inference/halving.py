@@ -1,0 +1,55 @@
+"""Runs a batch and, where that fails, its halves, and theirs, down to single texts. Pure but for the run itself.
+
+Two things need it: a GPU that has no room for a batch has room for a part of it, and a batch that fails because of one text
+need not fail the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from ..errors import EngineError
+from .batch import Batch, halves
+from .session import Outputs
+
+Run = Callable[[Batch, bool], Outputs]
+"""(batch, whether it is a part of one that failed) -> outputs."""
+
+
+def run_halved(run: Run, batch: Batch, halve_on: Callable[[EngineError], bool]) -> list[tuple[Batch, Outputs | EngineError]]:
+    """The parts in which a batch ran, in its order; the error in place of outputs where a single text failed.
+
+    Args:
+        run: one batch.
+        batch: the texts.
+        halve_on: whether halves may fare better after this error. Where not, it is the outcome of the whole part.
+    """
+    return _run(run, batch, halve_on, False)
+
+
+def _run(run: Run, batch: Batch, halve_on: Callable[[EngineError], bool], part: bool) -> list[tuple[Batch, Outputs | EngineError]]:
+    try:
+        return [(batch, run(batch, part))]
+    except EngineError as error:
+        if len(batch.rows) == 1 or not halve_on(error):
+            return [(batch, error)]
+    first, second = halves(batch)
+    return _run(run, first, halve_on, True) + _run(run, second, halve_on, True)
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """Outputs of batches that follow one another, as those of one."""
+    return Outputs(**{each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Outputs)})
+
+
+def all_or_error(parts: Sequence[tuple[Batch, Outputs | EngineError]]) -> Outputs:
+    """The joined outputs. Raises the first error instead, if there is one."""
+    outputs = []
+    for _, outcome in parts:
+        if isinstance(outcome, EngineError):
+            raise outcome
+        outputs.append(outcome)
+    return joined(outputs)

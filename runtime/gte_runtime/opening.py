@@ -1,0 +1,116 @@
+"""From a name or a directory to a model that has proved itself: what `Embedder.open` and `Reranker.open` share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .bundle.directory import Bundle, Verify
+from .bundle.load import load
+from .catalog.locate import locate
+from .device.runtime import PROVIDERS
+from .errors import ConfigError
+from .format.manifest import Manifest
+from .inference.cost import COSTS, Cost
+from .inference.engine import Engine
+from .inference.plan import Budget
+from .machine.threads import thread_count
+from .tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from .device.cuda import CudaOptions
+
+VARIANTS = {
+    "cpu": ("cpu-fp32", "cpu-int8", "portable-fp32"),
+    "cuda": ("cuda-fp16", "portable-fp16", "portable-fp32"),
+    "tensorrt": ("portable-fp16",),
+}
+"""Variants in order of preference where none is named. TensorRT would round float32 products to 10 bits."""
+
+
+class Opened(NamedTuple):
+    manifest: Manifest
+    tokenizer: Tokenizer
+    engine: Engine
+    info: dict[str, Any]
+    """How it runs: model, bundle, variant, provider, threads, batch invariance, devices. For people and logs; nothing depends on it."""
+
+
+def open_model(
+    model: str | Path,
+    *,
+    reranker: bool,
+    provider: str = "cpu",
+    variant: str | None = None,
+    threads: int | None = None,
+    budget: Budget | None = None,
+    encode_special_tokens: bool = False,
+    verify: Verify = "auto",
+    latency: bool = False,
+    devices: Sequence[int] = (0,),
+    gpu_mem_limit: int | None = None,
+) -> Opened:
+    """Open a bundle and prove that it runs. Arguments and errors are those of `Embedder.open`.
+
+    Raises:
+        ConfigError: also where the bundle is of the other kind than `reranker` says.
+    """
+    if provider not in PROVIDERS:
+        raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
+    if verify not in ("auto", "always"):
+        raise ConfigError(f"verify is {verify!r}; expected 'auto' or 'always'")
+    count = thread_count(threads)
+    bundle = Bundle.open(locate(model, variant or VARIANTS[provider][0]))
+    manifest = bundle.manifest
+    _check_kind(manifest, reranker)
+    name = variant or preferred(bundle, provider)
+    chosen = bundle.variant(name)
+    gpu = None
+    if provider != "cpu" or latency or tuple(devices) != (0,) or gpu_mem_limit is not None:
+        gpu = _gpu_options(provider, tuple(devices), gpu_mem_limit, latency)
+    session, tokenizer, invariance, cuda_graphs = load(
+        bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify, gpu=gpu
+    )
+    info: dict[str, Any] = {
+        "model": manifest.model,
+        "bundle": bundle.digest[:12],
+        "variant": name,
+        "provider": provider,
+        "threads": count,
+        **invariance.facts(),
+    }
+    if gpu is not None:
+        info["devices"] = list(gpu.devices)
+    if cuda_graphs is not None:
+        info["cuda_graphs"] = cuda_graphs
+    engine = Engine(session, chosen, manifest.architecture.hidden_size, budget=budget, cost=COSTS.get(name, Cost()))
+    return Opened(manifest, tokenizer, engine, info)
+
+
+def preferred(bundle: Bundle, provider: str) -> str:
+    """The best variant a bundle has for a provider; raises ConfigError when it has none."""
+    for name in VARIANTS[provider]:
+        if name in bundle.manifest.variants:
+            return name
+    raise ConfigError(
+        f"the bundle has no variant for provider {provider!r} (it has {', '.join(bundle.manifest.variants)}); "
+        f"name one with variant=, or build one of {', '.join(VARIANTS[provider])}"
+    )
+
+
+def _check_kind(manifest: Manifest, reranker: bool) -> None:
+    if manifest.reranker and not reranker:
+        raise ConfigError(f"{manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open, or `gte rerank`")
+    if reranker and not manifest.reranker:
+        raise ConfigError(f"{manifest.model} is an embedding model, which has no pair head; use Embedder.open, or `gte embed`")
+
+
+def _gpu_options(provider: str, devices: tuple[int, ...], memory: int | None, latency: bool) -> CudaOptions:
+    from .device.cuda import CudaOptions  # a program that runs on a CPU does not load it
+
+    if provider == "cpu":
+        raise ConfigError("latency, devices and gpu_mem_limit are for provider='cuda'")
+    if latency and provider != "cuda":
+        raise ConfigError("latency=True is for provider='cuda'; TensorRT's engines are made by `gte engine build`")
+    return CudaOptions(devices=devices, memory=memory, latency=latency)

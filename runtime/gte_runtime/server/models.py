@@ -1,0 +1,161 @@
+"""The models that the server offers: tokenize, plan, run a group, read what came out. They know no queue and no request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .. import sparse
+from ..arrays import Int64
+from ..embedder import Embedder
+from ..errors import GteError, InputTooLongError
+from ..inference.engine import State
+from ..inference.session import Share
+from ..reranker import Reranker
+from ..sparse import SparseVector
+from ..tokenization import Tokens, check_max_length, check_text
+
+LONGEST = 8192
+"""Tokens of a text at most, whatever positions the model has."""
+
+
+class ServedModel:
+    """What all models of the server share. `tokenize` is their own."""
+
+    kind = ""
+    token_states = False
+    """Its runs fetch the states of all tokens."""
+
+    def __init__(self, name: str, library: Embedder | Reranker) -> None:
+        self.name = name
+        self.library = library
+        self.info: dict[str, Any] = library.info
+        self.manifest = library.manifest
+        self.engine = library.engine
+        self.tokenizer = library.tokenizer
+        self.max_length = min(LONGEST, library.max_length)
+
+    @property
+    def workers(self) -> int:
+        """Runs that may go on at the same time."""
+        return self.engine.workers
+
+    @property
+    def specials(self) -> int:
+        """Special tokens around an input."""
+        return self.tokenizer.specials
+
+    def length_limit(self, max_length: int | None) -> int:
+        """Raises ConfigError outside what the model takes."""
+        return self.max_length if max_length is None else check_max_length(max_length, self.specials, self.max_length)
+
+    def tokenize(self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False) -> list[Tokens]:
+        """Tokens of checked or unchecked inputs. `left` keeps the end of a text that is too long. Raises InputError with the index."""
+        raise NotImplementedError
+
+    def plan(self, lengths: Sequence[int]) -> list[Int64]:
+        """Groups of positions that run together."""
+        return self.engine.plan(lengths).groups
+
+    def cost(self, length: int) -> float:
+        """Of a text of this many tokens: attention makes a token of a long text more expensive than one of a short text."""
+        return self.engine.cost.of_text(length)
+
+    def run(self, tokens: Sequence[Tokens], share: Share, owner: object = None) -> list[State | GteError]:
+        """Run one planned group. A text that fails has its error in the list."""
+        return self.engine.run_batch([t.ids for t in tokens], share, owner, token_states=self.token_states)
+
+    def stop(self, owner: object) -> None:
+        self.engine.stop(owner)
+
+    def check(self, share: Share = "extra") -> None:
+        """A forward pass of a recorded text. Raises GteError."""
+        record = (self.manifest.self_checks or self.manifest.pair_checks)[0]
+        for answer in self.run([Tokens(np.array(record.ids, np.int64), False)], share):
+            if isinstance(answer, GteError):
+                raise answer
+
+    def close(self) -> None:
+        self.library.close()
+
+
+class EmbeddingModel(ServedModel):
+    """An embedder as the server uses it."""
+
+    kind = "embedder"
+
+    def __init__(self, name: str, library: Embedder) -> None:
+        super().__init__(name, library)
+        self.steps = library.steps
+        self.sparse = library.manifest.sparse
+        self.dim = library.dim
+        self.gives_states = self.engine.gives_token_states
+
+    @cached_property
+    def per_token(self) -> TokenStatesModel:
+        return TokenStatesModel(self)
+
+    def tokenize(self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False) -> list[Tokens]:
+        checked = [check_text(text, index) for index, text in enumerate(inputs)]
+        if not left:
+            return self.tokenizer.encode(checked, max_length=max_length, truncate=truncate)
+        whole = self.tokenizer.encode(checked, max_length=2**40)
+        if not truncate and (long := [i for i, tokens in enumerate(whole) if len(tokens.ids) > max_length]):
+            raise InputTooLongError(tokens=len(whole[long[0]].ids), limit=max_length, index=long[0])
+        return [self._end_of(tokens, max_length) for tokens in whole]
+
+    def _end_of(self, tokens: Tokens, limit: int) -> Tokens:
+        if len(tokens.ids) <= limit:
+            return tokens
+        prefix, suffix = self.tokenizer.prefix, self.tokenizer.suffix
+        body = tokens.ids[len(prefix) : len(tokens.ids) - len(suffix)]
+        return Tokens(np.array([*prefix, *body[len(body) - limit + self.specials :], *suffix], np.int64), True)
+
+    def sparse_vector(self, tokens: Tokens, state: State) -> SparseVector:
+        return sparse.sparse_vector(tokens.ids, state.token_weights, self.manifest.tokenizer.drop_ids)
+
+    def by_string(self, tokens: Tokens, state: State) -> dict[str, float]:
+        return sparse.by_string(tokens.ids, state.token_weights, self.manifest.tokenizer.drop_ids, self.tokenizer.decode)
+
+    def prompt(self, name: str | None) -> str:
+        """What is put before every text: as `Embedder.encode` does with `prompt_name`. Raises ConfigError for a name the model lacks."""
+        return self.steps.prompt(name)
+
+    def pieces(self, text: str, specials: bool = True) -> list[dict[str, Any]]:
+        """Tokens of a text and where each is in it, in characters. Raises InputError."""
+        spans = self.tokenizer.spans(check_text(text, None))
+        pieces = [{"id": i, "text": text[a:b], "special": False, "start": a, "stop": b} for i, a, b in spans]
+        if not specials:
+            return pieces
+        before, after = (
+            [{"id": i, "text": self.tokenizer.decode(i), "special": True, "start": None, "stop": None} for i in ids]
+            for ids in (self.tokenizer.prefix, self.tokenizer.suffix)
+        )
+        return [*before, *pieces, *after]
+
+
+class TokenStatesModel(EmbeddingModel):
+    """The same embedder for requests that want states of tokens. Another model to the scheduler, so that no other run fetches them."""
+
+    token_states = True
+
+    def __init__(self, model: EmbeddingModel) -> None:
+        assert isinstance(model.library, Embedder)
+        super().__init__(model.name, model.library)
+
+
+class RerankerModel(ServedModel):
+    """A reranker as the server uses it: an input is a (query, document) pair, its score is the state's `logit`."""
+
+    kind = "reranker"
+
+    @property
+    def specials(self) -> int:
+        return self.tokenizer.pair_specials
+
+    def tokenize(self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False) -> list[Tokens]:
+        pairs = [(check_text(query, index), check_text(document, index)) for index, (query, document) in enumerate(inputs)]
+        return self.tokenizer.encode_pairs(pairs, max_length=max_length, truncate=truncate)
