@@ -34,7 +34,9 @@ REPEATS = {16: 9, 128: 7, 512: 5, 2048: 3, 8192: 2}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tokenizer", type=Path)
-    parser.add_argument("--folder", type=Path, help="Where the checkpoint and bundle go; kept for the next run.")
+    parser.add_argument(
+        "--folder", type=Path, help="Where the checkpoint and bundle go; kept for the next run."
+    )
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -60,8 +62,17 @@ def measure(folder: Path, tokenizer: Path, threads: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, str]:
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
-    return {"cpu": model, "python": platform.python_version()} | {p: version(p) for p in ("onnxruntime", "torch", "tokenizers", "numpy")}
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        "?",
+    )
+    return {"cpu": model, "python": platform.python_version()} | {
+        p: version(p) for p in ("onnxruntime", "torch", "tokenizers", "numpy")
+    }
 
 
 BUILD = """
@@ -90,7 +101,9 @@ print(json.dumps({"open_seconds": opened, "loaded_rss_mb": loaded, "longest_toke
 
 
 def child(code: str, *arguments: object) -> dict[str, Any]:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
     return dict(json.loads(done.stdout))
 
 
@@ -108,7 +121,9 @@ def compare(checkpoint: Path, bundle: Path, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     opened = Bundle.open(bundle)
     variant = opened.variant("cpu-fp32")
-    session = CpuSession(opened.read(variant.graph), bundle, variant, opened.manifest.architecture.hidden_size, threads=threads)
+    session = CpuSession(
+        opened.read(variant.graph), bundle, variant, opened.manifest.architecture.hidden_size, threads=threads
+    )
     with Checkpoint(checkpoint) as weights:
         a = weights.config.architecture
         encoder = Encoder(a, SdpaAttention(a)).eval().load(weights)
@@ -130,7 +145,9 @@ def compare(checkpoint: Path, bundle: Path, threads: int) -> dict[str, Any]:
     times = {}
     for length in LENGTHS:
         ids = rng.integers(0, 250002, length)
-        times[length] = interleaved({"gte": lambda ids=ids: ours(ids), "torch": lambda ids=ids: eager(ids)}, REPEATS[length])
+        times[length] = interleaved(
+            {"gte": lambda ids=ids: ours(ids), "torch": lambda ids=ids: eager(ids)}, REPEATS[length]
+        )
     session.close()
     return {"parity_to_largest": parity, "milliseconds": times}
 
@@ -148,8 +165,20 @@ def interleaved(work: dict[str, Callable[[], object]], repeats: int) -> dict[str
 
 
 def report(results: dict[str, Any]) -> None:
-    print(json.dumps({key: value for key, value in results.items() if key not in ("milliseconds", "parity_to_largest")}, indent=1))
-    print("largest difference to PyTorch, as a share of the largest value:", f"{max(results['parity_to_largest'].values()):.1e}")
+    print(
+        json.dumps(
+            {
+                key: value
+                for key, value in results.items()
+                if key not in ("milliseconds", "parity_to_largest")
+            },
+            indent=1,
+        )
+    )
+    print(
+        "largest difference to PyTorch, as a share of the largest value:",
+        f"{max(results['parity_to_largest'].values()):.1e}",
+    )
     print(f"{'tokens':>8}{'gte fp32 ms':>14}{'PyTorch fp32 ms':>18}{'ratio':>8}")
     for length, row in results["milliseconds"].items():
         print(f"{length:>8}{row['gte']:>14}{row['torch']:>18}{row['torch'] / row['gte']:>8.2f}")

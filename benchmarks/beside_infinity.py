@@ -38,7 +38,12 @@ from peers.prepare_torch import write_native
 
 from gte_runtime.bench import machine
 
-PEER = {"infinity_emb": "0.0.78", "torch": "2.13.0", "transformers": "5.23.0", "sentence-transformers": "5.7.0"}
+PEER = {
+    "infinity_emb": "0.0.78",
+    "torch": "2.13.0",
+    "transformers": "5.23.0",
+    "sentence-transformers": "5.7.0",
+}
 READY = 600
 """Seconds for a server to answer at all."""
 
@@ -51,10 +56,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         native = Path(folder) / "native"
         write_native(args.checkpoint, native)
-        urls = {f"gte {args.variant}": stack.enter_context(serve.served(args.bundle, args.variant)).url + "/v1"}
+        urls = {
+            f"gte {args.variant}": stack.enter_context(serve.served(args.bundle, args.variant)).url + "/v1"
+        }
         for dtype in args.dtype:
             for size in args.batch_size:
-                urls[f"infinity {dtype}, --batch-size {size}"] = stack.enter_context(infinity(args.infinity, native, dtype, size))
+                urls[f"infinity {dtype}, --batch-size {size}"] = stack.enter_context(
+                    infinity(args.infinity, native, dtype, size)
+                )
         vectors = {name: vector(url, mixed[0]) for name, url in urls.items()}
         turns = list(run_turns(urls, mixed, args))
     first = next(iter(urls))
@@ -74,7 +83,9 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--infinity", type=Path, required=True, help="Its command.")
@@ -103,9 +114,16 @@ def infinity(command: Path, native: Path, dtype: str, size: int) -> Iterator[str
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items()]
     with tempfile.TemporaryFile() as log:
-        quiet = os.environ | {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+        quiet = os.environ | {
+            "HF_HUB_OFFLINE": "1",
+            "DO_NOT_TRACK": "1",
+            "INFINITY_ANONYMOUS_USAGE_STATS": "0",
+        }
         process = subprocess.Popen(
-            [command, "v2", "--model-warmup=false", "--bettertransformer=false", *flags], stdout=log, stderr=log, env=quiet
+            [command, "v2", "--model-warmup=false", "--bettertransformer=false", *flags],
+            stdout=log,
+            stderr=log,
+            env=quiet,
         )
         try:
             wait_for(f"http://127.0.0.1:{port}/health", process)
@@ -156,8 +174,14 @@ def run_turns(urls: dict[str, str], texts: list[str], args: argparse.Namespace) 
         for name in order:
             if not turn:
                 asyncio.run(serve.closed_loop(urls[name], path_of(urls[name]), bodies[:2], 1))
-            seconds[name], times = asyncio.run(serve.closed_loop(urls[name], path_of(urls[name]), bodies, args.clients))
-            print(f"turn {turn}: {name}: {seconds[name]:.1f} s, p50 {statistics.median(times):.2f} s", file=sys.stderr, flush=True)
+            seconds[name], times = asyncio.run(
+                serve.closed_loop(urls[name], path_of(urls[name]), bodies, args.clients)
+            )
+            print(
+                f"turn {turn}: {name}: {seconds[name]:.1f} s, p50 {statistics.median(times):.2f} s",
+                file=sys.stderr,
+                flush=True,
+            )
         yield seconds
 
 

@@ -44,7 +44,11 @@ def main() -> None:
         Path(f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
         Path(f"{name}.md").write_text(report.markdown(results))
         print(report.markdown(results))
-        plot(Workshop(folder, arguments.tokenizer, arguments.threads), Path(f"{name}.json"), Path(f"{name}.png"))
+        plot(
+            Workshop(folder, arguments.tokenizer, arguments.threads),
+            Path(f"{name}.json"),
+            Path(f"{name}.png"),
+        )
 
 
 def parse() -> argparse.Namespace:
@@ -52,13 +56,34 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.json of XLM-R's kind")
     parser.add_argument("--folder", type=Path, help="where environments and models go; kept for the next run")
     parser.add_argument("--engines", help="names, with commas; by default all")
-    parser.add_argument("--works", default=",".join((*FIXED, *MIXES)), help="names, with commas; by default all")
+    parser.add_argument(
+        "--works", default=",".join((*FIXED, *MIXES)), help="names, with commas; by default all"
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5, help="of 8x128; the other works take a multiple of it")
-    parser.add_argument("--longest", type=float, default=60, help="seconds of one engine on one work: turns are left out to keep to it")
-    parser.add_argument("--starts", type=int, default=3, help="fresh processes per engine for start and memory; 0 leaves them out")
-    parser.add_argument("--memory", type=int, help="MB for engines side by side; by default 70 %% of what is free")
-    parser.add_argument("--texts", type=Path, default=BENCHMARKS / "texts/udhr.txt", help="paragraphs, one a line, to cut works from")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="of 8x128; the other works take a multiple of it"
+    )
+    parser.add_argument(
+        "--longest",
+        type=float,
+        default=60,
+        help="seconds of one engine on one work: turns are left out to keep to it",
+    )
+    parser.add_argument(
+        "--starts",
+        type=int,
+        default=3,
+        help="fresh processes per engine for start and memory; 0 leaves them out",
+    )
+    parser.add_argument(
+        "--memory", type=int, help="MB for engines side by side; by default 70 %% of what is free"
+    )
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        default=BENCHMARKS / "texts/udhr.txt",
+        help="paragraphs, one a line, to cut works from",
+    )
     parser.add_argument("--output", type=Path, help="results go to this path plus .json, .md, .png")
     return parser.parse_args()
 
@@ -132,7 +157,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "repeats": arguments.repeats,
         "repeats_of": {work: repeats_of(work, arguments.repeats) for work in wanted},
         "limits": {kind: max(limits.get(kind, 0), value) for kind, value in machine_limits(shop).items()},
-        "works": {w: {"texts": len(works[w].ids), "tokens": sum(works[w].lengths), "gflop": works[w].flop / 1e9} for w in wanted},
+        "works": {
+            w: {"texts": len(works[w].ids), "tokens": sum(works[w].lengths), "gflop": works[w].flop / 1e9}
+            for w in wanted
+        },
         "groups": [[engine.name for engine in group] for group in groups],
         "unavailable": [asdict(each) for each in {(u.engine, u.reason): u for u in unavailable}.values()],
         "engines": found,
@@ -171,7 +199,12 @@ def side_by_side(engines: list[Engine], megabytes: int) -> list[list[Engine]]:
 
 def spawn(engine: Engine, shop: Workshop, log: str = "run") -> Worker:
     command = [shop.python(engine.environment), "-m", f"peers.{engine.module}"]
-    return Worker(command, shop.environment(engine.environment), BENCHMARKS, shop.folder / "logs" / f"{log}-{engine.name}.log")
+    return Worker(
+        command,
+        shop.environment(engine.environment),
+        BENCHMARKS,
+        shop.folder / "logs" / f"{log}-{engine.name}.log",
+    )
 
 
 def settings(engine: Engine, shop: Workshop) -> dict[str, Any]:
@@ -198,11 +231,17 @@ def start(engine: Engine, shop: Workshop, times: int) -> dict[str, float]:
             worker.stop()
         if attempt:  # the first one warms the page cache
             values = (seconds, first["VmRSS"], first["RssAnon"], after["VmRSS"], after["VmHWM"])
-            taken.append(dict(zip(("seconds", "rss_mb", "anon_mb", "rss_after_mb", "peak_mb"), values, strict=True)))
-    return {key: round(statistics.median(each[key] for each in taken), 3) for key in taken[0]} if taken else {}
+            taken.append(
+                dict(zip(("seconds", "rss_mb", "anon_mb", "rss_after_mb", "peak_mb"), values, strict=True))
+            )
+    return (
+        {key: round(statistics.median(each[key] for each in taken), 3) for key in taken[0]} if taken else {}
+    )
 
 
-def load(group: list[Engine], shop: Workshop, works: dict[str, Work], rows: Path, longest: float) -> tuple[list[Runner], list[Unavailable]]:
+def load(
+    group: list[Engine], shop: Workshop, works: dict[str, Work], rows: Path, longest: float
+) -> tuple[list[Runner], list[Unavailable]]:
     runners, failed = [], []
     for engine in group:
         print(f"loading {engine.label} ...", file=sys.stderr)
@@ -210,7 +249,9 @@ def load(group: list[Engine], shop: Workshop, works: dict[str, Work], rows: Path
         runner = Runner(engine, worker, works, rows, longest)
         try:
             loaded = worker.ask("load", settings=settings(engine, shop))
-            runner.facts = {"load_seconds": loaded["seconds"], "notes": loaded["notes"]} | worker.ask("works", path=str(shop.works))
+            runner.facts = {"load_seconds": loaded["seconds"], "notes": loaded["notes"]} | worker.ask(
+                "works", path=str(shop.works)
+            )
             runners.append(runner)
         except WorkerFailed as error:
             worker.stop()
@@ -232,13 +273,20 @@ def take_turns(runners: list[Runner], wanted: list[str], repeats: int) -> list[U
         for repeat in range(repeats_of(work, repeats)):
             for runner in [each for each in runners if repeat < each.turns.get(work, 0)]:
                 time.sleep(SETTLE)
-                guarded(runner, runners, failed, lambda r, w=work, keep=work if repeat == 0 else "": r.turn(w, keep))
+                guarded(
+                    runner,
+                    runners,
+                    failed,
+                    lambda r, w=work, keep=work if repeat == 0 else "": r.turn(w, keep),
+                )
     for runner in list(runners):
         guarded(runner, runners, failed, compare_alone)
     return failed
 
 
-def guarded(runner: Runner, runners: list[Runner], failed: list[Unavailable], action: Callable[[Runner], None]) -> None:
+def guarded(
+    runner: Runner, runners: list[Runner], failed: list[Unavailable], action: Callable[[Runner], None]
+) -> None:
     """A runner that fails leaves, and is named."""
     try:
         action(runner)
@@ -271,7 +319,9 @@ def choose_batching(runner: Runner, work: str, sample: str) -> float:
         return runner.run(sample)
     tried = {way: runner.run(sample, way) for way in batchings(runner.works[sample].lengths)}
     runner.batching[work] = min(tried, key=lambda way: tried[way])
-    runner.facts.setdefault("batchings_tried_ms", {})[work] = {way: round(value, 1) for way, value in tried.items()}
+    runner.facts.setdefault("batchings_tried_ms", {})[work] = {
+        way: round(value, 1) for way, value in tried.items()
+    }
     return min(tried.values())
 
 
@@ -286,25 +336,36 @@ def idle(runners: list[Runner]) -> None:
 
 def compare_alone(runner: Runner) -> None:
     """The short texts in one batch and one by one: are a text's bits its own?"""
-    if "short" in runner.skipped or runner.works["short"].flop / runner.works["1x16"].flop * runner.run("1x16") / 1e3 > runner.longest:
+    if (
+        "short" in runner.skipped
+        or runner.works["short"].flop / runner.works["1x16"].flop * runner.run("1x16") / 1e3 > runner.longest
+    ):
         return
     runner.run("short", "all in one", keep="together")
     runner.run("short", "one by one", keep="alone")
     together, alone = runner.kept("together"), runner.kept("alone")
     assert together is not None
     assert alone is not None
-    runner.facts["batch"] = {"bitwise": bool(np.array_equal(together, alone)), "largest": float(np.abs(together - alone).max())}
+    runner.facts["batch"] = {
+        "bitwise": bool(np.array_equal(together, alone)),
+        "largest": float(np.abs(together - alone).max()),
+    }
 
 
 def summaries(runners: list[Runner], wanted: list[str]) -> dict[str, Any]:
     """Medians of every engine that is left, its ratio's base and its cosine to our fp32."""
     ours = {runner.engine.name: runner for runner in runners if runner.engine.ours}
-    base = {name: {work: statistics.median(times) for work, times in runner.times.items()} for name, runner in ours.items()}
+    base = {
+        name: {work: statistics.median(times) for work, times in runner.times.items()}
+        for name, runner in ours.items()
+    }
     exact = ours.get("gte-fp32")
     return {runner.engine.name: summary(runner, wanted, base, exact) for runner in runners}
 
 
-def summary(runner: Runner, wanted: list[str], base: dict[str, dict[str, float]], exact: Runner | None) -> dict[str, Any]:
+def summary(
+    runner: Runner, wanted: list[str], base: dict[str, dict[str, float]], exact: Runner | None
+) -> dict[str, Any]:
     cosine = {}
     for work in wanted:
         rows, expected = runner.kept(work), exact.kept(work) if exact else None
@@ -312,7 +373,12 @@ def summary(runner: Runner, wanted: list[str], base: dict[str, dict[str, float]]
             products = np.einsum("ij,ij->i", rows.astype(np.float64), expected.astype(np.float64))
             cosine[work] = {"mean": float(products.mean()), "min": float(products.min())}
     times = {
-        work: {"median": round(statistics.median(t), 2), "min": round(min(t), 2), "turns": len(t), "all": [round(v, 2) for v in t]}
+        work: {
+            "median": round(statistics.median(t), 2),
+            "min": round(min(t), 2),
+            "turns": len(t),
+            "all": [round(v, 2) for v in t],
+        }
         for work, t in runner.times.items()
     }
     return {
@@ -345,7 +411,14 @@ def machine_limits(shop: Workshop) -> dict[str, float]:
     for name in ("torch", "onnxruntime"):
         try:
             command = [shop.python(name), "-m", "peers.limits", name, str(shop.threads)]
-            done = subprocess.run(command, cwd=BENCHMARKS, env=shop.environment(name), capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                command,
+                cwd=BENCHMARKS,
+                env=shop.environment(name),
+                capture_output=True,
+                text=True,
+                check=True,
+            )
         except (StepFailed, subprocess.CalledProcessError) as error:
             print(f"no limits from {name}: {str(error)[:200]}", file=sys.stderr)
             continue
@@ -373,12 +446,16 @@ def machine() -> dict[str, Any]:
 
 def free_memory() -> float:
     """MB that processes may still take."""
-    found = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    found = next(
+        line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
+    )
     return int(found.split()[1]) / 1e3
 
 
 def commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or "?"
 
 

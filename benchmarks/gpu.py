@@ -54,7 +54,11 @@ class Plan:
 def lognormal(count: int, median: float, sigma: float, longest: int) -> list[int]:
     """Quantiles, shuffled: the same lengths in every run."""
     z = [NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)]
-    return np.random.default_rng(3).permutation(np.clip(median * np.exp(sigma * np.array(z)), 3, longest).astype(int)).tolist()
+    return (
+        np.random.default_rng(3)
+        .permutation(np.clip(median * np.exp(sigma * np.array(z)), 3, longest).astype(int))
+        .tolist()
+    )
 
 
 REAL = Plan(
@@ -85,7 +89,9 @@ def main() -> None:
     arguments = parse()
     plan = DRY if arguments.dry else REAL
     plan = replace(plan, seconds=arguments.seconds or plan.seconds)
-    target = arguments.output or (None if arguments.dry else BENCHMARKS / "results" / f"{dt.date.today().isoformat()}-gpu.json")
+    target = arguments.output or (
+        None if arguments.dry else BENCHMARKS / "results" / f"{dt.date.today().isoformat()}-gpu.json"
+    )
     with tempfile.TemporaryDirectory() as temporary:
         results: dict[str, Any] = {}
         for results in measure(arguments, plan, arguments.folder or Path(temporary)):
@@ -98,15 +104,31 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, help="config.json, model.safetensors, tokenizer.json; needed but for --dry")
-    parser.add_argument("--torch-python", default=sys.executable, help="a Python with torch; by default this one")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="config.json, model.safetensors, tokenizer.json; needed but for --dry"
+    )
+    parser.add_argument(
+        "--torch-python", default=sys.executable, help="a Python with torch; by default this one"
+    )
     parser.add_argument("--native", type=Path, help="the checkpoint as sentence-transformers loads it")
     parser.add_argument("--texts", type=Path, default=BENCHMARKS / "texts" / "udhr.txt")
-    parser.add_argument("--folder", type=Path, help="keeps the bundle, which is made only where there is none; by default a temporary one")
-    parser.add_argument("--engines", type=lambda names: names.split(","), help="those whose names begin so; the reference is always run")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="keeps the bundle, which is made only where there is none; by default a temporary one",
+    )
+    parser.add_argument(
+        "--engines",
+        type=lambda names: names.split(","),
+        help="those whose names begin so; the reference is always run",
+    )
     parser.add_argument("--seconds", type=float, help="of one engine on one work; by default 4")
-    parser.add_argument("--output", type=Path, help="JSON; by default results/<date>-gpu.json, and nowhere for --dry")
-    parser.add_argument("--dry", action="store_true", help="on the CPU, with the default model and small shapes")
+    parser.add_argument(
+        "--output", type=Path, help="JSON; by default results/<date>-gpu.json, and nowhere for --dry"
+    )
+    parser.add_argument(
+        "--dry", action="store_true", help="on the CPU, with the default model and small shapes"
+    )
     arguments = parser.parse_args()
     if arguments.dry:
         arguments.checkpoint = arguments.checkpoint or ROOT / "models" / "gte-mini"
@@ -130,17 +152,24 @@ def measure(arguments: argparse.Namespace, plan: Plan, folder: Path) -> Iterator
     start = time.perf_counter()
     bundle = build_bundle(arguments.checkpoint, folder, plan)
     works = make_works(arguments, plan)
-    (folder / "works.json").write_text(json.dumps({name: {"texts": work.texts, "ids": work.ids} for name, work in works.items()}))
+    (folder / "works.json").write_text(
+        json.dumps({name: {"texts": work.texts, "ids": work.ids} for name, work in works.items()})
+    )
     results: dict[str, Any] = {
         "dry": arguments.dry,
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         **about(),
         "limits": limits(arguments.torch_python, plan.device),
-        "works": {name: {"texts": len(work.ids), "tokens": sum(work.lengths), "flop": work.flop} for name, work in works.items()},
+        "works": {
+            name: {"texts": len(work.ids), "tokens": sum(work.lengths), "flop": work.flop}
+            for name, work in works.items()
+        },
         "engines": {},
     }
     if arguments.dry:
-        results["note"] = "dry: small shapes of the default model on a CPU. These are not measurements of anything."
+        results["note"] = (
+            "dry: small shapes of the default model on a CPU. These are not measurements of anything."
+        )
     rows: dict[str, Any] = {}
     chosen = {
         name: engine
@@ -158,7 +187,9 @@ def build_bundle(checkpoint: Path, folder: Path, plan: Plan) -> Path:
     from gte_runtime.format.recipe import FILE
 
     graphs = checkpoint if (checkpoint / FILE).exists() else None
-    variants = ("cpu-fp32", "cuda-fp16", "portable-fp16") if plan.device == "cuda" else ("cpu-fp32", "portable-fp32")
+    variants = (
+        ("cpu-fp32", "cuda-fp16", "portable-fp16") if plan.device == "cuda" else ("cpu-fp32", "portable-fp32")
+    )
     if (folder / "bundle").exists():
         return folder / "bundle"
     build(checkpoint, folder / "bundle", graphs=graphs, variants=variants, ignore_unused=True)
@@ -184,36 +215,61 @@ def engines(arguments: argparse.Namespace, plan: Plan, bundle: Path) -> dict[str
         found["gte cuda-fp16, latency mode"] = Engine(
             "peers.gte", here, {**on_gpu, "variant": "cuda-fp16", "latency": True}, only_latency=True
         )
-        found["plain operators, padded, CUDA provider"] = Engine("peers.gte", here, {**on_gpu, "variant": "portable-fp16"})
+        found["plain operators, padded, CUDA provider"] = Engine(
+            "peers.gte", here, {**on_gpu, "variant": "portable-fp16"}
+        )
     else:
-        found["plain operators, padded, CPU provider"] = Engine("peers.gte", here, {**ours, "variant": "portable-fp32"})
-    for label, kind in (("SDPA, padded", "sdpa"), ("FlashAttention, varlen", "flash"), ("torch.compile", "compile")):
-        found[f"PyTorch {label}"] = Engine("peers.gpu_torch", there, {**torch, "attention": kind}, padded=kind != "flash")
+        found["plain operators, padded, CPU provider"] = Engine(
+            "peers.gte", here, {**ours, "variant": "portable-fp32"}
+        )
+    for label, kind in (
+        ("SDPA, padded", "sdpa"),
+        ("FlashAttention, varlen", "flash"),
+        ("torch.compile", "compile"),
+    ):
+        found[f"PyTorch {label}"] = Engine(
+            "peers.gpu_torch", there, {**torch, "attention": kind}, padded=kind != "flash"
+        )
     native = None if arguments.native is None else str(arguments.native)
     found["sentence-transformers"] = Engine(
-        "peers.gpu_sentence_transformers", there, {"native": native, "device": plan.device, "tokenizer": tokenizer}, padded=True
+        "peers.gpu_sentence_transformers",
+        there,
+        {"native": native, "device": plan.device, "tokenizer": tokenizer},
+        padded=True,
     )
     return found
 
 
-def run_engine(name: str, engine: Engine, plan: Plan, works: dict[str, Work], folder: Path, rows: dict[str, Any]) -> dict[str, Any]:
+def run_engine(
+    name: str, engine: Engine, plan: Plan, works: dict[str, Work], folder: Path, rows: dict[str, Any]
+) -> dict[str, Any]:
     """Times and cosines of one engine; where it cannot run, the reason."""
     if engine.settings.get("native", "") is None:
         return {"not_run": "no --native checkpoint was named"}
     if engine.settings.get("attention") == "compile" and plan.device == "cpu":
         return {"not_run": "left out of the dry run: compiling for a CPU takes minutes"}
     log = folder / f"{name.replace(' ', '-').replace(',', '')}.log"
-    paths = os.pathsep.join(filter(None, (*map(str, (BENCHMARKS, ROOT / "export", ROOT / "runtime")), os.environ.get("PYTHONPATH"))))
+    paths = os.pathsep.join(
+        filter(
+            None, (*map(str, (BENCHMARKS, ROOT / "export", ROOT / "runtime")), os.environ.get("PYTHONPATH"))
+        )
+    )
     worker = Worker([engine.python, "-m", engine.module], os.environ | {"PYTHONPATH": paths}, BENCHMARKS, log)
     try:
         loaded = worker.ask("load", settings=engine.settings)
         found: dict[str, Any] = {"seconds_to_load": loaded["seconds"], "notes": loaded["notes"]}
         found["versions"] = worker.ask("works", path=str(folder / "works.json"))["versions"]
         if name != REFERENCE and not engine.only_latency:
-            found["throughput"] = {work: throughput(worker, engine, plan, works[work], work) for work in plan.throughput}
+            found["throughput"] = {
+                work: throughput(worker, engine, plan, works[work], work) for work in plan.throughput
+            }
         if name != REFERENCE:
-            found["latency"] = {f"1x{length}": latency(worker, plan, f"1x{length}") for length in plan.latency}
-        found["cosine"] = {work: parity(worker, name, plan, works[work], work, folder, rows) for work in works}
+            found["latency"] = {
+                f"1x{length}": latency(worker, plan, f"1x{length}") for length in plan.latency
+            }
+        found["cosine"] = {
+            work: parity(worker, name, plan, works[work], work, folder, rows) for work in works
+        }
         if name == "gte cuda-fp16" or plan.device == "cpu":
             found["company"] = company(worker, works, "lognormal", folder)
         found["vram_mb"] = vram(worker._process.pid) if plan.device == "cuda" else None
@@ -228,7 +284,12 @@ def throughput(worker: Worker, engine: Engine, plan: Plan, work: Work, name: str
     groups = batches(work.lengths) if engine.padded else [list(range(len(work.ids)))]
     times = timed(lambda: worker.ask("run", work=name, input="ids", groups=groups)["ms"], plan.seconds)
     middle = statistics.median(times)
-    return {"ms": middle, "runs": len(times), "tokens_per_second": sum(work.lengths) / middle * 1e3, "batches": len(groups)}
+    return {
+        "ms": middle,
+        "runs": len(times),
+        "tokens_per_second": sum(work.lengths) / middle * 1e3,
+        "batches": len(groups),
+    }
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
@@ -257,17 +318,31 @@ def timed(run: Any, seconds: float) -> list[float]:
     return times
 
 
-def parity(worker: Worker, name: str, plan: Plan, work: Work, key: str, folder: Path, rows: dict[str, Any]) -> dict[str, Any]:
+def parity(
+    worker: Worker, name: str, plan: Plan, work: Work, key: str, folder: Path, rows: dict[str, Any]
+) -> dict[str, Any]:
     """Smallest cosine to float32 of a work's first texts. All of a short text, and of the longest there are."""
-    chosen = list(range(min(plan.compared, len(work.ids)))) if max(work.lengths) < 8192 else [int(np.argmax(work.lengths))]
+    chosen = (
+        list(range(min(plan.compared, len(work.ids))))
+        if max(work.lengths) < 8192
+        else [int(np.argmax(work.lengths))]
+    )
     path = folder / "rows.npy"
-    worker.ask("run", work=key, input="ids", groups=[[row] for row in chosen], rows=str(path)) if len(chosen) == len(work.ids) else None
+    worker.ask("run", work=key, input="ids", groups=[[row] for row in chosen], rows=str(path)) if len(
+        chosen
+    ) == len(work.ids) else None
     if len(chosen) != len(work.ids):
         texts = [work.texts[row] for row in chosen]
-        worker.ask("run", texts=texts, input="texts", groups=[[row] for row in range(len(texts))], rows=str(path))
+        worker.ask(
+            "run", texts=texts, input="texts", groups=[[row] for row in range(len(texts))], rows=str(path)
+        )
     found = np.load(path)
     reference = rows.setdefault(key, found) if name == REFERENCE else rows[key]
-    return {"texts": len(chosen), "min": float((found * reference).sum(1).min()), "finite": bool(np.isfinite(found).all())}
+    return {
+        "texts": len(chosen),
+        "min": float((found * reference).sum(1).min()),
+        "finite": bool(np.isfinite(found).all()),
+    }
 
 
 def company(worker: Worker, works: dict[str, Work], key: str, folder: Path) -> dict[str, Any]:
@@ -277,7 +352,11 @@ def company(worker: Worker, works: dict[str, Work], key: str, folder: Path) -> d
     alone = np.load(path)
     worker.ask("run", work=key, input="ids", groups=[list(range(count))], rows=str(path))
     together = np.load(path)
-    return {"work": key, "largest_difference": float(np.abs(alone - together).max()), "min_cosine": float((alone * together).sum(1).min())}
+    return {
+        "work": key,
+        "largest_difference": float(np.abs(alone - together).max()),
+        "min_cosine": float((alone * together).sum(1).min()),
+    }
 
 
 def vram(process: int) -> float | None:
@@ -292,7 +371,13 @@ def vram(process: int) -> float | None:
 
 
 def limits(python: str, device: str) -> dict[str, Any]:
-    done = subprocess.run([python, "-m", "peers.gpu_limits", device], cwd=BENCHMARKS, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [python, "-m", "peers.gpu_limits", device],
+        cwd=BENCHMARKS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         return {"not_run": (done.stderr.strip().splitlines() or ["no reason given"])[-1][:300]}
     found: dict[str, Any] = json.loads(done.stdout)
@@ -304,7 +389,9 @@ def about() -> dict[str, Any]:
     from gte_runtime.machine.gpus import devices
 
     found = devices()
-    gpus = [f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB" for gpu in found.gpus]
+    gpus = [
+        f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB" for gpu in found.gpus
+    ]
     return {"hardware": hardware() | {"gpus": gpus, "driver": found.driver}, "versions": versions()}
 
 
@@ -316,14 +403,26 @@ def table(results: dict[str, Any]) -> str:
         if "not_run" in engine:
             lines.append(f"{name}: not run: {engine['not_run']}")
             continue
-        lines.append(f"{name}: smallest cosine to fp32 {min(work['min'] for work in engine['cosine'].values()):.6f}")
+        lines.append(
+            f"{name}: smallest cosine to fp32 {min(work['min'] for work in engine['cosine'].values()):.6f}"
+        )
         for work, cell in engine.get("throughput", {}).items():
-            share = f", {results['works'][work]['flop'] / cell['ms'] * 1e-9 / peak:.0%} of matmul" if peak and not results["dry"] else ""
-            lines.append(f"  {work:<10} {cell['tokens_per_second']:>12,.0f} tokens/s  {cell['ms']:>9.2f} ms{share}")
+            share = (
+                f", {results['works'][work]['flop'] / cell['ms'] * 1e-9 / peak:.0%} of matmul"
+                if peak and not results["dry"]
+                else ""
+            )
+            lines.append(
+                f"  {work:<10} {cell['tokens_per_second']:>12,.0f} tokens/s  {cell['ms']:>9.2f} ms{share}"
+            )
         for work, cell in engine.get("latency", {}).items():
-            lines.append(f"  {work:<10} p50 {cell['p50']:>8.3f} ms  p95 {cell['p95']:>8.3f} ms, string to vector")
+            lines.append(
+                f"  {work:<10} p50 {cell['p50']:>8.3f} ms  p95 {cell['p95']:>8.3f} ms, string to vector"
+            )
         if "company" in engine:
-            lines.append(f"  a row alone and in a batch: differs by {engine['company']['largest_difference']:.1e} at most")
+            lines.append(
+                f"  a row alone and in a batch: differs by {engine['company']['largest_difference']:.1e} at most"
+            )
     lines.append(f"limits: {json.dumps(results['limits'])}")
     lines.append(f"{results['seconds']} s")
     return "\n".join(lines)

@@ -67,7 +67,10 @@ class Texts:
 
     def mixed(self, count: int) -> list[str]:
         """80 % queries of 8-24 tokens, 20 % documents of 100-500."""
-        lengths = [self.choose.randint(8, 24) if self.choose.random() < 0.8 else self.choose.randint(100, 500) for _ in range(count)]
+        lengths = [
+            self.choose.randint(8, 24) if self.choose.random() < 0.8 else self.choose.randint(100, 500)
+            for _ in range(count)
+        ]
         return [self.of(length) for length in lengths]
 
 
@@ -83,7 +86,15 @@ class Line:
     async def send(self, path: str, body: bytes, *headers: str) -> None:
         if self._writer is None or self._writer.is_closing():
             self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=2**26)
-        head = [f"POST {path} HTTP/1.1", "host: bench", "content-type: application/json", f"content-length: {len(body)}", *headers, "", ""]
+        head = [
+            f"POST {path} HTTP/1.1",
+            "host: bench",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            *headers,
+            "",
+            "",
+        ]
         self._writer.write("\r\n".join(head).encode() + body)
         await self._writer.drain()
 
@@ -162,11 +173,19 @@ with Embedder.open(sys.argv[1], variant=sys.argv[2]) as gte:
 
 
 def in_process(code: str, given: Any, *arguments: str) -> Any:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], input=json.dumps(given), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout)
 
 
-async def closed_loop(url: str, path: str, bodies: Sequence[bytes], clients: int) -> tuple[float, list[float]]:
+async def closed_loop(
+    url: str, path: str, bodies: Sequence[bytes], clients: int
+) -> tuple[float, list[float]]:
     """Seconds for all bodies, and those of each request. Every client asks, waits for the answer and asks again."""
     left, times = iter(bodies), []
 
@@ -283,9 +302,10 @@ def rejections(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def serialisation(args: argparse.Namespace) -> dict[str, Any]:
+    from gte_runtime.server.engine import State
+
     from gte_runtime.server.dialects.native import vectors
     from gte_runtime.server.encoding import Encoded
-    from gte_runtime.server.engine import State
     from gte_runtime.server.exchange import json_answer
 
     class Model:
@@ -299,7 +319,10 @@ def serialisation(args: argparse.Namespace) -> dict[str, Any]:
         for _ in range(300):
             start = time.perf_counter()
             out = Encoded(Model(), [], states, list(range(64)))
-            data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(vectors(out, 768, form))]
+            data = [
+                {"object": "embedding", "index": i, "embedding": row}
+                for i, row in enumerate(vectors(out, 768, form))
+            ]
             body = json_answer({"object": "list", "data": data}).body
             times.append(time.perf_counter() - start)
         found[form] = {"bytes": len(body), "ms": quantiles(times)}
@@ -393,7 +416,12 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
         "longest_tokens": max(lengths),
         **counts,
         "failures": failures[:10],
-        "rss_mb": {"first": sizes[0] / 1e6, "second_quarter": second / 1e6, "last_quarter": last / 1e6, "peak": max(sizes) / 1e6},
+        "rss_mb": {
+            "first": sizes[0] / 1e6,
+            "second_quarter": second / 1e6,
+            "last_quarter": last / 1e6,
+            "peak": max(sizes) / 1e6,
+        },
         "last_over_second_quarter": last / second - 1,
         "tracebacks_in_log": log.count("Traceback"),
         "rss_mb_each_30s": [round(size / 1e6) for _, size in memory[::30]],
@@ -402,19 +430,32 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
 
 def quantiles(times: Sequence[float]) -> dict[str, float]:
     ordered = sorted(times)
-    return {name: 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * q))] for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
+    return {
+        name: 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * q))]
+        for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+    }
 
 
-PARTS = {"throughput": throughput, "latency": latency, "rejections": rejections, "serialisation": serialisation, "soak": soak}
+PARTS = {
+    "throughput": throughput,
+    "latency": latency,
+    "rejections": rejections,
+    "serialisation": serialisation,
+    "soak": soak,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--variant", default="cpu-int8")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--url", help="Measure this server's /embeddings instead of our own.")
-    parser.add_argument("--option", action="append", default=[], help="Passed on to gte serve; may be given several times.")
+    parser.add_argument(
+        "--option", action="append", default=[], help="Passed on to gte serve; may be given several times."
+    )
     parser.add_argument("--texts", type=int, default=600)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)

@@ -30,7 +30,9 @@ def main() -> None:
     a = parse()
     rng = np.random.default_rng(a.seed)
     with Embedder.open(a.bundle, variant=a.variant) as engine:
-        lengths = np.exp(rng.uniform(np.log(3), np.log(min(a.longest, engine.max_length) + 1), a.pool)).astype(int)
+        lengths = np.exp(
+            rng.uniform(np.log(3), np.log(min(a.longest, engine.max_length) + 1), a.pool)
+        ).astype(int)
         vocabulary = engine.manifest.architecture.vocab_size
         pool = [Tokens(np.r_[0, rng.integers(5, vocabulary, n - 2), 2], False) for n in lengths]
         alone = [run(engine, [text]) for text in pool]
@@ -79,7 +81,9 @@ def draw(rng: np.random.Generator, lengths: np.ndarray, most: int) -> list[int]:
 
 
 def run(engine: Embedder, texts: list[Tokens]) -> Embeddings:
-    return engine._embeddings(engine._run(texts), np.arange(len(texts)), True, engine.manifest.sparse, engine.dim)
+    return engine._embeddings(
+        engine._run(texts), np.arange(len(texts)), True, engine.manifest.sparse, engine.dim
+    )
 
 
 def same(found: Embeddings, row: int, alone: Embeddings) -> bool:

@@ -42,7 +42,12 @@ NATIVE: dict[str, Any] = {
 } | {"architectures": ["GteForTokenClassification"], "model_type": "gte"}  # fmt: skip
 """What transformers 5 writes: no rope_theta, no rope_scaling, nothing of upstream's own switches."""
 
-HEAD_64: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 330, "vocab_size": 400}
+HEAD_64: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_attention_heads": 2,
+    "intermediate_size": 330,
+    "vocab_size": 400,
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,9 @@ RERANKERS: dict[str, Variation] = {
 def write_variation(name: str, directory: Path, tokenizer: Path | None = None) -> None:
     """Write a variation's checkpoint. A build needs a tokenizer beside it; see `write_tokenizer`."""
     variation = (VARIATIONS | RERANKERS)[name]
-    write_random_checkpoint(directory, dict(variation.config), variation.form, seed=variation.seed, tokenizer=tokenizer)
+    write_random_checkpoint(
+        directory, dict(variation.config), variation.form, seed=variation.seed, tokenizer=tokenizer
+    )
 
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -126,8 +133,12 @@ def write_tokenizer(path: Path) -> Path:
     """A tokenizer.json of XLM-R's kind with fewer entries than any variation has rows. Returns its path."""
     pieces = [*SPECIALS, *CHARACTERS, *(f"\u2581{word}" for word in WORDS)]
     scores = [0.0] * len(SPECIALS) + [-6.0] * len(CHARACTERS) + [-4.0] * len(WORDS)
-    tokenizer = Tokenizer(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=3, byte_fallback=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer = Tokenizer(
+        models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=3, byte_fallback=False)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )

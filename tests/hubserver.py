@@ -77,7 +77,12 @@ class Hub:
         return commit
 
     def environment(self, home: Path) -> dict[str, str]:
-        return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "5"}
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "5",
+        }
 
 
 def size_of(content: Path | bytes) -> int:
@@ -122,8 +127,14 @@ class Handler(BaseHTTPRequestHandler):
             if part in path:
                 del trouble.statuses[n]
                 return self.plain(status, b"trouble", headers)
-        if trouble.token is not None and not path.startswith("/cdn/") and self.headers.get("Authorization") != f"Bearer {trouble.token}":
-            return self.plain(401, b"", {"X-Error-Message": "Invalid username or password.", "X-Error-Code": "RepoNotFound"})
+        if (
+            trouble.token is not None
+            and not path.startswith("/cdn/")
+            and self.headers.get("Authorization") != f"Bearer {trouble.token}"
+        ):
+            return self.plain(
+                401, b"", {"X-Error-Message": "Invalid username or password.", "X-Error-Code": "RepoNotFound"}
+            )
         for old, new in self.hub.renamed.items():
             if path.startswith((f"/{old}/", f"/api/models/{old}/")):
                 return self.plain(307, b"", {"Location": path.replace(f"/{old}/", f"/{new}/")})
@@ -151,7 +162,15 @@ class Handler(BaseHTTPRequestHandler):
         if (commit := self.commit(repository, revision)) is None:
             return
         names = [{"rfilename": name} for name in self.hub.repositories[repository][commit]]
-        body = {"_id": "0", "id": repository, "modelId": repository, "sha": commit, "siblings": names, "tags": [], "downloads": 0}
+        body = {
+            "_id": "0",
+            "id": repository,
+            "modelId": repository,
+            "sha": commit,
+            "siblings": names,
+            "tags": [],
+            "downloads": 0,
+        }
         self.plain(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def file(self, repository: str, revision: str, name: str, head: bool) -> None:
@@ -164,14 +183,24 @@ class Handler(BaseHTTPRequestHandler):
         if size_of(content) >= LARGE:
             linked = {"X-Linked-Etag": f'"{etag_of(content)}"', "X-Linked-Size": str(size_of(content))}
             return self.plain(
-                302, b"", headers | linked | {"Location": f"{self.hub.elsewhere}/cdn/{etag_of(content)}"} | self.hub.trouble.headers
+                302,
+                b"",
+                headers
+                | linked
+                | {"Location": f"{self.hub.elsewhere}/cdn/{etag_of(content)}"}
+                | self.hub.trouble.headers,
             )
         data = content.read_bytes() if isinstance(content, Path) else content
         return self.plain(200, data, headers | self.hub.trouble.headers)
 
     def download(self, digest: str) -> None:
         """By hash, in pieces, from where the client left off."""
-        every = (c for commits in self.hub.repositories.values() for files in commits.values() for c in files.values())
+        every = (
+            c
+            for commits in self.hub.repositories.values()
+            for files in commits.values()
+            for c in files.values()
+        )
         content = next((c for c in every if size_of(c) >= LARGE and sha256_of(c) == digest), None)
         if content is None:
             return self.plain(404, b"")

@@ -74,9 +74,19 @@ def read_all(line: socket.socket) -> bytes:
     return received
 
 
-def request(path: str, body: bytes, *headers: str, method: str = "POST", kind: str = "application/json") -> bytes:
+def request(
+    path: str, body: bytes, *headers: str, method: str = "POST", kind: str = "application/json"
+) -> bytes:
     """A request in bytes."""
-    lines = [f"{method} {path} HTTP/1.1", "host: test", f"content-type: {kind}", f"content-length: {len(body)}", *headers, "", ""]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "host: test",
+        f"content-type: {kind}",
+        f"content-length: {len(body)}",
+        *headers,
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode() + body
 
 
@@ -96,10 +106,14 @@ def answers(received: bytes) -> list[tuple[int, dict[str, str], bytes]]:
 class Process(Client):
     """`gte serve` as a user starts it."""
 
-    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None, command: Sequence[str] = GTE) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, env: dict[str, str] | None = None, command: Sequence[str] = GTE
+    ) -> None:
         self.log = folder / f"serve-{time.monotonic_ns()}.log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*command, "serve", "--port", "0", *arguments], stderr=log, stdout=subprocess.PIPE, env=env)
+            self.process = subprocess.Popen(
+                [*command, "serve", "--port", "0", *arguments], stderr=log, stdout=subprocess.PIPE, env=env
+            )
         try:
             self.port = self._port()
         except BaseException:

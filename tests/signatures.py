@@ -63,7 +63,11 @@ def read_signatures(source: str, name: str, methods: tuple[str, ...]) -> Signatu
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef) and node.name == name:
             for function in node.body:
-                if isinstance(function, ast.FunctionDef) and function.name in methods and not _overloads(function):
+                if (
+                    isinstance(function, ast.FunctionDef)
+                    and function.name in methods
+                    and not _overloads(function)
+                ):
                     found[function.name] = _parameters(function.args)
     return found
 
@@ -75,15 +79,33 @@ def _overloads(function: ast.FunctionDef) -> bool:
 def _parameters(args: ast.arguments) -> list[Parameter]:
     plain = args.posonlyargs + args.args
     missing = [None] * (len(plain) - len(args.defaults))
-    result = [Parameter(a.arg, False, d and ast.unparse(d)) for a, d in zip(plain, [*missing, *args.defaults], strict=True)]
-    result += [Parameter(a.arg, True, d and ast.unparse(d)) for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
+    result = [
+        Parameter(a.arg, False, d and ast.unparse(d))
+        for a, d in zip(plain, [*missing, *args.defaults], strict=True)
+    ]
+    result += [
+        Parameter(a.arg, True, d and ast.unparse(d))
+        for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    ]
     return [p for p in result if p.name != "self"]
 
 
 def download(source: Source, folder: Path) -> str:
     """The source of the class, from its package's wheel. Raises OSError where no registry answers."""
     pinned = f"{source.package}=={source.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "-d", str(folder), pinned]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "-d",
+        str(folder),
+        pinned,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     wheels = list(folder.glob(f"{source.package.replace('-', '_').lower()}-*.whl"))
     if done.returncode or not wheels:
@@ -95,7 +117,10 @@ def download(source: Source, folder: Path) -> str:
 def read_table() -> dict[str, Signatures]:
     """{class: {method: parameters}} as committed."""
     raw = json.loads(TABLE.read_text())
-    return {name: {m: [Parameter(**p) for p in found] for m, found in methods.items()} for name, methods in raw.items()}
+    return {
+        name: {m: [Parameter(**p) for p in found] for m, found in methods.items()}
+        for name, methods in raw.items()
+    }
 
 
 def main() -> None:

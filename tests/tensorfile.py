@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "I8": np.int8}
+TYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I8": np.int8,
+}
 
 
 class Tensor(NamedTuple):
@@ -51,7 +58,11 @@ def read_tensors(path: Path) -> Tensors:
     header = json.loads(data[8:start])
     header.pop("__metadata__", None)
     return {
-        name: Tensor(entry["dtype"], tuple(entry["shape"]), data[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]])
+        name: Tensor(
+            entry["dtype"],
+            tuple(entry["shape"]),
+            data[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]],
+        )
         for name, entry in header.items()
     }
 
@@ -60,7 +71,11 @@ def safetensors(tensors: Mapping[str, Tensor]) -> bytes:
     header: dict[str, Any] = {}
     at = 0
     for name, tensor in tensors.items():
-        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [at, at + len(tensor.data)]}
+        header[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + len(tensor.data)],
+        }
         at += len(tensor.data)
     return with_header(json.dumps(header).encode()) + b"".join(tensor.data for tensor in tensors.values())
 
@@ -70,7 +85,12 @@ def with_header(header: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-def derive(source: Path, target: Path, change: Callable[[Tensors], object] | None = None, config: Mapping[str, Any] | None = None) -> Path:
+def derive(
+    source: Path,
+    target: Path,
+    change: Callable[[Tensors], object] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Path:
     """Copy a checkpoint, with its tensors edited in place by `change` and config keys set; a key set to None is removed."""
     target.mkdir()
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")

@@ -123,10 +123,16 @@ class Workshop:
         native, onnx = self.folder / "native", self.folder / "onnx/model.onnx"
         return {
             "bundle": self._make_bundle,
-            "native": lambda: self._file(native / "modules.json", "torch", "prepare_torch", "native", self._checkpoint(), native),
+            "native": lambda: self._file(
+                native / "modules.json", "torch", "prepare_torch", "native", self._checkpoint(), native
+            ),
             "onnx": lambda: self._after("native", onnx, "torch", "prepare_torch", "onnx", native, onnx),
-            "onnx-int8": lambda: self._after("onnx", self._onnx8, "onnxruntime", "prepare_onnx", onnx, self._onnx8),
-            "openvino": lambda: self._after("native", self.ir("f32"), "openvino", "prepare_openvino", "f32", native, self.ir("f32")),
+            "onnx-int8": lambda: self._after(
+                "onnx", self._onnx8, "onnxruntime", "prepare_onnx", onnx, self._onnx8
+            ),
+            "openvino": lambda: self._after(
+                "native", self.ir("f32"), "openvino", "prepare_openvino", "f32", native, self.ir("f32")
+            ),
             "openvino-weights": lambda: self._openvino("int8-weights"),
             "openvino-static": lambda: self._openvino("int8-static", self.works),
             "fastembed": self._make_fastembed,
@@ -140,11 +146,28 @@ class Workshop:
         return self.folder / "openvino" / f"{kind}.xml"
 
     def _openvino(self, kind: str, *more: Path) -> None:
-        self._after("openvino", self.ir(kind), "openvino", "prepare_openvino", kind, self.ir("f32"), self.ir(kind), *more)
+        self._after(
+            "openvino",
+            self.ir(kind),
+            "openvino",
+            "prepare_openvino",
+            kind,
+            self.ir("f32"),
+            self.ir(kind),
+            *more,
+        )
 
     def _checkpoint(self) -> Path:
         target = self.folder / "checkpoint"
-        self._file(target / "tokenizer.json", OWN, "prepare_gte", "checkpoint", self.tokenizer, MODEL / "config.json", target)
+        self._file(
+            target / "tokenizer.json",
+            OWN,
+            "prepare_gte",
+            "checkpoint",
+            self.tokenizer,
+            MODEL / "config.json",
+            target,
+        )
         return target
 
     def _make_bundle(self) -> None:
@@ -153,14 +176,19 @@ class Workshop:
         for old in self.folder.glob("bundle-*"):
             if old != target:
                 shutil.rmtree(old)
-        self._file(target / "manifest.json", OWN, "prepare_gte", "bundle", self._checkpoint(), target, *variants)
+        self._file(
+            target / "manifest.json", OWN, "prepare_gte", "bundle", self._checkpoint(), target, *variants
+        )
 
     def _make_fastembed(self) -> None:
         """The export in a folder of its own, beside the tokenizer's files, as a hub would have it. Copies: onnx refuses links."""
         self.make("onnx")
         home = self.folder / "fastembed"
         home.mkdir(exist_ok=True)
-        files = {name: self.folder / "native" / name for name in ("config.json", "tokenizer.json", "tokenizer_config.json")}
+        files = {
+            name: self.folder / "native" / name
+            for name in ("config.json", "tokenizer.json", "tokenizer_config.json")
+        }
         files |= {name: self.folder / "onnx" / name for name in ("model.onnx", "model.onnx.data")}
         for name, source in files.items():
             if not (home / name).exists():
@@ -173,7 +201,11 @@ class Workshop:
     def _file(self, product: Path, environment: str, module: str, *arguments: object) -> None:
         if not product.exists():
             print(f"making {product.relative_to(self.folder)} ...", file=sys.stderr)
-            self._call(product.stem, [self.python(environment), "-m", f"peers.{module}", *map(str, arguments)], environment)
+            self._call(
+                product.stem,
+                [self.python(environment), "-m", f"peers.{module}", *map(str, arguments)],
+                environment,
+            )
         if not product.exists():
             raise StepFailed(f"{module} left no {product.name}")
 
@@ -181,7 +213,14 @@ class Workshop:
         log = self.folder / "logs" / f"make-{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as file:
-            done = subprocess.run(command, cwd=BENCHMARKS, env=self.environment(environment), stdout=file, stderr=file, check=False)
+            done = subprocess.run(
+                command,
+                cwd=BENCHMARKS,
+                env=self.environment(environment),
+                stdout=file,
+                stderr=file,
+                check=False,
+            )
         if done.returncode:
             raise StepFailed(f"{' '.join(Path(command[0]).name.split())} failed: {last_line(log)}")
 
@@ -215,12 +254,32 @@ def all_engines(shop: Workshop) -> list[Engine]:
 
 def _ours(shop: Workshop, precision: str) -> Engine:
     settings = {"bundle": str(shop.bundle), "variant": f"cpu-{precision}"}
-    return Engine(f"gte-{precision}", f"gte-runtime {precision}", "gte", OWN, precision, settings, ("bundle",), ours=True)
+    return Engine(
+        f"gte-{precision}",
+        f"gte-runtime {precision}",
+        "gte",
+        OWN,
+        precision,
+        settings,
+        ("bundle",),
+        ours=True,
+    )
 
 
-def _openvino(shop: Workshop, name: str, precision: str, file: str, hints: dict[str, Any], step: str, megabytes: int) -> Engine:
+def _openvino(
+    shop: Workshop, name: str, precision: str, file: str, hints: dict[str, Any], step: str, megabytes: int
+) -> Engine:
     settings = {"ir": str(shop.ir(file)), "hints": hints}
-    return Engine(f"openvino-{name}", f"OpenVINO {name}", "openvino", "openvino", precision, settings, (step,), megabytes)
+    return Engine(
+        f"openvino-{name}",
+        f"OpenVINO {name}",
+        "openvino",
+        "openvino",
+        precision,
+        settings,
+        (step,),
+        megabytes,
+    )
 
 
 def prepare(engine: Engine, shop: Workshop) -> Unavailable | None:

@@ -16,7 +16,10 @@ class SentenceTransformersOnDevice:
         self._device = settings["device"]
         dtype = torch.float16 if self._device == "cuda" else torch.float32
         self._model = SentenceTransformer(
-            settings["native"], device=self._device, local_files_only=True, model_kwargs={"dtype": dtype, "attn_implementation": "sdpa"}
+            settings["native"],
+            device=self._device,
+            local_files_only=True,
+            model_kwargs={"dtype": dtype, "attn_implementation": "sdpa"},
         )
         self.notes = {"modules": [type(module).__name__ for module in self._model], "dtype": str(dtype)}
 
@@ -24,7 +27,10 @@ class SentenceTransformersOnDevice:
         import torch
 
         ids, mask = padded(batch)
-        features = {"input_ids": torch.from_numpy(ids).to(self._device), "attention_mask": torch.from_numpy(mask).to(self._device)}
+        features = {
+            "input_ids": torch.from_numpy(ids).to(self._device),
+            "attention_mask": torch.from_numpy(mask).to(self._device),
+        }
         with torch.inference_mode():
             return self._model(features)["sentence_embedding"].float().cpu().numpy()
 

@@ -105,7 +105,9 @@ class TorchOnDevice:
 
     @torch.inference_mode()
     def run(self, batch: Sequence[Sequence[int]]) -> Float32:
-        out = self._model(**{name: torch.from_numpy(value).to(self._device) for name, value in self._inputs(batch).items()})
+        out = self._model(
+            **{name: torch.from_numpy(value).to(self._device) for name, value in self._inputs(batch).items()}
+        )
         return out["cls"].cpu().numpy()
 
     def _inputs(self, batch: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -118,7 +120,10 @@ class TorchOnDevice:
                 "cu_seqlens": np.cumsum([0, *lengths], dtype=np.int32),
             }
         ids, mask = padded(batch)
-        inputs = {"input_ids": ids, "position_ids": np.broadcast_to(np.arange(ids.shape[1]), ids.shape).copy()}
+        inputs = {
+            "input_ids": ids,
+            "position_ids": np.broadcast_to(np.arange(ids.shape[1]), ids.shape).copy(),
+        }
         return inputs if mask.all() else inputs | {"attention_mask": mask}
 
 

@@ -39,11 +39,17 @@ def with_torch(threads: int) -> dict[str, float]:
         if kind == "int8":
             a8, b8 = (torch.randint(-127, 127, shape, dtype=torch.int8) for shape in ((m, k), (k, n)))
             return best(lambda: torch._int_mm(a8, b8), m, k, n)
-        a, b = (torch.randn(shape, dtype=torch.float32 if kind == "fp32" else torch.bfloat16) for shape in ((m, k), (k, n)))
+        a, b = (
+            torch.randn(shape, dtype=torch.float32 if kind == "fp32" else torch.bfloat16)
+            for shape in ((m, k), (k, n))
+        )
         return best(lambda: a @ b, m, k, n)
 
     found = {kind: product(kind, *SMALL) for kind in ("fp32", "bf16", "int8")}
-    return {kind: max(product(kind, *shape) for shape in SHAPES) if value > HOPELESS else value for kind, value in found.items()}
+    return {
+        kind: max(product(kind, *shape) for shape in SHAPES) if value > HOPELESS else value
+        for kind, value in found.items()
+    }
 
 
 def with_onnxruntime(threads: int) -> dict[str, float]:
@@ -59,7 +65,9 @@ def with_onnxruntime(threads: int) -> dict[str, float]:
     return found
 
 
-def _session(operator: str, domain: str, a: np.ndarray, constants: dict[str, np.ndarray], threads: int) -> Callable[[], object]:
+def _session(
+    operator: str, domain: str, a: np.ndarray, constants: dict[str, np.ndarray], threads: int
+) -> Callable[[], object]:
     import onnx
     import onnxruntime
     from onnx import helper, numpy_helper
@@ -73,7 +81,9 @@ def _session(operator: str, domain: str, a: np.ndarray, constants: dict[str, np.
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     return lambda: session.run(None, {"a": a})
 
 

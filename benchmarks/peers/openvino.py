@@ -14,10 +14,19 @@ class OpenVino:
     def __init__(self, settings: dict[str, Any]) -> None:
         import openvino
 
-        hints = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": settings["threads"]} | settings["hints"]
+        hints = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": settings["threads"],
+        } | settings["hints"]
         compiled = openvino.Core().compile_model(settings["ir"], "CPU", hints)
         self._request = compiled.create_infer_request()
-        asked = ("INFERENCE_PRECISION_HINT", "DYNAMIC_QUANTIZATION_GROUP_SIZE", "INFERENCE_NUM_THREADS", "NUM_STREAMS")
+        asked = (
+            "INFERENCE_PRECISION_HINT",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+            "INFERENCE_NUM_THREADS",
+            "NUM_STREAMS",
+        )
         self.notes = {key: str(compiled.get_property(key)) for key in asked}
 
     def run(self, batch: Sequence[Sequence[int]]) -> Float32:

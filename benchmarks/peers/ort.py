@@ -18,7 +18,9 @@ class Ort:
         options.intra_op_num_threads = settings["threads"]
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        self._session = onnxruntime.InferenceSession(settings["onnx"], options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            settings["onnx"], options, providers=["CPUExecutionProvider"]
+        )
 
     def run(self, batch: Sequence[Sequence[int]]) -> Float32:
         ids, mask = padded(batch)

@@ -18,7 +18,9 @@ def convert(native: Path, target: Path) -> None:
     import torch
     from transformers import AutoModel
 
-    model = AutoModel.from_pretrained(native, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True).eval()
+    model = AutoModel.from_pretrained(
+        native, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    ).eval()
 
     class States(torch.nn.Module):
         def __init__(self) -> None:
@@ -33,7 +35,9 @@ def convert(native: Path, target: Path) -> None:
     mask[1, 9:] = 0
     shape = ([-1, -1], openvino.Type.i64)
     converted = openvino.convert_model(
-        States().eval(), example_input={"input_ids": ids, "attention_mask": mask}, input={"input_ids": shape, "attention_mask": shape}
+        States().eval(),
+        example_input={"input_ids": ids, "attention_mask": mask},
+        input={"input_ids": shape, "attention_mask": shape},
     )
     openvino.save_model(converted, target, compress_to_fp16=False)
 
@@ -43,7 +47,9 @@ def compress_weights(source: Path, target: Path) -> None:
     import openvino
 
     model = openvino.Core().read_model(source)
-    openvino.save_model(nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM), target, compress_to_fp16=False)
+    openvino.save_model(
+        nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM), target, compress_to_fp16=False
+    )
 
 
 def quantize(source: Path, target: Path, works: Path) -> None:
@@ -59,7 +65,9 @@ def quantize(source: Path, target: Path, works: Path) -> None:
         return {"input_ids": input_ids, "attention_mask": mask}
 
     model = openvino.Core().read_model(source)
-    quantized = nncf.quantize(model, nncf.Dataset(samples, feeds), model_type=nncf.ModelType.TRANSFORMER, subset_size=SAMPLES)
+    quantized = nncf.quantize(
+        model, nncf.Dataset(samples, feeds), model_type=nncf.ModelType.TRANSFORMER, subset_size=SAMPLES
+    )
     openvino.save_model(quantized, target, compress_to_fp16=False)
 
 

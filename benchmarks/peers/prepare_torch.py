@@ -21,12 +21,31 @@ def write_native(checkpoint: Path, native: Path) -> None:
     """The same weights, with the configuration that transformers' own class reads, and sentence-transformers' files."""
     native.mkdir(parents=True, exist_ok=True)
     old = json.loads((checkpoint / "config.json").read_text())
-    kept = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "layer_norm_eps")
-    config = {key: old[key] for key in (*kept, "max_position_embeddings", "type_vocab_size", "pad_token_id", "hidden_act")}
+    kept = (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "vocab_size",
+        "layer_norm_eps",
+    )
+    config = {
+        key: old[key]
+        for key in (*kept, "max_position_embeddings", "type_vocab_size", "pad_token_id", "hidden_act")
+    }
     factor = old["rope_scaling"]["factor"]
     head_size = old["hidden_size"] // old["num_attention_heads"]
-    rope = {"rope_type": "linear", "rope_theta": old["rope_theta"] * factor, "factor": factor ** (2 / head_size)}
-    config |= {"model_type": "gte", "architectures": ["GteModel"], "rope_parameters": rope, "dtype": "float32"}
+    rope = {
+        "rope_type": "linear",
+        "rope_theta": old["rope_theta"] * factor,
+        "factor": factor ** (2 / head_size),
+    }
+    config |= {
+        "model_type": "gte",
+        "architectures": ["GteModel"],
+        "rope_parameters": rope,
+        "dtype": "float32",
+    }
     tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": LENGTH,
         "bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>",
@@ -43,7 +62,10 @@ def write_native(checkpoint: Path, native: Path) -> None:
         "tokenizer_config.json": tokenizer,
         "modules.json": modules,
         "sentence_bert_config.json": {"max_seq_length": LENGTH, "do_lower_case": False},
-        "1_Pooling/config.json": {"word_embedding_dimension": old["hidden_size"], "pooling_mode_cls_token": True},
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": old["hidden_size"],
+            "pooling_mode_cls_token": True,
+        },
     }.items():
         (native / name).write_text(json.dumps(content, indent=1) + "\n")
     for name in ("model.safetensors", "tokenizer.json"):

@@ -21,7 +21,9 @@ def markdown(results: Results) -> str:
         + ", ".join(f"{name} {count}" for name, count in results["repeats_of"].items())
         + ").",
         "",
-        "Limits measured in this run, GFLOP/s: " + ", ".join(f"{kind} {value:.0f}" for kind, value in results["limits"].items()) + ". "
+        "Limits measured in this run, GFLOP/s: "
+        + ", ".join(f"{kind} {value:.0f}" for kind, value in results["limits"].items())
+        + ". "
         "Fixed shapes start from ids, mixes from texts, tokenizing included; fastembed takes texts everywhere.",
     ]
     for engine in results["unavailable"]:
@@ -32,12 +34,18 @@ def markdown(results: Results) -> str:
             lines += ["", f"## Time as a multiple of {reference}'s (above 1: {reference} is faster)"]
             lines += _by_work(results, lambda engine, work, r=reference: _ratio(results, engine, work, r))
     lines += ["", "## Tokens per second, padding not counted"]
-    lines += _by_work(results, lambda engine, work: f"{results['works'][work]['tokens'] / _ms(engine, work) * 1e3:,.0f}")
+    lines += _by_work(
+        results, lambda engine, work: f"{results['works'][work]['tokens'] / _ms(engine, work) * 1e3:,.0f}"
+    )
     lines += ["", "## Share of the machine's limit for the engine's precision, percent"]
     lines += _by_work(results, lambda engine, work: _share(results, engine, work))
     lines += ["", "## Batching of the mixes: the best that was found for each", *_batchings(results)]
     lines += ["", "## Accuracy, dependence on the batch, start, memory", *_others(results)]
-    skipped = [f"- {name}, {work}: {why}" for name, e in results["engines"].items() for work, why in e.get("skipped", {}).items()]
+    skipped = [
+        f"- {name}, {work}: {why}"
+        for name, e in results["engines"].items()
+        for work, why in e.get("skipped", {}).items()
+    ]
     if skipped:
         lines += ["", "## Not measured", *skipped]
     return "\n".join(lines) + "\n"
@@ -57,7 +65,11 @@ def _by_work(results: Results, cell: Callable[[Results, str], str]) -> list[str]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(head)} |", "|---" + "|---:" * (len(head) - 1) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return [
+        f"| {' | '.join(head)} |",
+        "|---" + "|---:" * (len(head) - 1) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
 
 
 def _ratio(results: Results, engine: Results, work: str, reference: str) -> str:
@@ -68,12 +80,21 @@ def _ratio(results: Results, engine: Results, work: str, reference: str) -> str:
 
 def _share(results: Results, engine: Results, work: str) -> str:
     limit = results["limits"].get(LIMIT_OF[engine["precision"]], 0)
-    return f"{100 * results['works'][work]['gflop'] / (_ms(engine, work) / 1e3) / limit:.0f}" if limit else "-"
+    return (
+        f"{100 * results['works'][work]['gflop'] / (_ms(engine, work) / 1e3) / limit:.0f}" if limit else "-"
+    )
 
 
 def _batchings(results: Results) -> list[str]:
-    mixes = [work for work in results["works"] if any(work in engine["batching"] for engine in results["engines"].values())]
-    return _table(["engine", *mixes], [[e["label"], *(e["batching"].get(w, "-") for w in mixes)] for e in results["engines"].values()])
+    mixes = [
+        work
+        for work in results["works"]
+        if any(work in engine["batching"] for engine in results["engines"].values())
+    ]
+    return _table(
+        ["engine", *mixes],
+        [[e["label"], *(e["batching"].get(w, "-") for w in mixes)] for e in results["engines"].values()],
+    )
 
 
 def _others(results: Results) -> list[str]:

@@ -17,9 +17,15 @@ class TorchEager:
 
         torch.set_num_threads(settings["threads"])
         kind = getattr(torch, settings["dtype"])
-        model = AutoModel.from_pretrained(settings["native"], dtype=kind, attn_implementation="sdpa", local_files_only=True)
+        model = AutoModel.from_pretrained(
+            settings["native"], dtype=kind, attn_implementation="sdpa", local_files_only=True
+        )
         self._model = model.eval()
-        self.notes = {"class": type(model).__name__, "attention": model.config._attn_implementation, "dtype": str(model.dtype)}
+        self.notes = {
+            "class": type(model).__name__,
+            "attention": model.config._attn_implementation,
+            "dtype": str(model.dtype),
+        }
 
     def run(self, batch: Sequence[Sequence[int]]) -> Float32:
         import torch

@@ -108,7 +108,11 @@ class _State:
         if what == "texts" and hasattr(self._engine, "embed"):
             texts = work["texts"]
             return [self._engine.embed([texts[row] for row in group]) for group in groups]
-        ids = [found.ids for found in self._tokenizer.encode_batch(work["texts"])] if what == "texts" else work["ids"]
+        ids = (
+            [found.ids for found in self._tokenizer.encode_batch(work["texts"])]
+            if what == "texts"
+            else work["ids"]
+        )
         return [self._engine.run([ids[row] for row in group]) for group in groups]
 
     def memory(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +141,14 @@ class Worker:
         self._log = log
         with log.open("w") as errors:
             self._process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1
+                command,
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                bufsize=1,
             )
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
@@ -153,7 +164,9 @@ class Worker:
             line = ""
         if not line:
             self.stop()
-            raise WorkerFailed(f"no answer in {PATIENCE} s" if line is None else f"the process ended: {last_line(self._log)}")
+            raise WorkerFailed(
+                f"no answer in {PATIENCE} s" if line is None else f"the process ended: {last_line(self._log)}"
+            )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise WorkerFailed(answer["error"])

@@ -17,7 +17,16 @@ FIXED = {"1x16": (1, 16), "1x128": (1, 128), "8x128": (8, 128), "1x512": (1, 512
 MIXES = ("short", "queries", "lognormal")
 LOGNORMAL_TEXTS, LOGNORMAL_MEDIAN, LOGNORMAL_SIGMA, LONGEST = 200, 40, 1.4, 2000
 """Quantiles of the distribution, shuffled: the longest text is 2000 tokens in every run."""
-REPEATS = {"1x16": 4.0, "1x128": 2.0, "8x128": 1.0, "1x512": 1.0, "1x2048": 0.6, "short": 1.0, "queries": 1.0, "lognormal": 0.3}
+REPEATS = {
+    "1x16": 4.0,
+    "1x128": 2.0,
+    "8x128": 1.0,
+    "1x512": 1.0,
+    "1x2048": 0.6,
+    "short": 1.0,
+    "queries": 1.0,
+    "lognormal": 0.3,
+}
 """Timed repeats of a work, as a multiple of --repeats."""
 PROBE_AT, PROBE_SIZE = (0.1, 0.3, 0.5, 0.7, 0.8), 8
 """Neighbours by length at these quantiles stand for the long mix when batchings are compared."""
@@ -51,7 +60,9 @@ def make_works(texts: Path, tokenizer: Path) -> dict[str, Work]:
     composer = _Composer(texts, tokenizer)
     rng = np.random.default_rng(3)
     z = [NormalDist().inv_cdf((i + 0.5) / LOGNORMAL_TEXTS) for i in range(LOGNORMAL_TEXTS)]
-    lognormal = rng.permutation(np.clip(LOGNORMAL_MEDIAN * np.exp(LOGNORMAL_SIGMA * np.array(z)), 3, LONGEST).astype(int))
+    lognormal = rng.permutation(
+        np.clip(LOGNORMAL_MEDIAN * np.exp(LOGNORMAL_SIGMA * np.array(z)), 3, LONGEST).astype(int)
+    )
     lengths = {name: [length] * count for name, (count, length) in FIXED.items()} | {
         "short": rng.integers(6, 21, 64).tolist(),
         "queries": [*rng.integers(8, 25, 8).tolist(), *rng.integers(128, 385, 4).tolist()],
@@ -107,13 +118,20 @@ Groups = list[list[int]]
 def batchings(lengths: list[int]) -> dict[str, Groups]:
     """Ways to run texts in padded batches. Left out are those that pad to more than 2.5 times the tokens: they cannot win."""
     order = np.argsort(lengths, kind="stable").tolist()
-    ways: dict[str, Groups] = {"one by one": [[row] for row in order], "all in one": [list(range(len(lengths)))]}
+    ways: dict[str, Groups] = {
+        "one by one": [[row] for row in order],
+        "all in one": [list(range(len(lengths)))],
+    }
     for size in (2, 4, 8, 16, 32):
         ways[f"sorted, by {size}"] = [order[at : at + size] for at in range(0, len(order), size)]
     for budget in (256, 512, 1024, 2048, 4096):
         ways[f"sorted, {budget} tokens"] = _by_budget(order, lengths, budget)
     most = 2.5 * sum(lengths)
-    kept = {name: groups for name, groups in ways.items() if sum(len(g) * max(lengths[row] for row in g) for g in groups) <= most}
+    kept = {
+        name: groups
+        for name, groups in ways.items()
+        if sum(len(g) * max(lengths[row] for row in g) for g in groups) <= most
+    }
     different: dict[str, Groups] = {}
     for name, groups in kept.items():
         if groups not in different.values():

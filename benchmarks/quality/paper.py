@@ -62,9 +62,13 @@ def measure(name: str, way: str, model: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="gte-multilingual-base")
-    parser.add_argument("--task", action="append", choices=sorted({task for task, _ in PAPER}), help="Default: all of them.")
+    parser.add_argument(
+        "--task", action="append", choices=sorted({task for task, _ in PAPER}), help="Default: all of them."
+    )
     parser.add_argument("--way", action="append", choices=list(WAYS), help="Default: all three.")
     parser.add_argument("-o", "--output", type=Path, help="A Markdown file; by default the table is printed.")
     options = parser.parse_args()

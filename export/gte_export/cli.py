@@ -22,7 +22,11 @@ def gte_export() -> None:
 @gte_export.command("trace")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Where to write; the directory's name names the architecture."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Where to write; the directory's name names the architecture.",
 )
 def trace_command(source: Path, output: Path) -> None:
     """Write graphs, layouts and recipe of the architecture of a config.json, checkpoint or recipe.toml.
@@ -34,16 +38,26 @@ def trace_command(source: Path, output: Path) -> None:
     from .verify import verify
 
     recipe = trace(source, output)
-    print(f"gte-export: {output.name}: {len(recipe.graphs)} graphs, {', '.join(recipe.variants)}", file=sys.stderr)
+    print(
+        f"gte-export: {output.name}: {len(recipe.graphs)} graphs, {', '.join(recipe.variants)}",
+        file=sys.stderr,
+    )
     if source.is_dir() and (source / "model.safetensors").exists():
         for variant, difference in verify(source, output).items():
-            print(f"gte-export: {variant}: largest difference to PyTorch {difference:.1e} of the largest value", file=sys.stderr)
+            print(
+                f"gte-export: {variant}: largest difference to PyTorch {difference:.1e} of the largest value",
+                file=sys.stderr,
+            )
 
 
 @gte_export.command("random")
 @click.argument("config", type=click.Path(exists=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
-@click.option("--tokenizer", type=click.Path(exists=True, path_type=Path), help="A tokenizer.json to copy beside the weights.")
+@click.option(
+    "--tokenizer",
+    type=click.Path(exists=True, path_type=Path),
+    help="A tokenizer.json to copy beside the weights.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--dtype", type=click.Choice(["F16", "F32", "BF16"]), default="F16", show_default=True)
 def random_command(config: Path, output: Path, tokenizer: Path | None, seed: int, dtype: str) -> None:

@@ -30,7 +30,10 @@ def detach(model: onnx.ModelProto, layouts: Iterable[Layout]) -> onnx.ModelProto
             file, tensor = places.pop(initializer.name)
         except KeyError:
             raise DetachError(f"initializer {initializer.name} is in no layout") from None
-        if DTYPES.get(initializer.data_type) != tensor.dtype or list(initializer.dims)[1:] != list(tensor.shape)[1:]:
+        if (
+            DTYPES.get(initializer.data_type) != tensor.dtype
+            or list(initializer.dims)[1:] != list(tensor.shape)[1:]
+        ):
             raise DetachError(
                 f"initializer {initializer.name}: {list(initializer.dims)} in the graph, {list(tensor.shape)} {tensor.dtype} in the layout"
             )

@@ -75,7 +75,10 @@ class Layer(nn.Module):
         self.query, self.key, self.value = Linear(h, h), Linear(h, h), Linear(h, h, bias=False)
         self.output = Linear(h, h)
         self.attention_norm = Norm(h, a.layer_norm_eps)
-        self.up, self.gate = Linear(h, a.intermediate_size, bias=False), Linear(h, a.intermediate_size, bias=False)
+        self.up, self.gate = (
+            Linear(h, a.intermediate_size, bias=False),
+            Linear(h, a.intermediate_size, bias=False),
+        )
         self.down = Linear(a.intermediate_size, h)
         self.mlp_norm = Norm(h, a.layer_norm_eps)
 
@@ -137,7 +140,11 @@ class TracedEncoder(nn.Module):
     @property
     def outputs(self) -> Axes:
         """Graph outputs with the names of their dynamic axes."""
-        return self.attention.outputs if self.pair_head is None else {"logits": {0: self.attention.outputs["cls"][0]}}
+        return (
+            self.attention.outputs
+            if self.pair_head is None
+            else {"logits": {0: self.attention.outputs["cls"][0]}}
+        )
 
     def states(self, ids: Tensor, context: Any) -> Tensor:
         """States of all tokens after the last layer, [.., T, H]; ids are [.., T]."""
@@ -173,7 +180,11 @@ class TracedEncoder(nn.Module):
             return {"logits": self.pair_head(self.attention.first_tokens(h, inputs)).float()}
         assert self.token_head is not None
         weights = self.attention.token_axes(f.relu(self.token_head(h)))
-        return {"cls": self.attention.first_tokens(h, inputs).float(), "token_weights": weights.float(), "token_states": h}
+        return {
+            "cls": self.attention.first_tokens(h, inputs).float(),
+            "token_weights": weights.float(),
+            "token_states": h,
+        }
 
 
 class Encoder(TracedEncoder):
@@ -214,6 +225,9 @@ class Encoder(TracedEncoder):
                 parameter.copy_(value)
             for n in range(self.architecture.layers):
                 at = f"layers.{n}"
-                folded = read(f"{at}.output.bias").double() + read(f"{at}.output.weight").double() @ read(f"{at}.value.bias").double()
+                folded = (
+                    read(f"{at}.output.bias").double()
+                    + read(f"{at}.output.weight").double() @ read(f"{at}.value.bias").double()
+                )
                 self.get_parameter(f"{at}.output.bias").copy_(folded)
         return self

@@ -63,7 +63,9 @@ class Rows:
     def __init__(self, x: Tensor, zeros: Tensor, outliers: Outliers | None) -> None:
         inner = x if outliers is None else x * outliers.inner
         self.scale = inner.abs().amax(-1, keepdim=True).clamp(min=SMALLEST)
-        self.values = torch.ops.gte.quantize_rows(inner, self.scale.reshape(-1) * (1 / operators.LEVELS), zeros)
+        self.values = torch.ops.gte.quantize_rows(
+            inner, self.scale.reshape(-1) * (1 / operators.LEVELS), zeros
+        )
         self.beside = None if outliers is None else x @ outliers.select / self.scale
 
 
@@ -75,7 +77,9 @@ class Int8Linear(nn.Module):
 
     def __init__(self, wide: int, out: int, beside: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randint(-TRACED, TRACED + 1, (wide, out), dtype=torch.int8), requires_grad=False)
+        self.weight = nn.Parameter(
+            torch.randint(-TRACED, TRACED + 1, (wide, out), dtype=torch.int8), requires_grad=False
+        )
         self.scale = nn.Parameter(torch.empty(out).uniform_(0.5, 1) * 0.03 / 127 / TRACED)
         self.beside = nn.Parameter(torch.empty(beside, out).normal_(std=0.02)) if beside else None
 
@@ -98,13 +102,17 @@ class Int8Embeddings(nn.Module):
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.word = nn.Parameter(torch.randint(-127, 128, (a.vocab_size, a.hidden_size), dtype=torch.int8), requires_grad=False)
+        self.word = nn.Parameter(
+            torch.randint(-127, 128, (a.vocab_size, a.hidden_size), dtype=torch.int8), requires_grad=False
+        )
         self.rows = nn.Parameter(torch.empty(a.vocab_size, 1).uniform_(0.5, 1) / 127)
         self.columns = nn.Parameter(torch.empty(a.hidden_size).uniform_(0.5, 1))
         self.token_type = nn.Parameter(torch.empty(a.hidden_size).normal_(std=0.02))
 
     def forward(self, ids: Tensor) -> Tensor:
-        return f.embedding(ids, self.word).float() * f.embedding(ids, self.rows) * self.columns + self.token_type
+        return (
+            f.embedding(ids, self.word).float() * f.embedding(ids, self.rows) * self.columns + self.token_type
+        )
 
 
 class Int8Layer(nn.Module):
@@ -120,12 +128,21 @@ class Int8Layer(nn.Module):
         self.mlp_input, self.mlp_residual = Norm(h, a.layer_norm_eps), Norm(h, a.layer_norm_eps)
         self.gate, self.up = Int8Linear(h, i, outliers), Int8Linear(h, i, outliers)
         self.down = Int8Linear(i, h, 2 * outliers)
-        widths = {"attention": (h, outliers), "mix": (h, 2 * outliers), "mlp": (h, outliers), "product": (i, 2 * outliers)}
-        self.outliers = nn.ModuleDict({place: Outliers(*width) for place, width in widths.items()} if outliers else {})
+        widths = {
+            "attention": (h, outliers),
+            "mix": (h, 2 * outliers),
+            "mlp": (h, outliers),
+            "product": (i, 2 * outliers),
+        }
+        self.outliers = nn.ModuleDict(
+            {place: Outliers(*width) for place, width in widths.items()} if outliers else {}
+        )
 
     def forward(self, z: Tensor, attention: Attention, context: Any, zeros: Tensor) -> Tensor:
         x = self._rows("attention", self.attention_input(z), zeros)
-        mixed = self._rows("mix", attention(self.query(x), self.key(x), self.value(x) * x.scale, context), zeros)
+        mixed = self._rows(
+            "mix", attention(self.query(x), self.key(x), self.value(x) * x.scale, context), zeros
+        )
         z = self.output(mixed) * mixed.scale + self.attention_residual(z)
         x = self._rows("mlp", self.mlp_input(z), zeros)
         product = self._rows("product", f.gelu(self.gate(x) * x.scale) * self.up(x), zeros)

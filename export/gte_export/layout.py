@@ -82,7 +82,9 @@ def _packed_weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
             yield _tensor("no_bias", dtype, (2 * i,), "zeros")
         if name.endswith(".gate.weight"):
             at = name.removesuffix(".gate.weight")
-            yield _tensor(f"{at}.up_gate.weight", dtype, (h, 2 * i), "transpose_beside", f"{at}.up.weight", name)
+            yield _tensor(
+                f"{at}.up_gate.weight", dtype, (h, 2 * i), "transpose_beside", f"{at}.up.weight", name
+            )
         elif not name.endswith(".up.weight"):
             yield tensor
 
@@ -138,7 +140,9 @@ def _int8_weights(a: Architecture, outliers: bool = False) -> Iterator[dict[str,
         yield _tensor(f"last_norm.{kind}", "float32", (h,), "copy", f"{before}.{kind}")
 
 
-def _norm_twice(name: str, norm: str, add: str, biases: tuple[str, ...], width: int) -> Iterator[dict[str, Any]]:
+def _norm_twice(
+    name: str, norm: str, add: str, biases: tuple[str, ...], width: int
+) -> Iterator[dict[str, Any]]:
     """Over the factors of the activation it gives, and with the bias of the product that will be added."""
     for kind in ("weight", "bias"):
         yield _tensor(f"{name}_input.{kind}", "float32", (width,), "divide", f"{norm}.{kind}", name)
@@ -148,7 +152,9 @@ def _norm_twice(name: str, norm: str, add: str, biases: tuple[str, ...], width: 
 
 def _product(name: str, wide: int, out: int, reads: str, *gives: str) -> Iterator[dict[str, Any]]:
     yield _tensor(f"{name}.weight", "int8", (wide, out), "quantize", f"{name}.weight", reads)
-    yield _tensor(f"{name}.scale", "float32", (out,), "quantize_scale", f"{name}.weight", reads, *_factored(gives))
+    yield _tensor(
+        f"{name}.scale", "float32", (out,), "quantize_scale", f"{name}.weight", reads, *_factored(gives)
+    )
 
 
 def _parted_product(name: str, wide: int, out: int, reads: str, *gives: str) -> Iterator[dict[str, Any]]:
@@ -173,7 +179,14 @@ def _outliers(at: str, h: int, i: int) -> Iterator[dict[str, Any]]:
         columns = (f"{at}.{fine[place_][0]}.weight", f"{at}.{fine[place_][1]}") if place_ in fine else ()
         yield _tensor(f"{at}.outliers.{place_}.inner", "float32", (wide,), "outlier_mask", f"{at}.{place_}")
         count = OUTLIERS * (2 if columns else 1)
-        yield _tensor(f"{at}.outliers.{place_}.select", "float32", (wide, count), "outlier_select", f"{at}.{place_}", *columns)
+        yield _tensor(
+            f"{at}.outliers.{place_}.select",
+            "float32",
+            (wide, count),
+            "outlier_select",
+            f"{at}.{place_}",
+            *columns,
+        )
 
 
 def _pair(name: str, dtype: str, width: int) -> Iterator[dict[str, Any]]:

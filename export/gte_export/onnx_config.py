@@ -19,7 +19,14 @@ class EncoderOnnxConfig(OnnxConfig):
     MIN_TRANSFORMERS_VERSION = OnnxConfig.MIN_TRANSFORMERS_VERSION
 
     def __init__(
-        self, encoder: TracedEncoder, attention: TracedAttention, rows: int, atol: float, batch: int = 0, *, runs_on_cpu: bool = True
+        self,
+        encoder: TracedEncoder,
+        attention: TracedAttention,
+        rows: int,
+        atol: float,
+        batch: int = 0,
+        *,
+        runs_on_cpu: bool = True,
     ) -> None:
         """`rows` bounds the token ids, `atol` the difference to PyTorch, `batch` chooses the dummy inputs."""
         super().__init__(PretrainedConfig())

@@ -27,8 +27,12 @@ _library = torch.library.Library("gte", "DEF")
 _library.define("rotary_embedding(Tensor x, Tensor positions, Tensor cos, Tensor sin, int heads) -> Tensor")
 _library.define("quantize_rows(Tensor x, Tensor steps, Tensor zeros) -> Tensor")
 _library.define("matmul_int8(Tensor x, Tensor weight, Tensor scale) -> Tensor")
-_library.define("packed_attention(Tensor q, Tensor k, Tensor v, Tensor token_offset, Tensor bounds, int heads) -> Tensor")
-_library.define("skip_layer_norm(Tensor x, Tensor skip, Tensor weight, Tensor beta, Tensor bias, float eps) -> Tensor")
+_library.define(
+    "packed_attention(Tensor q, Tensor k, Tensor v, Tensor token_offset, Tensor bounds, int heads) -> Tensor"
+)
+_library.define(
+    "skip_layer_norm(Tensor x, Tensor skip, Tensor weight, Tensor beta, Tensor bias, float eps) -> Tensor"
+)
 _library.define("bias_split_gelu(Tensor x, Tensor bias) -> Tensor")
 _library.define("multi_head_attention(Tensor q, Tensor k, Tensor v, Tensor? lengths, int heads) -> Tensor")
 
@@ -48,16 +52,24 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None
     if lengths is not None:
         valid = torch.arange(k.shape[2], device=k.device) < lengths[:, None]
         mask = torch.zeros_like(valid, dtype=q.dtype).masked_fill(~valid, MASKED)[:, None, None, :]
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
+    return (
+        torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(-2)
+    )
 
 
-def packed_attention(q: Tensor, k: Tensor, v: Tensor, token_offset: Tensor, bounds: Tensor, heads: int) -> Tensor:
+def packed_attention(
+    q: Tensor, k: Tensor, v: Tensor, token_offset: Tensor, bounds: Tensor, heads: int
+) -> Tensor:
     """Bidirectional attention of each text to itself, on rows [T, H]; text i is rows bounds[i] to bounds[i + 1]."""
     texts = [slice(start, end) for start, end in itertools.pairwise(bounds.tolist())]
-    return torch.cat([multi_head_attention(q[None, text], k[None, text], v[None, text], None, heads)[0] for text in texts])
+    return torch.cat(
+        [multi_head_attention(q[None, text], k[None, text], v[None, text], None, heads)[0] for text in texts]
+    )
 
 
-def skip_layer_norm(x: Tensor, skip: Tensor, weight: Tensor, beta: Tensor, bias: Tensor, eps: float) -> Tensor:
+def skip_layer_norm(
+    x: Tensor, skip: Tensor, weight: Tensor, beta: Tensor, bias: Tensor, eps: float
+) -> Tensor:
     """LayerNorm of a sum of three, in float32."""
     total = x.float() + skip.float() + bias.float()
     return torch.nn.functional.layer_norm(total, weight.shape, weight.float(), beta.float(), eps).to(x.dtype)
@@ -91,7 +103,9 @@ _library.impl("multi_head_attention", multi_head_attention, "CompositeExplicitAu
 @symbolic_helper.parse_args("v", "v", "v", "v", "i")
 def _rotary_symbol(g: Any, x: Any, positions: Any, cos: Any, sin: Any, heads: int) -> Any:
     # is_packed_batching: without it ONNX Runtime refuses more tokens than the tables have rows.
-    out = g.op("com.microsoft::RotaryEmbedding", x, positions, cos, sin, num_heads_i=heads, is_packed_batching_i=1)
+    out = g.op(
+        "com.microsoft::RotaryEmbedding", x, positions, cos, sin, num_heads_i=heads, is_packed_batching_i=1
+    )
     out.setType(x.type())
     return out
 
@@ -109,11 +123,15 @@ def _attention_symbol(g: Any, q: Any, k: Any, v: Any, lengths: Any, heads: int) 
 
 
 @symbolic_helper.parse_args("v", "v", "v", "v", "v", "i")
-def _packed_attention_symbol(g: Any, q: Any, k: Any, v: Any, token_offset: Any, bounds: Any, heads: int) -> Any:
+def _packed_attention_symbol(
+    g: Any, q: Any, k: Any, v: Any, token_offset: Any, bounds: Any, heads: int
+) -> Any:
     # q, k and v apart and without bias: the only form that takes FlashAttention for every length.
     no_bias = g.op("prim::Constant")
     no_bias.setType(torch._C.OptionalType.ofTensor())
-    out = g.op("com.microsoft::PackedMultiHeadAttention", q, k, v, no_bias, token_offset, bounds, num_heads_i=heads)
+    out = g.op(
+        "com.microsoft::PackedMultiHeadAttention", q, k, v, no_bias, token_offset, bounds, num_heads_i=heads
+    )
     out.setType(q.type())
     return out
 
@@ -143,7 +161,11 @@ def _quantize_symbol(g: Any, x: Any, steps: Any, zeros: Any) -> Any:
 def _matmul_int8_symbol(g: Any, x: Any, weight: Any, scale: Any) -> Any:
     one, zero = _constant(g, torch.tensor(1.0)), _constant(g, torch.tensor(ZERO, dtype=torch.uint8))
     out = g.op("com.microsoft::MatMulIntegerToFloat", x, weight, one, scale, zero)
-    out.setType(x.type().with_dtype(torch.float32).with_sizes([None, None, symbolic_helper._get_tensor_sizes(weight)[1]]))
+    out.setType(
+        x.type()
+        .with_dtype(torch.float32)
+        .with_sizes([None, None, symbolic_helper._get_tensor_sizes(weight)[1]])
+    )
     return out
 
 

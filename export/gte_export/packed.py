@@ -60,7 +60,11 @@ class PackedEncoder(TracedEncoder):
         self.embeddings = Embeddings(a)
         self.rope = Rope(a)
         # The operator insists on a bias. Random while tracing, like every parameter; zeros in a weight file.
-        self.no_bias = nn.Parameter(torch.empty(2 * a.intermediate_size).normal_(std=0.02)) if splits_in_one_kernel(a) else None
+        self.no_bias = (
+            nn.Parameter(torch.empty(2 * a.intermediate_size).normal_(std=0.02))
+            if splits_in_one_kernel(a)
+            else None
+        )
         self.layers = nn.ModuleList(PackedLayer(a) for _ in range(a.layers))
         self.token_head = Linear(a.hidden_size, 1)
 

@@ -30,7 +30,9 @@ def probe() -> onnx.ModelProto:
         "scale": np.ones(SIDE, np.float32),
         "zero": np.array(ZERO, np.uint8),
     }
-    node = helper.make_node("MatMulIntegerToFloat", ["x", "weight", "one", "scale", "zero"], ["y"], domain="com.microsoft")
+    node = helper.make_node(
+        "MatMulIntegerToFloat", ["x", "weight", "one", "scale", "zero"], ["y"], domain="com.microsoft"
+    )
     graph = helper.make_graph(
         [node],
         "probe",

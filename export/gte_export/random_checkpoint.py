@@ -38,7 +38,12 @@ class Form:
 
 
 def write_random_checkpoint(
-    directory: Path, config: dict[str, Any], form: Form = Form(), *, seed: int = 0, tokenizer: Path | None = None
+    directory: Path,
+    config: dict[str, Any],
+    form: Form = Form(),
+    *,
+    seed: int = 0,
+    tokenizer: Path | None = None,
 ) -> None:
     """Write config.json, model.safetensors and, if given, tokenizer.json.
 
@@ -127,7 +132,9 @@ def _outer_name(name: str, form: Form) -> str:
         prefix = form.prefix if form.pooler_prefix is None else form.pooler_prefix
         return name.replace("pair_head.pooler", f"{prefix}pooler.dense")
     return (
-        form.prefix + _FIXED[name] if name in _FIXED else name.replace("token_head", "classifier").replace("pair_head.logit", "classifier")
+        form.prefix + _FIXED[name]
+        if name in _FIXED
+        else name.replace("token_head", "classifier").replace("pair_head.logit", "classifier")
     )
 
 
@@ -143,7 +150,11 @@ def _write(path: Path, tensors: list[_Stored], dtype: str, seed: int) -> None:
     offset = 0
     for tensor in tensors:
         size = prod(tensor.shape) * ITEM[dtype]
-        header[tensor.name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
+        header[tensor.name] = {
+            "dtype": dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + size],
+        }
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

@@ -181,7 +181,9 @@ def layout_name(layout: Layout) -> str:
     return f"{layout.file.removesuffix('.bin')}.layout.json"
 
 
-def _graph(plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path, reranker: bool) -> GraphRecipe:
+def _graph(
+    plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path, reranker: bool
+) -> GraphRecipe:
     files = (table_file(plan.table), plan.file_of_weights(plan.weights))
     model = detach(_traced(plan, a, reranker), [layouts[file] for file in files])
     _count_operators(model, plan, a.layers)
@@ -220,10 +222,14 @@ def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
     encoder.config = PretrainedConfig()  # type: ignore[assignment]  # optimum looks for it there
     for name, parameter in encoder.named_parameters():
         wanted = getattr(torch, plan.table if name == TABLE else plan.weights)
-        if wanted.is_floating_point:  # int8 parameters are so by themselves, the others beside them stay float32
+        if (
+            wanted.is_floating_point
+        ):  # int8 parameters are so by themselves, the others beside them stay float32
             parameter.data = parameter.data.to(wanted)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecation of the tracer optimum drives, shape inference of our operators
+        warnings.simplefilter(
+            "ignore"
+        )  # deprecation of the tracer optimum drives, shape inference of our operators
         path = Path(folder) / "traced.onnx"
         # A last bit that differs turns roundings to int8 over, and with random weights each layer enlarges that.
         atol = plan.atol * (10 if plan.weights == "int8" and a.layers > 12 else 1)
@@ -243,13 +249,17 @@ def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
 
 def _evaluate(plan: Plan, encoder: TracedEncoder, path: Path, inputs: dict[str, torch.Tensor]) -> None:
     """No CPU has kernels for these operators, so the runtime's own evaluator takes ONNX Runtime's place."""
-    found = Evaluator(path.read_bytes(), path.parent).run({name: value.numpy() for name, value in inputs.items()})
+    found = Evaluator(path.read_bytes(), path.parent).run(
+        {name: value.numpy() for name, value in inputs.items()}
+    )
     with torch.inference_mode():
         expected = encoder(**inputs)
     for name, value in expected.items():
         apart = float(np.abs(found[name] - value.numpy()).max())
         if not apart <= plan.atol:
-            raise ValueError(f"{plan.file}: {name} differs from PyTorch by {apart:.1e}, allowed {plan.atol:.0e}")
+            raise ValueError(
+                f"{plan.file}: {name} differs from PyTorch by {apart:.1e}, allowed {plan.atol:.0e}"
+            )
 
 
 def _count_operators(model: onnx.ModelProto, plan: Plan, layers: int) -> None:
@@ -266,4 +276,6 @@ def _count_operators(model: onnx.ModelProto, plan: Plan, layers: int) -> None:
     for operator, each in plan.operators.items():
         expected = each * layers + (operator == "LayerNormalization")
         if found.get(operator, 0) != expected:
-            raise ValueError(f"{plan.file}: expected {expected} {operator}, the trace has {found.get(operator, 0)}")
+            raise ValueError(
+                f"{plan.file}: expected {expected} {operator}, the trace has {found.get(operator, 0)}"
+            )

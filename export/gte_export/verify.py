@@ -32,7 +32,11 @@ def verify(checkpoint: Path, graphs: Path) -> dict[str, float]:
     """
     recipe = read_recipe(graphs)
     rng = np.random.default_rng(0)
-    ids = [rng.integers(0, recipe.architecture.vocab_size, n) for n in LENGTHS if n <= recipe.architecture.max_positions]
+    ids = [
+        rng.integers(0, recipe.architecture.vocab_size, n)
+        for n in LENGTHS
+        if n <= recipe.architecture.max_positions
+    ]
     expected = pytorch_states(checkpoint, ids)
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
@@ -56,7 +60,9 @@ def pytorch_states(checkpoint: Path, ids: list[np.ndarray]) -> list[np.ndarray]:
         return states
 
 
-def _difference(bundle: Path, manifest: Manifest, name: str, ids: list[np.ndarray], expected: list[np.ndarray]) -> float:
+def _difference(
+    bundle: Path, manifest: Manifest, name: str, ids: list[np.ndarray], expected: list[np.ndarray]
+) -> float:
     session = judge(bundle, manifest, name)
     worst = 0.0
     for row in range(len(ids)):

@@ -16,4 +16,13 @@ from .sparse import SparseVector as SparseVector  # noqa: E402
 from .sparse import SparseVectors as SparseVectors  # noqa: E402
 from .version import __version__ as __version__  # noqa: E402
 
-__all__ = ["Embedder", "Embeddings", "GteError", "Ranked", "Reranker", "SparseVector", "SparseVectors", "__version__"]
+__all__ = [
+    "Embedder",
+    "Embeddings",
+    "GteError",
+    "Ranked",
+    "Reranker",
+    "SparseVector",
+    "SparseVectors",
+    "__version__",
+]

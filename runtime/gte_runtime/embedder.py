@@ -41,7 +41,9 @@ STREAM_TEXTS = 256
 class Embedder:
     """Dense and sparse vectors of one model. Safe to use from several threads; close it, or use it in a `with`."""
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, engine: Engine, info: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, tokenizer: Tokenizer, engine: Engine, info: dict[str, Any] | None = None
+    ) -> None:
         """Put an embedder together from its parts. `Embedder.open` does this for a bundle on disk."""
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -85,7 +87,9 @@ class Embedder:
             ProviderError: a provider that is not there.
             ConfigError: a parameter out of range.
         """
-        from .opening import open_model  # a program that only imports the package does not load what opening needs
+        from .opening import (
+            open_model,  # a program that only imports the package does not load what opening needs
+        )
 
         return cls(
             *open_model(
@@ -180,7 +184,9 @@ class Embedder:
         check_errors(errors)
         length = choose_length(max_length, self.tokenizer.specials, self.max_length)
         if isinstance(texts, (str, bytes, dict)) or not isinstance(texts, Iterable):
-            raise InputError(f"expected an iterable of strings, found {type(texts).__name__}", got=type(texts).__name__)
+            raise InputError(
+                f"expected an iterable of strings, found {type(texts).__name__}", got=type(texts).__name__
+            )
         if isinstance(texts_per_part, bool) or not isinstance(texts_per_part, int) or texts_per_part < 1:
             raise ConfigError(f"texts_per_part is {texts_per_part!r}; expected an integer of at least 1")
         prompt = self.steps.prompt(prompt_name)
@@ -192,7 +198,9 @@ class Embedder:
         def run(first: int, tokenized: list[Tokens | InputError]) -> Embeddings:
             return self.steps.part(first, tokenized, dense, sparse, dim)
 
-        return in_parts(iter(texts), texts_per_part, lambda part, first: encode_each(encode, part, first), run)
+        return in_parts(
+            iter(texts), texts_per_part, lambda part, first: encode_each(encode, part, first), run
+        )
 
     def token_weights(self, texts: str | Iterable[str], max_length: int = 8192) -> list[dict[str, float]]:
         """{decoded token: weight} for each text, as the model's authors publish it.
@@ -207,7 +215,9 @@ class Embedder:
         tokens = self.steps.tokens(texts, max_length)
         return self.steps.weights_by_string(tokens, self.steps.run(tokens))
 
-    def token_vectors(self, texts: str | Iterable[str], max_length: int = 8192, truncate: bool = True) -> list[Float32]:
+    def token_vectors(
+        self, texts: str | Iterable[str], max_length: int = 8192, truncate: bool = True
+    ) -> list[Float32]:
         """States of all tokens of each text after the last layer, special tokens included: float32 [n, H] for n tokens.
 
         Not normalised; row 0 is what `encode` cuts and normalises, to the same bits. A text of 8192 tokens has
@@ -238,7 +248,10 @@ class Embedder:
         Raises:
             InputError: not a pair of strings; the index is the pair's.
         """
-        dense_weight, sparse_weight = _check_weight(dense_weight, "dense_weight"), _check_weight(sparse_weight, "sparse_weight")
+        dense_weight, sparse_weight = (
+            _check_weight(dense_weight, "dense_weight"),
+            _check_weight(sparse_weight, "sparse_weight"),
+        )
         checked = [check_pair(pair, index) for index, pair in enumerate(as_pairs(pairs))]
         dim = self.steps.check_dim(dim)
         if sparse_weight:
@@ -249,7 +262,9 @@ class Embedder:
         try:
             states = self.steps.run(tokens)
         except NonFiniteOutputError as error:
-            raise NonFiniteOutputError(_first_pair_with(list(unique)[error.index], checked), "pairs") from None
+            raise NonFiniteOutputError(
+                _first_pair_with(list(unique)[error.index], checked), "pairs"
+            ) from None
         vectors = scoring.cut_and_normalise(states.cls, dim)
         weights = self.steps.weights_by_string(tokens, states) if sparse_weight else [{}] * len(unique)
         rows = [(unique[query], unique[document]) for query, document in checked]

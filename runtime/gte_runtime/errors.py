@@ -54,7 +54,9 @@ class InputError(GteError, ValueError):
     exit_code = 2
     http_status = 422
 
-    def __init__(self, reason: str, *, index: int | None = None, field: str = "texts", got: str | None = None) -> None:
+    def __init__(
+        self, reason: str, *, index: int | None = None, field: str = "texts", got: str | None = None
+    ) -> None:
         where = field if index is None else f"{field}[{index}]"
         super().__init__(f"{where}: {reason}")
         self.reason = reason
@@ -70,7 +72,9 @@ class InputTooLongError(InputError):
     were not tokenized to the end.
     """
 
-    def __init__(self, *, tokens: int, limit: int, index: int | None, exact: bool = True, field: str = "texts") -> None:
+    def __init__(
+        self, *, tokens: int, limit: int, index: int | None, exact: bool = True, field: str = "texts"
+    ) -> None:
         count = f"{tokens}" if exact else f"at least {tokens}"
         super().__init__(
             f"{count} tokens, the limit is {limit}; shorten the text or pass truncate=True",
@@ -95,7 +99,9 @@ class NonFiniteOutputError(GteError):
     http_status = 500
 
     def __init__(self, index: int, field: str = "texts") -> None:
-        super().__init__(f"{field}[{index}]: the model gave a result that is not finite; `gte verify` checks the bundle")
+        super().__init__(
+            f"{field}[{index}]: the model gave a result that is not finite; `gte verify` checks the bundle"
+        )
         self.index = index
 
 
@@ -115,7 +121,9 @@ class BundleError(GteError, OSError):
 class BundleCorruptError(BundleError):
     """A file of a bundle differs from what its manifest promises."""
 
-    def __init__(self, file: str, *, expected: str, got: str, hint: str = "build or download the bundle again") -> None:
+    def __init__(
+        self, file: str, *, expected: str, got: str, hint: str = "build or download the bundle again"
+    ) -> None:
         super().__init__(f"{file}: expected {expected}, found {got}; {hint}")
         self.file = file
         self.expected = expected
@@ -160,7 +168,9 @@ class ProviderUnavailableError(ProviderError):
     def __init__(self, asked: str, available: tuple[str, ...], remedy: str) -> None:
         """`available` are the providers compiled into the installation; one of those may still lack what it needs to load."""
         state = "is installed and does not load" if asked in available else "is not available"
-        super().__init__(f"provider {asked!r} {state} (this installation has: {', '.join(available) or 'none'}); {remedy}")
+        super().__init__(
+            f"provider {asked!r} {state} (this installation has: {', '.join(available) or 'none'}); {remedy}"
+        )
         self.asked = asked
         self.available = available
 

@@ -70,7 +70,13 @@ def open_model(
     if provider != "cpu" or latency or tuple(devices) != (0,) or gpu_mem_limit is not None:
         gpu = _gpu_options(provider, tuple(devices), gpu_mem_limit, latency)
     session, tokenizer, invariance, cuda_graphs = load(
-        bundle, name, provider=provider, threads=count, encode_special_tokens=encode_special_tokens, verify=verify, gpu=gpu
+        bundle,
+        name,
+        provider=provider,
+        threads=count,
+        encode_special_tokens=encode_special_tokens,
+        verify=verify,
+        gpu=gpu,
     )
     info: dict[str, Any] = {
         "model": manifest.model,
@@ -84,7 +90,9 @@ def open_model(
         info["devices"] = list(gpu.devices)
     if cuda_graphs is not None:
         info["cuda_graphs"] = cuda_graphs
-    engine = Engine(session, chosen, manifest.architecture.hidden_size, budget=budget, cost=COSTS.get(name, Cost()))
+    engine = Engine(
+        session, chosen, manifest.architecture.hidden_size, budget=budget, cost=COSTS.get(name, Cost())
+    )
     return Opened(manifest, tokenizer, engine, info)
 
 
@@ -101,9 +109,13 @@ def preferred(bundle: Bundle, provider: str) -> str:
 
 def _check_kind(manifest: Manifest, reranker: bool) -> None:
     if manifest.reranker and not reranker:
-        raise ConfigError(f"{manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open, or `gte rerank`")
+        raise ConfigError(
+            f"{manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open, or `gte rerank`"
+        )
     if reranker and not manifest.reranker:
-        raise ConfigError(f"{manifest.model} is an embedding model, which has no pair head; use Embedder.open, or `gte embed`")
+        raise ConfigError(
+            f"{manifest.model} is an embedding model, which has no pair head; use Embedder.open, or `gte embed`"
+        )
 
 
 def _gpu_options(provider: str, devices: tuple[int, ...], memory: int | None, latency: bool) -> CudaOptions:
@@ -112,5 +124,7 @@ def _gpu_options(provider: str, devices: tuple[int, ...], memory: int | None, la
     if provider == "cpu":
         raise ConfigError("latency, devices and gpu_mem_limit are for provider='cuda'")
     if latency and provider != "cuda":
-        raise ConfigError("latency=True is for provider='cuda'; TensorRT's engines are made by `gte engine build`")
+        raise ConfigError(
+            "latency=True is for provider='cuda'; TensorRT's engines are made by `gte engine build`"
+        )
     return CudaOptions(devices=devices, memory=memory, latency=latency)

@@ -16,7 +16,16 @@ from .inference.plan import Budget
 from .machine.progress import Progress
 from .results import Ranked, Scores
 from .scoring import sigmoid as sigmoid_of
-from .tokenization import OnBadUnicode, Tokenizer, as_pairs, as_texts, check_errors, check_pair, check_text, choose_length
+from .tokenization import (
+    OnBadUnicode,
+    Tokenizer,
+    as_pairs,
+    as_texts,
+    check_errors,
+    check_pair,
+    check_text,
+    choose_length,
+)
 
 if TYPE_CHECKING:
     from .bundle.directory import Verify
@@ -28,7 +37,9 @@ class Reranker:
     A pair gets the same bits alone and in any company, as a text does from an `Embedder`.
     """
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, engine: Engine, info: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, tokenizer: Tokenizer, engine: Engine, info: dict[str, Any] | None = None
+    ) -> None:
         """Put a reranker together from its parts. `Reranker.open` does this for a bundle on disk."""
         self.manifest = manifest
         self.tokenizer = tokenizer
@@ -107,18 +118,26 @@ class Reranker:
             InputError: a bad text, with the document's index; an empty query; no documents.
             ConfigError: a parameter out of range.
         """
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1):
-            raise ConfigError(f"top_k is {repr(top_k)[:40]}; expected an integer of at least 1, or None for all")
+        if top_k is not None and (
+            isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1
+        ):
+            raise ConfigError(
+                f"top_k is {repr(top_k)[:40]}; expected an integer of at least 1, or None for all"
+            )
         check_errors(errors)
         if isinstance(documents, str):
             raise InputError("expected an iterable of strings, found str", field="documents", got="str")
         asked = _checked(query, None, "query", errors)
         if not asked:
             raise InputError("an empty query has no answer", field="query", got="an empty string")
-        checked = [_checked(text, index, "documents", errors) for index, text in enumerate(_listed(documents))]
+        checked = [
+            _checked(text, index, "documents", errors) for index, text in enumerate(_listed(documents))
+        ]
         if not checked:
             raise InputError("there are no documents to rank", field="documents", got="an empty list")
-        scores = self.evaluate(((asked, document) for document in checked), max_length, truncate, show_progress, sigmoid=sigmoid).scores
+        scores = self.evaluate(
+            ((asked, document) for document in checked), max_length, truncate, show_progress, sigmoid=sigmoid
+        ).scores
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         return [Ranked(row, float(scores[row]), checked[row] if return_documents else None) for row in order]
 
@@ -137,7 +156,9 @@ class Reranker:
         Raises:
             InputError: not a pair of strings; the index is the pair's.
         """
-        return self.evaluate(pairs, max_length, truncate, show_progress, sigmoid=sigmoid, errors=errors).scores
+        return self.evaluate(
+            pairs, max_length, truncate, show_progress, sigmoid=sigmoid, errors=errors
+        ).scores
 
     def evaluate(
         self,

@@ -98,7 +98,9 @@ def sparse_vector(ids: Int64, weights: Float32, drop: Iterable[int]) -> SparseVe
     return SparseVector(indices.astype(np.int32), values)
 
 
-def by_string(ids: Int64, weights: Float32, drop: Iterable[int], decode: Callable[[int], str]) -> dict[str, float]:
+def by_string(
+    ids: Int64, weights: Float32, drop: Iterable[int], decode: Callable[[int], str]
+) -> dict[str, float]:
     """{decoded token: largest weight}, in order of first occurrence: the form the model's authors publish.
 
     A piece with and without its leading space shares a key, so this holds less than the vector of ids.

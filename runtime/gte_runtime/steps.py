@@ -56,7 +56,9 @@ class Steps:
         checked = [prompt + check_text(text, index, errors) for index, text in enumerate(as_texts(texts))]
         return self.tokenizer.encode(checked, max_length=length, truncate=truncate)
 
-    def run(self, tokens: Sequence[Tokens], *, token_states: bool = False, show_progress: bool = False) -> States:
+    def run(
+        self, tokens: Sequence[Tokens], *, token_states: bool = False, show_progress: bool = False
+    ) -> States:
         """The second step: what the model gives for tokenized texts, in input order, not normalised.
 
         Raises:
@@ -89,7 +91,10 @@ class Steps:
     ) -> list[dict[str, float]]:
         """Token weights under a string for each token: as decoded by itself, or what `key` makes of its id."""
         drop, decode = self.manifest.tokenizer.drop_ids, key or self.tokenizer.decode
-        return [sparse.by_string(t.ids, w, drop, decode) for t, w in zip(tokens, states.token_weights, strict=True)]
+        return [
+            sparse.by_string(t.ids, w, drop, decode)
+            for t, w in zip(tokens, states.token_weights, strict=True)
+        ]
 
     def prompt(self, name: object) -> str:
         """The text of a prompt: None is the model's default one, "" is none. Raises ConfigError for a name that the model lacks."""
@@ -110,24 +115,40 @@ class Steps:
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= self.dim:
             raise ConfigError(f"dim is {repr(dim)[:40]}; expected an integer from 1 to {self.dim}")
         if dim < self.manifest.smallest_dim:
-            warnings.warn(f"dim={dim} is below {self.manifest.smallest_dim}, the shortest this model was trained for", stacklevel=3)
+            warnings.warn(
+                f"dim={dim} is below {self.manifest.smallest_dim}, the shortest this model was trained for",
+                stacklevel=3,
+            )
         return int(dim)
 
-    def part(self, first: int, tokenized: Sequence[Tokens | InputError], dense: bool, sparse: bool, dim: int) -> Embeddings:
+    def part(
+        self, first: int, tokenized: Sequence[Tokens | InputError], dense: bool, sparse: bool, dim: int
+    ) -> Embeddings:
         """One part of a stream: bad texts are named, the others have their rows."""
         tokens = [one for one in tokenized if isinstance(one, Tokens)]
         index = np.array([first + n for n, one in enumerate(tokenized) if isinstance(one, Tokens)], np.int64)
         states = self.engine.run_unchecked([t.ids for t in tokens])
         finite = states.finite()
-        rejected = [Rejected(first + n, one) for n, one in enumerate(tokenized) if isinstance(one, InputError)]
+        rejected = [
+            Rejected(first + n, one) for n, one in enumerate(tokenized) if isinstance(one, InputError)
+        ]
         rejected += [Rejected(row, NonFiniteOutputError(row)) for row in index[~finite].tolist()]
         good = np.flatnonzero(finite)
-        out = self.collect([tokens[row] for row in good], states.rows(good), dense=dense, sparse=sparse, dim=dim, index=index[good])
+        out = self.collect(
+            [tokens[row] for row in good],
+            states.rows(good),
+            dense=dense,
+            sparse=sparse,
+            dim=dim,
+            index=index[good],
+        )
         return replace(out, rejected=tuple(sorted(rejected, key=lambda one: one.index)))
 
     def _sparse_vectors(self, tokens: Sequence[Tokens], states: States) -> SparseVectors:
         drop = self.manifest.tokenizer.drop_ids
-        vectors = (sparse.sparse_vector(t.ids, w, drop) for t, w in zip(tokens, states.token_weights, strict=True))
+        vectors = (
+            sparse.sparse_vector(t.ids, w, drop) for t, w in zip(tokens, states.token_weights, strict=True)
+        )
         return SparseVectors(vectors, self.manifest.architecture.vocab_size)
 
     def check_sparse(self, asked: bool | None) -> bool:

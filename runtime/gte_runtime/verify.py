@@ -88,7 +88,9 @@ def _states(check: Numbers, gte: Embedder) -> Iterator[Found]:
     allowed = max(check["tolerance"], gte.tolerance)
     least = min(check["cosine"], 1 - gte.tolerance**2 / 2)
     if ours.shape != theirs.shape:
-        yield Found(f"states have {ours.shape[1]} values, published are {theirs.shape[1]} ({check['source']})", False)
+        yield Found(
+            f"states have {ours.shape[1]} values, published are {theirs.shape[1]} ({check['source']})", False
+        )
         return
     for number, (x, y) in enumerate(zip(ours, theirs, strict=True)):
         apart = float(np.linalg.norm(x - y) / np.linalg.norm(y))
@@ -118,13 +120,20 @@ def _weights(check: Numbers, gte: Embedder) -> Iterator[Found]:
 
 
 def _logits(check: Numbers, reranker: Reranker) -> Iterator[Found]:
-    found = reranker.score([(query, document) for query, document in check["pairs"]], max_length=512).astype(np.float64)
+    found = reranker.score([(query, document) for query, document in check["pairs"]], max_length=512).astype(
+        np.float64
+    )
     scale = max(1.0, max(abs(logit) for logit in check["logits"]))
     yield from _numbers("score of pair", found, check, check["logits"], reranker.tolerance * scale, first=0)
 
 
 def _numbers(
-    what: str, found: NDArray[np.float64], check: Numbers, published: list[float], tolerance: float, first: int = 1
+    what: str,
+    found: NDArray[np.float64],
+    check: Numbers,
+    published: list[float],
+    tolerance: float,
+    first: int = 1,
 ) -> Iterator[Found]:
     allowed = max(check["tolerance"], tolerance)
     for number, (value, expected) in enumerate(zip(found.tolist(), published, strict=True), first):
@@ -136,4 +145,8 @@ def _numbers(
         )
 
 
-OF_VECTORS: dict[str, Callable[[Numbers, Embedder], Iterator[Found]]] = {"states": _states, "cosines": _cosines, "weights": _weights}
+OF_VECTORS: dict[str, Callable[[Numbers, Embedder], Iterator[Found]]] = {
+    "states": _states,
+    "cosines": _cosines,
+    "weights": _weights,
+}

@@ -30,7 +30,12 @@ collect_ignore_glob = [] if GTE else ["*"]
 RERANKER = Path(__file__).parent.parent / "data" / "gte-tiny-reranker"
 KEY = "key-of-the-client-tests"
 QUERY = "what is the capital of China?"
-TEXTS = [QUERY, "北京是中华人民共和国的首都。", "Пекин — столица Китая.", "how to implement quick sort in python?"]
+TEXTS = [
+    QUERY,
+    "北京是中华人民共和国的首都。",
+    "Пекин — столица Китая.",
+    "how to implement quick sort in python?",
+]
 
 # Clients that look for news or report home have nobody to talk to here.
 os.environ |= {
@@ -47,7 +52,9 @@ class Server:
 
     def post(self, path: str, body: Any) -> Any:
         headers = {"content-type": "application/json", "authorization": f"Bearer {self.key or 'none'}"}
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, json.dumps(body).encode(), headers), timeout=30) as answer:
+        with urllib.request.urlopen(
+            urllib.request.Request(self.url + path, json.dumps(body).encode(), headers), timeout=30
+        ) as answer:
             return json.load(answer)
 
     def encode(self, texts: list[str], **options: Any) -> list[dict[str, Any]]:
@@ -56,7 +63,9 @@ class Server:
     def dense(self, texts: list[str], **options: Any) -> np.ndarray:
         return np.array([item["embedding"] for item in self.encode(texts, **options)], np.float32)
 
-    def ranked(self, query: str, documents: list[str], best: int | None = None) -> tuple[list[int], list[float]]:
+    def ranked(
+        self, query: str, documents: list[str], best: int | None = None
+    ) -> tuple[list[int], list[float]]:
         """Places and scores from best to worst."""
         results = self.post("/v2/rerank", {"query": query, "documents": documents})["results"][:best]
         return [item["index"] for item in results], [item["relevance_score"] for item in results]
@@ -68,8 +77,21 @@ def serving(folder: Path, key: str) -> Iterator[Server]:
     assert GTE is not None
     bundle, log, keys = folder / "gte-tiny-reranker", folder / "log", folder / "keys"
     keys.write_text(key)
-    subprocess.run([GTE, "build", str(RERANKER), str(bundle), "--graphs", str(RERANKER / "graphs")], check=True, capture_output=True)
-    arguments = ["serve", "--model", "gte-mini", "--model", str(bundle), "--port", "0", *(["--api-key-file", str(keys)] if key else [])]
+    subprocess.run(
+        [GTE, "build", str(RERANKER), str(bundle), "--graphs", str(RERANKER / "graphs")],
+        check=True,
+        capture_output=True,
+    )
+    arguments = [
+        "serve",
+        "--model",
+        "gte-mini",
+        "--model",
+        str(bundle),
+        "--port",
+        "0",
+        *(["--api-key-file", str(keys)] if key else []),
+    ]
     with log.open("wb") as stderr:
         process = subprocess.Popen([GTE, *arguments], stderr=stderr)
     try:

@@ -19,7 +19,9 @@ from gte_runtime.scoring import hybrid
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(importlib.util.find_spec("mteb") is None, reason="mteb has an environment of its own: make mteb-test"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("mteb") is None, reason="mteb has an environment of its own: make mteb-test"
+    ),
 ]
 
 TEXTS = Path(__file__).parents[2] / "benchmarks" / "texts" / "udhr.txt"
@@ -104,8 +106,15 @@ def test_search(evaluate: Callable[[Any], dict[str, float]], dense_weight: float
     found = evaluate(model)["ndcg_at_10"]
     with Embedder.open("gte-mini") as gte:
         asked, answers = gte.encode(paragraphs("spa")), gte.encode(paragraphs("por_BR"))
-    shared = np.array([[sum(w * d.as_dict().get(t, 0) for t, w in q.as_dict().items()) for d in answers.sparse] for q in asked.sparse])
-    assert found == pytest.approx(ndcg(hybrid(asked.dense @ answers.dense.T, shared, dense_weight, sparse_weight)), abs=1e-4)
+    shared = np.array(
+        [
+            [sum(w * d.as_dict().get(t, 0) for t, w in q.as_dict().items()) for d in answers.sparse]
+            for q in asked.sparse
+        ]
+    )
+    assert found == pytest.approx(
+        ndcg(hybrid(asked.dense @ answers.dense.T, shared, dense_weight, sparse_weight)), abs=1e-4
+    )
     assert found > 0.3
 
 
@@ -114,7 +123,13 @@ def test_search_among_candidates():
     from gte_runtime.integrations.mteb import GteSearch
 
     model = GteSearch("gte-mini")
-    model.index([{"id": "a", "title": "Dogs", "text": "bark"}, {"id": "b", "text": "cats"}, {"id": "c", "text": "dogs bark"}])
+    model.index(
+        [
+            {"id": "a", "title": "Dogs", "text": "bark"},
+            {"id": "b", "text": "cats"},
+            {"id": "c", "text": "dogs bark"},
+        ]
+    )
     found = model.search([{"id": "q", "text": "dogs"}], top_k=5, top_ranked={"q": ["b", "a"]})
     assert list(found) == ["q"]
     assert set(found["q"]) == {"a", "b"}

@@ -61,7 +61,9 @@ def read_expected(name: str) -> Expected:
     with np.load(EXPECTED) as stored:
         ends = np.cumsum(stored["lengths"])[:-1]
         classifier = f"{name}.weights" in stored
-        weights = stored[f"{name}.weights"] if classifier else np.zeros(len(stored[f"{name}.ids"]), np.float32)
+        weights = (
+            stored[f"{name}.weights"] if classifier else np.zeros(len(stored[f"{name}.ids"]), np.float32)
+        )
         return Expected(
             ids=np.split(stored[f"{name}.ids"].astype(np.int64), ends),
             states=States(list(stored[f"{name}.cls"]), np.split(weights, ends)),
@@ -80,7 +82,9 @@ class Workshop:
         self._graphs: dict[Architecture, Path] = {}
 
     def checkpoint(self, name: str) -> Path:
-        return self._once(f"{name}.checkpoint", lambda directory: write_variation(name, directory, self.tokenizer))
+        return self._once(
+            f"{name}.checkpoint", lambda directory: write_variation(name, directory, self.tokenizer)
+        )
 
     def with_theta(self, name: str, theta: float) -> Path:
         """A variation's checkpoint with the plain RoPE of this theta."""
@@ -96,7 +100,10 @@ class Workshop:
 
     def bundle(self, checkpoint: Path) -> Path:
         graphs = self._traced(checkpoint)
-        return self._once(f"{checkpoint.stem}.bundle", lambda bundle: build(checkpoint, bundle, graphs=graphs, variants=VARIANTS))
+        return self._once(
+            f"{checkpoint.stem}.bundle",
+            lambda bundle: build(checkpoint, bundle, graphs=graphs, variants=VARIANTS),
+        )
 
     def _traced(self, checkpoint: Path) -> Path:
         architecture = read_config(checkpoint).architecture
@@ -141,17 +148,25 @@ def by_engine(bundle: Path, variant: str, ids: list[NDArray[np.int64]], *, toget
     opened = Bundle.open(bundle)
     chosen = opened.variant(variant)
     lengths = [len(one) for one in ids]
-    planned = plan_padded(lengths, Budget()) if chosen.batch == "padded" else plan_ragged(lengths, chosen.flash_from, Budget())
+    planned = (
+        plan_padded(lengths, Budget())
+        if chosen.batch == "padded"
+        else plan_ragged(lengths, chosen.flash_from, Budget())
+    )
     groups = planned if together else [np.array([row]) for row in range(len(ids))]
     cls: dict[int, Float] = {}
     weights: dict[int, Float] = {}
-    session = CpuSession(opened.read(chosen.graph), bundle, chosen, opened.manifest.architecture.hidden_size, threads=1)
+    session = CpuSession(
+        opened.read(chosen.graph), bundle, chosen, opened.manifest.architecture.hidden_size, threads=1
+    )
     try:
         for rows in groups:
             batch = make_batch(rows, ids, chosen.flash_from)
             outputs = session.run(batch)
             cls |= zip(rows.tolist(), outputs.cls, strict=True)
-            weights |= zip(rows.tolist(), np.split(outputs.token_weights, batch.cu_seqlens[1:-1]), strict=True)
+            weights |= zip(
+                rows.tolist(), np.split(outputs.token_weights, batch.cu_seqlens[1:-1]), strict=True
+            )
     finally:
         session.close()
     return States([cls[row] for row in range(len(ids))], [weights[row] for row in range(len(ids))])

@@ -63,7 +63,9 @@ def bundle(folder: Path, name: str) -> Path:
     return target
 
 
-def by_engine(bundle: Path, variant: str, ids: list[NDArray[np.int64]], *, together: bool) -> NDArray[np.float32]:
+def by_engine(
+    bundle: Path, variant: str, ids: list[NDArray[np.int64]], *, together: bool
+) -> NDArray[np.float32]:
     with Reranker.open(bundle, variant=variant, threads=2) as reranker:
         tokens = [Tokens(one, False) for one in ids]
         if together:
@@ -97,7 +99,10 @@ def test_oracle_and_pytorch(folder: Path, name: str):
 def test_engine(folder: Path, name: str, variant: str, together: bool):
     """A built bundle agrees, on each pair by itself and on all of them in one call."""
     expected = read_expected(name)
-    assert error(by_engine(bundle(folder, name), variant, expected.ids, together=together), expected.logits) <= LIMIT
+    assert (
+        error(by_engine(bundle(folder, name), variant, expected.ids, together=together), expected.logits)
+        <= LIMIT
+    )
 
 
 @pytest.mark.parametrize("theta", [20000.0, 160000.0])
@@ -107,6 +112,13 @@ def test_a_wrong_rope_shows(folder: Path, theta: float):
     wrong = folder / f"wrong-{theta:.0f}"
     shutil.copytree(folder / "reranker", wrong)
     config = json.loads((wrong / "config.json").read_text(encoding="utf-8"))
-    (wrong / "config.json").write_text(json.dumps(config | {"rope_theta": theta, "rope_scaling": None}), encoding="utf-8")
+    (wrong / "config.json").write_text(
+        json.dumps(config | {"rope_theta": theta, "rope_scaling": None}), encoding="utf-8"
+    )
     for variant in VARIANTS:
-        assert error(by_engine(bundle(folder, wrong.name), variant, expected.ids, together=True), expected.logits) > WRONG
+        assert (
+            error(
+                by_engine(bundle(folder, wrong.name), variant, expected.ids, together=True), expected.logits
+            )
+            > WRONG
+        )

@@ -17,7 +17,12 @@ from gte_runtime import Embedder
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "cpp_native"
 FETCHED = REPOSITORY / ".ort" / "include"
-PLACES = [os.environ.get("ORT_INCLUDE", ""), FETCHED, "/usr/include/onnxruntime", "/usr/local/include/onnxruntime"]
+PLACES = [
+    os.environ.get("ORT_INCLUDE", ""),
+    FETCHED,
+    "/usr/include/onnxruntime",
+    "/usr/local/include/onnxruntime",
+]
 
 
 def headers() -> Path | None:
@@ -29,7 +34,9 @@ def headers() -> Path | None:
 
 
 def _installed() -> Path | None:
-    return next((Path(place) for place in PLACES if place and (Path(place) / "onnxruntime_cxx_api.h").exists()), None)
+    return next(
+        (Path(place) for place in PLACES if place and (Path(place) / "onnxruntime_cxx_api.h").exists()), None
+    )
 
 
 def library() -> Path | None:
@@ -50,10 +57,21 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("this onnxruntime wheel has no libonnxruntime.so")
     build = tmp_path_factory.mktemp("cpp-native")
     for step in (
-        ["cmake", "-S", EXAMPLE, "-B", build, f"-DORT_INCLUDE={include}", f"-DORT_LIBRARY={shared}", "-DCMAKE_BUILD_TYPE=Debug"],
+        [
+            "cmake",
+            "-S",
+            EXAMPLE,
+            "-B",
+            build,
+            f"-DORT_INCLUDE={include}",
+            f"-DORT_LIBRARY={shared}",
+            "-DCMAKE_BUILD_TYPE=Debug",
+        ],
         ["cmake", "--build", build],
     ):
-        done = subprocess.run([str(word) for word in step], capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            [str(word) for word in step], capture_output=True, text=True, timeout=300, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "warning:" not in done.stdout + done.stderr
     return build / "gte_native"
@@ -81,13 +99,20 @@ def test_same_vectors_as_the_runtime(program: Path, tiny_bundle: Path, golden: G
         for line, vector in zip(done.stdout.splitlines(), expected.sparse, strict=True):
             entries = dict(pair.split(":") for pair in line.split())
             assert [int(token) for token in entries] == vector.indices.tolist()
-            assert [float(weight) for weight in entries.values()] == pytest.approx(vector.values.tolist(), rel=1e-4)
+            assert [float(weight) for weight in entries.values()] == pytest.approx(
+                vector.values.tolist(), rel=1e-4
+            )
 
 
 def test_failures_are_told(program: Path, tmp_path: Path):
     """A graph that is not there: one line, exit code 1."""
     done = subprocess.run(
-        [program, tmp_path / "none.onnx", tmp_path / "out"], input="0 2\n", capture_output=True, text=True, timeout=60, check=False
+        [program, tmp_path / "none.onnx", tmp_path / "out"],
+        input="0 2\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("gte_native: ")

@@ -34,7 +34,11 @@ def test_single_texts(encoder: Encoder, golden: Golden, attention: type):
     for number in range(len(golden.texts)):
         ids = torch.from_numpy(golden.ids(number))[None]
         padded = attention is PaddedAttention
-        other = {"attention_mask": torch.ones_like(ids)} if padded else {"position_ids": torch.arange(ids.shape[1])[None]}
+        other = (
+            {"attention_mask": torch.ones_like(ids)}
+            if padded
+            else {"position_ids": torch.arange(ids.shape[1])[None]}
+        )
         with torch.inference_mode():
             out = encoder(input_ids=ids, **other)
         assert relative(out["cls"][0].numpy(), golden.cls()[number]) <= 2e-5

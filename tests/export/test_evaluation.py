@@ -33,14 +33,23 @@ MICROSOFT = "com.microsoft"
 NOT_ON_CPU = "PackedMultiHeadAttention"
 
 
-def model(kind: str, inputs: dict[str, Array], outputs: int = 1, domain: str = "", **attributes: Any) -> bytes:
+def model(
+    kind: str, inputs: dict[str, Array], outputs: int = 1, domain: str = "", **attributes: Any
+) -> bytes:
     """A graph of one operator."""
-    node = helper.make_node(kind, list(inputs), [f"out{i}" for i in range(outputs)], domain=domain, **attributes)
-    declared = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()]
+    node = helper.make_node(
+        kind, list(inputs), [f"out{i}" for i in range(outputs)], domain=domain, **attributes
+    )
+    declared = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for n, a in inputs.items()
+    ]
     kinds = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
     given = [helper.make_tensor_value_info(f"out{i}", kinds, None) for i in range(outputs)]
     graph = helper.make_graph([node], "one", declared, given)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(MICROSOFT, 1)], ir_version=9)
+    made = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(MICROSOFT, 1)], ir_version=9
+    )
     data: bytes = made.SerializeToString()
     return data
 
@@ -59,12 +68,30 @@ CASES: dict[str, tuple[str, dict[str, Array], int, str, dict[str, Any]]] = {
     "Gather": ("Gather", {"x": floats(9, 4), "i": np.array([[3, 0, 8]])}, 1, "", {}),
     "Reshape": ("Reshape", {"x": X, "s": np.array([-1, 4])}, 1, "", {}),
     "Reshape, 0": ("Reshape", {"x": X, "s": np.array([0, 2, -1])}, 1, "", {}),
-    "Slice": ("Slice", {"x": floats(9), "s": np.array([0]), "e": np.array([-1]), "a": np.array([0]), "t": np.array([1])}, 1, "", {}),
-    "Slice, by two": ("Slice", {"x": X, "s": np.array([1]), "e": np.array([9]), "a": np.array([2]), "t": np.array([2])}, 1, "", {}),
+    "Slice": (
+        "Slice",
+        {"x": floats(9), "s": np.array([0]), "e": np.array([-1]), "a": np.array([0]), "t": np.array([1])},
+        1,
+        "",
+        {},
+    ),
+    "Slice, by two": (
+        "Slice",
+        {"x": X, "s": np.array([1]), "e": np.array([9]), "a": np.array([2]), "t": np.array([2])},
+        1,
+        "",
+        {},
+    ),
     "Split": ("Split", {"x": X, "s": np.array([12, 4])}, 2, "", {"axis": -1}),
     "Split, even": ("Split", {"x": X}, 2, "", {"axis": -1, "num_outputs": 2}),
     "Unsqueeze": ("Unsqueeze", {"x": floats(9), "a": np.array([0])}, 1, "", {}),
-    "LayerNormalization": ("LayerNormalization", {"x": X, "w": floats(16), "b": floats(16)}, 1, "", {"epsilon": 1e-12}),
+    "LayerNormalization": (
+        "LayerNormalization",
+        {"x": X, "w": floats(16), "b": floats(16)},
+        1,
+        "",
+        {"epsilon": 1e-12},
+    ),
     "SkipLayerNormalization": (
         "SkipLayerNormalization",
         {"x": X, "skip": floats(1, 7, 16), "w": floats(16), "beta": floats(16), "bias": floats(16)},
@@ -104,10 +131,14 @@ def test_packed_attention_is_attention_text_by_text(tmp_path: Path):
     bounds = np.array([0, 3, 3, 10], np.int32)
     q, k, v = (floats(10, 16) for _ in range(3))
     inputs = {"q": q, "k": k, "v": v, "": floats(0), "o": np.zeros((3, 7), np.int32), "c": bounds}
-    packed = model(NOT_ON_CPU, {name: value for name, value in inputs.items() if name}, domain=MICROSOFT, num_heads=4)
+    packed = model(
+        NOT_ON_CPU, {name: value for name, value in inputs.items() if name}, domain=MICROSOFT, num_heads=4
+    )
     graph = onnx.load_from_string(packed)
     graph.graph.node[0].input[:] = ["q", "k", "v", "", "o", "c"]
-    found = Evaluator(graph.SerializeToString(), tmp_path).run({name: value for name, value in inputs.items() if name})["out0"]
+    found = Evaluator(graph.SerializeToString(), tmp_path).run(
+        {name: value for name, value in inputs.items() if name}
+    )["out0"]
     alone = {"q": q[None, :3], "k": k[None, :3], "v": v[None, :3]}
     for start, end in ((0, 3), (3, 10)):
         alone = {"q": q[None, start:end], "k": k[None, start:end], "v": v[None, start:end]}
@@ -120,9 +151,13 @@ def test_packed_attention_is_attention_text_by_text(tmp_path: Path):
 def test_bias_split_gelu_is_its_parts(tmp_path: Path, width: int):
     """left x gelu(right) by ONNX Runtime's Gelu."""
     x, bias = floats(1, 3, width), floats(width)
-    found = Evaluator(model("BiasSplitGelu", {"x": x, "b": bias}, domain=MICROSOFT), tmp_path).run({"x": x, "b": bias})["out0"]
+    found = Evaluator(model("BiasSplitGelu", {"x": x, "b": bias}, domain=MICROSOFT), tmp_path).run(
+        {"x": x, "b": bias}
+    )["out0"]
     left, right = np.split(x + bias, 2, -1)
-    gelu = onnxruntime.InferenceSession(model("Gelu", {"x": right}), providers=["CPUExecutionProvider"]).run(None, {"x": right})[0]
+    gelu = onnxruntime.InferenceSession(model("Gelu", {"x": right}), providers=["CPUExecutionProvider"]).run(
+        None, {"x": right}
+    )[0]
     np.testing.assert_allclose(found, left * gelu, rtol=2e-6, atol=2e-6)
 
 
@@ -130,7 +165,9 @@ def test_what_the_kernels_refuse_is_refused(tmp_path: Path):
     """A width without kernel, positions behind the table, bounds that do not fit: CUDA would fail, or worse, not fail."""
     x, bias = floats(1, 3, 320), floats(320)
     with pytest.raises(ValueError, match="no kernel for a width of 320"):
-        Evaluator(model("BiasSplitGelu", {"x": x, "b": bias}, domain=MICROSOFT), tmp_path).run({"x": x, "b": bias})
+        Evaluator(model("BiasSplitGelu", {"x": x, "b": bias}, domain=MICROSOFT), tmp_path).run(
+            {"x": x, "b": bias}
+        )
     _, inputs, _, _, attributes = CASES["RotaryEmbedding"]
     far = inputs | {"p": np.full((1, 7), 20)}
     with pytest.raises(IndexError, match="the table has 20"):
@@ -157,7 +194,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def cosines(found: Array, expected: Array) -> Array:
-    cosine: Array = (found * expected).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
+    cosine: Array = (
+        (found * expected).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
+    )
     return cosine
 
 
@@ -184,7 +223,12 @@ def _torch(checkpoint: Checkpoint, ids: list[Array]) -> Array:
     a = checkpoint.config.architecture
     encoder = Encoder(a, PaddedAttention(a)).eval().load(checkpoint)
     with torch.inference_mode():
-        rows = [encoder(input_ids=torch.from_numpy(i)[None], attention_mask=torch.ones(1, len(i), dtype=torch.int64)) for i in ids]
+        rows = [
+            encoder(
+                input_ids=torch.from_numpy(i)[None], attention_mask=torch.ones(1, len(i), dtype=torch.int64)
+            )
+            for i in ids
+        ]
     return np.concatenate([row["cls"].numpy() for row in rows])
 
 
@@ -194,12 +238,18 @@ def test_upstream_outputs(golden: Golden, tmp_path: Path):
     session = judge(tmp_path / "bundle", manifest, "cuda-fp16")
     ids = [golden.ids(text) for text in range(len(golden.texts))]
     together = session.run(make_batch(np.arange(len(ids)), ids, 128)).cls
-    alone = np.concatenate([session.run(make_batch(np.array([row]), ids, 128)).cls for row in range(len(ids))])
+    alone = np.concatenate(
+        [session.run(make_batch(np.array([row]), ids, 128)).cls for row in range(len(ids))]
+    )
     assert cosines(together, golden.cls()).min() >= 0.9999
     assert cosines(alone, golden.cls()).min() >= 0.9999
 
 
-@pytest.mark.parametrize("file", sorted(Path(__file__).parents[2].glob("models/*/cuda-fp16.*.onnx")), ids=lambda file: file.parent.name)
+@pytest.mark.parametrize(
+    "file",
+    sorted(Path(__file__).parents[2].glob("models/*/cuda-fp16.*.onnx")),
+    ids=lambda file: file.parent.name,
+)
 def test_onnxruntime_accepts_the_graph_up_to_the_kernels(file: Path, tmp_path: Path):
     """Its schemas and its inference of types and shapes find no fault; what is missing on a CPU are kernels, and only those.
 
@@ -213,13 +263,19 @@ def test_onnxruntime_accepts_the_graph_up_to_the_kernels(file: Path, tmp_path: P
     for initializer in proto.graph.initializer:
         del initializer.external_data[:]
         initializer.data_location = TensorProto.DEFAULT
-        rows = [min(8, initializer.dims[0]), *initializer.dims[1:]] if initializer.name == "embeddings.word" else list(initializer.dims)
+        rows = (
+            [min(8, initializer.dims[0]), *initializer.dims[1:]]
+            if initializer.name == "embeddings.word"
+            else list(initializer.dims)
+        )
         initializer.dims[:] = rows
         initializer.raw_data = bytes(int(np.prod(rows)) * 2)
 
     def refusal() -> str:
         with pytest.raises(Exception, match=r".") as caught:
-            onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
         return str(caught.value)
 
     assert "NOT_IMPLEMENTED" in (message := refusal())

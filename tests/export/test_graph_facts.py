@@ -46,7 +46,13 @@ def test_facts_are_those_of_the_onnx_package(file: Path):
     facts = inspect_graph(file.read_bytes(), "a.onnx")
 
     assert facts.operators == tuple(
-        sorted({f"{node.domain}::{node.op_type}" if node.domain else node.op_type for part in parts for node in part.node})
+        sorted(
+            {
+                f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+                for part in parts
+                for node in part.node
+            }
+        )
     )
     assert facts.opsets == {entry.domain: entry.version for entry in model.opset_import}
     assert facts.inputs == tuple(value.name for value in model.graph.input)

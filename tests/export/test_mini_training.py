@@ -80,7 +80,9 @@ def ids() -> torch.Tensor:
     return rows
 
 
-def test_the_encoder_starts_as_what_the_token_vectors_had_learnt(code: SimpleNamespace, ids: torch.Tensor) -> None:
+def test_the_encoder_starts_as_what_the_token_vectors_had_learnt(
+    code: SimpleNamespace, ids: torch.Tensor
+) -> None:
     """Every axis is in use here, so none can be spared for CLS and EOS without clearing it first."""
     torch.manual_seed(2)
     pieces = torch.randn(code.model.VOCABULARY, 384)
@@ -100,7 +102,9 @@ def test_the_short_way_to_cls_is_the_long_one(code: SimpleNamespace, ids: torch.
         torch.testing.assert_close(student.cls(ids), student(ids)[0], atol=1e-4, rtol=1e-4)
 
 
-def test_texts_of_like_length_side_by_side_come_back_in_their_order(code: SimpleNamespace, ids: torch.Tensor) -> None:
+def test_texts_of_like_length_side_by_side_come_back_in_their_order(
+    code: SimpleNamespace, ids: torch.Tensor
+) -> None:
     """Looked at first, as training does: what the look leaves behind must not be in the way of a gradient."""
     torch.manual_seed(4)
     student = code.model.Student()
@@ -109,7 +113,9 @@ def test_texts_of_like_length_side_by_side_come_back_in_their_order(code: Simple
     code.model.rope.cache_clear()
     with torch.inference_mode():
         looked = student.cls(*groups.parts)[groups.back]
-        torch.testing.assert_close(looked, student.cls(torch.from_numpy(code.batches.padded(texts))), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            looked, student.cls(torch.from_numpy(code.batches.padded(texts))), atol=1e-4, rtol=1e-4
+        )
     assert sum(part.numel() for part in groups.parts) < ids.numel()
     student.cls(*groups.parts)[groups.back].square().mean().backward()
     assert student.encoder["layer"][0].attention.qkv_proj.weight.grad.abs().sum() > 0
@@ -130,7 +136,9 @@ def test_joined_texts_aim_between_theirs_and_share_with_whom_they_share(code: Si
     aims = code.losses.aims(targets, texts)
     torch.testing.assert_close(aims[1], f.normalize(targets[0] + targets[1], dim=0))
     torch.testing.assert_close(aims[[0, 2, 3]], targets[[0, 2, 3]])
-    alike = code.losses.alike(aims, torch.tensor([[0, 1, 2, 2], [0, 1, 2, 3]]))  # the last two have the same English
+    alike = code.losses.alike(
+        aims, torch.tensor([[0, 1, 2, 2], [0, 1, 2, 3]])
+    )  # the last two have the same English
     assert torch.equal(alike, torch.eye(4) + torch.tensor([[0] * 4, [0] * 4, [0, 0, 0, 1], [0, 0, 1, 0]]) > 0)
 
 
@@ -141,7 +149,9 @@ def test_pieces_are_counted_by_their_text(code: SimpleNamespace) -> None:
 
 
 def test_a_batch_depends_on_its_number_alone(code: SimpleNamespace, tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(text) + "\n" for text in TEXTS), encoding="utf-8")
+    (tmp_path / "train.jsonl").write_text(
+        "".join(json.dumps(text) + "\n" for text in TEXTS), encoding="utf-8"
+    )
     order = [english for _, _, english, _ in TEXTS]
     given = (tmp_path / "train.jsonl", TOKENIZER, order, ["cat", "dog"], ["cat dog"], tmp_path / "tokens.npz")
     first, again = (code.batches.Batches(*given) for _ in range(2))
@@ -176,7 +186,9 @@ def test_rarity_falls_with_how_often_a_piece_comes(code: SimpleNamespace, often:
     batches = object.__new__(code.batches.Batches)
     flat = np.repeat(np.arange(3, dtype=np.int32), often)
     filler = np.full(10_000, 3, np.int32)
-    batches._others = code.batches.Texts(np.concatenate([flat, filler, [4]]).astype(np.int32), np.array([0, len(flat) + len(filler) + 1]))
+    batches._others = code.batches.Texts(
+        np.concatenate([flat, filler, [4]]).astype(np.int32), np.array([0, len(flat) + len(filler) + 1])
+    )
     batches._english = code.batches.Texts(filler, np.array([0, len(filler)]))
     batches._languages, batches._found = ["de"], {"de": {"help": np.array([[0, 0]])}}
     batches._pieces = ["▁eins", "▁zwei", "▁drei", "▁und", "▁?"]
@@ -191,7 +203,10 @@ def test_a_piece_counts_where_it_is_most_frequent(code: SimpleNamespace) -> None
     """ "die" tells much in English and nothing in German."""
     batches = object.__new__(code.batches.Batches)
     german, english = np.array([0] * 50 + [1] * 50, np.int32), np.array([0] + [1] * 9_999, np.int32)
-    batches._others, batches._english = code.batches.Texts(german, np.array([0, 100])), code.batches.Texts(english, np.array([0, 10_000]))
+    batches._others, batches._english = (
+        code.batches.Texts(german, np.array([0, 100])),
+        code.batches.Texts(english, np.array([0, 10_000])),
+    )
     batches._languages, batches._found = ["de"], {"de": {"help": np.array([[0, 0]])}}
     batches._pieces = ["▁die", "▁x"]
     assert batches.rarity()[0] == 0
@@ -228,9 +243,15 @@ def test_what_tells_languages_apart_is_found(code: SimpleNamespace, monkeypatch:
     random = np.random.default_rng(0)
     offset = {"de": random.normal(size=16), "th": random.normal(size=16)}
     meaning = random.normal(size=(5, 16))
-    told = {f"{language}{n}": meaning[n] + offset.get(language, 0) for n in range(5) for language in ("en", "de", "th")}
+    told = {
+        f"{language}{n}": meaning[n] + offset.get(language, 0)
+        for n in range(5)
+        for language in ("en", "de", "th")
+    }
     monkeypatch.setattr(
-        code.offsets, "embed", lambda teacher, tokenizer, texts: np.stack([told[text] for text in texts]).astype(np.float32)
+        code.offsets,
+        "embed",
+        lambda teacher, tokenizer, texts: np.stack([told[text] for text in texts]).astype(np.float32),
     )
     pairs = {language: [(f"en{n}", f"{language}{n}") for n in range(5)] for language in offset}
     added = code.offsets.of_languages(None, None, pairs)
@@ -258,7 +279,11 @@ def bible(tmp_path: Path, code: SimpleNamespace) -> Path:
         database.execute("CREATE TABLE bible (bbName, bNumber, cNumber, vNumber, vText)")
         rows = [
             (name, book, 1, verse, f"(1:{verse}) [{name} {book} {verse}]\u200f")
-            for name in (code.scripture.ENGLISH, code.scripture.TRANSLATIONS["ar"], code.scripture.MEASURED["tr"])
+            for name in (
+                code.scripture.ENGLISH,
+                code.scripture.TRANSLATIONS["ar"],
+                code.scripture.MEASURED["tr"],
+            )
             for book in (1, code.scripture.HELD[0])
             for verse in range(1, 8)
         ]
@@ -276,7 +301,10 @@ def test_passages_are_aligned_and_held_out_books_stay_out(bible: Path, code: Sim
 
 def test_what_is_not_free_is_never_trained_on(bible: Path, code: SimpleNamespace) -> None:
     assert list(code.scripture.pairs(bible, "tr")) == []
-    assert not set(code.scripture.MEASURED.values()) & {code.scripture.ENGLISH, *code.scripture.TRANSLATIONS.values()}
+    assert not set(code.scripture.MEASURED.values()) & {
+        code.scripture.ENGLISH,
+        *code.scripture.TRANSLATIONS.values(),
+    }
 
 
 def test_words_are_words_in_every_script(code: SimpleNamespace) -> None:
@@ -288,9 +316,15 @@ def test_words_are_words_in_every_script(code: SimpleNamespace) -> None:
 
 def test_spans_are_parts_of_texts_in_every_language(code: SimpleNamespace, tmp_path: Path) -> None:
     """Whole words where a language has them, letters where it has none, and of no lists of keywords."""
-    texts = {"de": "Eins zwei drei vier fünf sechs sieben acht neun zehn elf", "th": "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทยและใหญ่ที่สุด"}
+    texts = {
+        "de": "Eins zwei drei vier fünf sechs sieben acht neun zehn elf",
+        "th": "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทยและใหญ่ที่สุด",
+    }
     rows = [("home", language, "English", text) for language, text in texts.items()]
-    rows += [("cldr-keywords", "de", "English", "Katze, Hund, Maus"), ("home", "fi", "English", "yksi kaksi kolme neljä")]
+    rows += [
+        ("cldr-keywords", "de", "English", "Katze, Hund, Maus"),
+        ("home", "fi", "English", "yksi kaksi kolme neljä"),
+    ]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = code.spans.of_texts(tmp_path / "train.jsonl", 20)
     assert found.keys() == texts.keys()

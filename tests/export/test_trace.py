@@ -10,7 +10,13 @@ import pytest
 from onnx import TensorProto
 
 from gte_export.detach import LARGEST_INSIDE, DetachError, detach
-from gte_export.layout import outliers_layout, packed_layout, splits_in_one_kernel, table_layout, weights_layout
+from gte_export.layout import (
+    outliers_layout,
+    packed_layout,
+    splits_in_one_kernel,
+    table_layout,
+    weights_layout,
+)
 from gte_export.trace import layout_name, numbers, plans, trace
 from gte_runtime.checkpoint.config import read_config
 from gte_runtime.format.graph import inspect_graph
@@ -27,13 +33,20 @@ COMMITTED = {
 }
 
 
-LARGE = {name: (ROOT / "models" / name,) * 2 for name in ("gte-multilingual-reranker-base", "gte-base-en-v1.5", "gte-large-en-v1.5")}
+LARGE = {
+    name: (ROOT / "models" / name,) * 2
+    for name in ("gte-multilingual-reranker-base", "gte-base-en-v1.5", "gte-large-en-v1.5")
+}
 """Too slow to trace in a test; they come from the same code as those above."""
 ALL = COMMITTED | LARGE
 
 
 def artifacts(directory: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for pattern in ("*.onnx", "*.layout.json", "recipe.toml") for file in directory.glob(pattern)}
+    return {
+        file.name: file.read_bytes()
+        for pattern in ("*.onnx", "*.layout.json", "recipe.toml")
+        for file in directory.glob(pattern)
+    }
 
 
 @pytest.mark.parametrize("name", COMMITTED)
@@ -52,7 +65,9 @@ def test_layouts_and_recipes_of_the_large_ones(name: str):
     """Without tracing: layouts are what the code makes of the recipe's numbers, graphs point to their places and have their hashes."""
     directory, _ = LARGE[name]
     a, reranker = numbers(directory / "recipe.toml")
-    layouts = [table_layout(a, dtype) for dtype in DTYPES] + [weights_layout(a, dtype, reranker) for dtype in DTYPES]
+    layouts = [table_layout(a, dtype) for dtype in DTYPES] + [
+        weights_layout(a, dtype, reranker) for dtype in DTYPES
+    ]
     layouts += [packed_layout(a, "float16", reranker), outliers_layout(a, reranker)]
     for layout in layouts:
         assert (directory / layout_name(layout)).read_text(encoding="utf-8") == layout.to_json()
@@ -87,19 +102,33 @@ def test_graph_contract(name: str):
     for graph in recipe.graphs:
         model = onnx.load(directory / graph.file, load_external_data=False)
         assert tuple(i.name for i in model.graph.input) == graph.inputs
-        assert tuple(o.name for o in model.graph.output) == graph.outputs == (LOGITS if recipe.reranker else STATES)
+        assert (
+            tuple(o.name for o in model.graph.output)
+            == graph.outputs
+            == (LOGITS if recipe.reranker else STATES)
+        )
         assert {o.type.tensor_type.elem_type for o in model.graph.output[:2]} == {TensorProto.FLOAT}
         for value in (*model.graph.input, model.graph.output[len(model.graph.output) // 2]):
             assert all(dim.dim_param for dim in value.type.tensor_type.shape.dim), value.name
         if recipe.reranker:
             assert len(model.graph.output[0].type.tensor_type.shape.dim) == 1
             continue
-        assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim][1:] == [recipe.architecture.hidden_size]
+        assert [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim][1:] == [
+            recipe.architecture.hidden_size
+        ]
         states = model.graph.output[2]
-        assert states.type.tensor_type.elem_type == (TensorProto.FLOAT16 if "fp16" in graph.variant else TensorProto.FLOAT)
-        assert [d.dim_value for d in states.type.tensor_type.shape.dim] == [graph.batch != "padded", 0, recipe.architecture.hidden_size]
+        assert states.type.tensor_type.elem_type == (
+            TensorProto.FLOAT16 if "fp16" in graph.variant else TensorProto.FLOAT
+        )
+        assert [d.dim_value for d in states.type.tensor_type.shape.dim] == [
+            graph.batch != "padded",
+            0,
+            recipe.architecture.hidden_size,
+        ]
         # Given as computed: a node behind it would be computed in every run, fetched or not.
-        assert next(n.op_type for n in model.graph.node if states.name in n.output).endswith("LayerNormalization")
+        assert next(n.op_type for n in model.graph.node if states.name in n.output).endswith(
+            "LayerNormalization"
+        )
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -60,7 +60,9 @@ def ids_of(rng: np.random.Generator, lengths: list[int]) -> list[NDArray[np.int6
 
 
 def cosines(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArray[np.float32]:
-    product: NDArray[np.float32] = (found * expected).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
+    product: NDArray[np.float32] = (
+        (found * expected).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(expected, axis=-1)
+    )
     return product
 
 
@@ -94,7 +96,13 @@ def test_cuda_graphs_give_what_eager_runs_give(bundle: Path):
     opened = Bundle.open(bundle)
     variant = opened.variant("cuda-fp16")
     made = [
-        CudaSession(opened.read(variant.graph), bundle, variant, opened.manifest.architecture.hidden_size, CudaOptions(latency=latency))
+        CudaSession(
+            opened.read(variant.graph),
+            bundle,
+            variant,
+            opened.manifest.architecture.hidden_size,
+            CudaOptions(latency=latency),
+        )
         for latency in (False, True)
     ]
     rng = np.random.default_rng(1)
@@ -137,12 +145,16 @@ def _memory() -> int:
     """MB that this process holds: others may use the card too."""
     query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
-    return sum(int(used) for process, used in (line.split(",") for line in lines) if int(process) == os.getpid())
+    return sum(
+        int(used) for process, used in (line.split(",") for line in lines) if int(process) == os.getpid()
+    )
 
 
 def test_a_batch_that_does_not_fit(bundle: Path):
     """Under a limit, a call larger than memory comes out whole, and so does the next one."""
-    with Embedder.open(bundle, provider="cuda", gpu_mem_limit=120_000_000, budget=Budget(max_tokens=200_000)) as gte:
+    with Embedder.open(
+        bundle, provider="cuda", gpu_mem_limit=120_000_000, budget=Budget(max_tokens=200_000)
+    ) as gte:
         words = "the river runs past an old mill while rain falls on red roofs " * 8
         assert np.isfinite(gte.encode([words] * 600).dense).all()
         assert np.isfinite(gte.encode("short").dense).all()

@@ -75,7 +75,9 @@ def derived(mini_checkpoint: Path, tmp_path: Path) -> Iterator[Derive]:
     """Makes a checkpoint from the default model's: with other tensors (`change` edits them in place) or config keys."""
     made: list[Path] = []
 
-    def make(change: Callable[[Tensors], object] | None = None, *, name: str = "derived", **config: Any) -> Path:
+    def make(
+        change: Callable[[Tensors], object] | None = None, *, name: str = "derived", **config: Any
+    ) -> Path:
         made.append(derive(mini_checkpoint, tmp_path / name, change, config))
         return made[-1]
 

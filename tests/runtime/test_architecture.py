@@ -67,7 +67,12 @@ def test_a_path_may_be_the_file_or_its_directory():
 
 def test_what_is_left_out_has_upstreams_defaults():
     """Upstream's config class leaves out what is default; so does a file that it wrote."""
-    config = parse_config({key: BASE[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")})
+    config = parse_config(
+        {
+            key: BASE[key]
+            for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        }
+    )
     a = config.architecture
     assert (a.vocab_size, a.max_positions, a.layer_norm_eps) == (30528, 2048, 1e-12)
     assert (config.type_vocab_size, config.pad_token_id) == (1, 0)
@@ -106,7 +111,14 @@ def test_logarithmic_scaling_of_attention(key: str, value: object):
 
 
 @pytest.mark.parametrize(
-    "key", ["logn_attention_scale", "logn_attention_clip1", "pack_qkv", "unpad_inputs", "use_memory_efficient_attention"]
+    "key",
+    [
+        "logn_attention_scale",
+        "logn_attention_clip1",
+        "pack_qkv",
+        "unpad_inputs",
+        "use_memory_efficient_attention",
+    ],
 )
 @pytest.mark.parametrize("value", [False, "false", "False", None])
 def test_flags_that_are_off(key: str, value: object):
@@ -122,7 +134,14 @@ def test_switches_of_the_pytorch_code_are_no_matter(key: str, value: object):
 
 
 @pytest.mark.parametrize(
-    "key", ["logn_attention_scale", "logn_attention_clip1", "pack_qkv", "unpad_inputs", "use_memory_efficient_attention"]
+    "key",
+    [
+        "logn_attention_scale",
+        "logn_attention_clip1",
+        "pack_qkv",
+        "unpad_inputs",
+        "use_memory_efficient_attention",
+    ],
 )
 @pytest.mark.parametrize("value", [1, 0, "yes", "1", "", [], {}])
 def test_flags_that_are_none(key: str, value: object):
@@ -130,11 +149,20 @@ def test_flags_that_are_none(key: str, value: object):
     refused(f"{key} is {value!r}; expected true or false", **{key: value})
 
 
-COUNTS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "max_position_embeddings")
+COUNTS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
 
 
 @pytest.mark.parametrize("key", COUNTS)
-@pytest.mark.parametrize("value", [0, -1, -96, True, False, "96", 96.0, float("nan"), 2**31, 10**30, [96], {}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [0, -1, -96, True, False, "96", 96.0, float("nan"), 2**31, 10**30, [96], {}], ids=repr
+)
 def test_a_count_that_is_none(key: str, value: object):
     """A size is a positive integer; nothing is rounded, counted or read out of a string."""
     refused(key, "expected an integer of at least 1", **{key: value})
@@ -148,7 +176,9 @@ def test_a_count_that_may_be_zero(key: str, value: object):
     assert parsed(**{key: 0}).architecture == parsed().architecture
 
 
-@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"])
+@pytest.mark.parametrize(
+    "key", ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
+)
 def test_a_count_that_is_missing(key: str):
     """A size that has no default is asked for by name."""
     with pytest.raises(CheckpointError, match=f"config.json has no {key}"):
@@ -159,10 +189,17 @@ def test_a_count_that_is_missing(key: str):
 @pytest.mark.parametrize(("hidden", "heads"), [(96, 5), (96, 32), (6, 96), (9, 3)])
 def test_heads_that_do_not_share_the_width(hidden: int, heads: int):
     """Heads of one even size, as RoPE needs them."""
-    refused(f"hidden_size {hidden} over num_attention_heads {heads}", "even", hidden_size=hidden, num_attention_heads=heads)
+    refused(
+        f"hidden_size {hidden} over num_attention_heads {heads}",
+        "even",
+        hidden_size=hidden,
+        num_attention_heads=heads,
+    )
 
 
-@pytest.mark.parametrize("value", [-1e-12, 1, 2.0, "1e-12", True, None, float("nan"), float("inf"), []], ids=repr)
+@pytest.mark.parametrize(
+    "value", [-1e-12, 1, 2.0, "1e-12", True, None, float("nan"), float("inf"), []], ids=repr
+)
 def test_an_epsilon_that_is_none(value: object):
     """LayerNorm's epsilon is a small number."""
     refused(f"layer_norm_eps is {value!r}; expected a small positive number", layer_norm_eps=value)
@@ -180,7 +217,12 @@ def test_a_theta_that_is_none(value: object):
 
 @pytest.mark.parametrize("value", NUMBERS, ids=repr)
 @pytest.mark.parametrize(
-    "place", [("rope_scaling", "type", "ntk"), ("rope_parameters", "rope_type", "ntk"), ("rope_parameters", "rope_type", "linear")]
+    "place",
+    [
+        ("rope_scaling", "type", "ntk"),
+        ("rope_parameters", "rope_type", "ntk"),
+        ("rope_parameters", "rope_type", "linear"),
+    ],
 )
 def test_a_factor_that_is_none(place: tuple[str, str, str], value: object):
     """A scaling without a positive factor is refused, not read as 1."""
@@ -191,7 +233,11 @@ def test_a_factor_that_is_none(place: tuple[str, str, str], value: object):
 @pytest.mark.parametrize("value", [v for v in NUMBERS if v is not None], ids=repr)
 def test_a_mixed_b_that_is_none(value: object):
     """The same for the exponent of the mixed form."""
-    refused("mixed_b is", "expected a positive number", rope_scaling={"type": "ntk", "factor": 8.0, "mixed_b": value})
+    refused(
+        "mixed_b is",
+        "expected a positive number",
+        rope_scaling={"type": "ntk", "factor": 8.0, "mixed_b": value},
+    )
 
 
 @pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "longrope", "llama3", "NTK", None, 3])
@@ -203,7 +249,10 @@ def test_a_scaling_of_another_kind(kind: object):
 @pytest.mark.parametrize("kind", ["dynamic", "yarn", "longrope", "llama3", None, 3])
 def test_rope_parameters_of_another_kind(kind: object):
     """The native class's `rope_parameters` has three kinds that are implemented."""
-    refused(f"rope_type {kind!r}; implemented: default, linear, ntk", rope_parameters={"rope_type": kind, "factor": 8.0})
+    refused(
+        f"rope_type {kind!r}; implemented: default, linear, ntk",
+        rope_parameters={"rope_type": kind, "factor": 8.0},
+    )
 
 
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
@@ -218,9 +267,18 @@ def test_a_scaling_that_is_no_object(key: str, value: object):
     [
         ({"rope_scaling": None}, Rope(head_size=32, theta=20000)),
         ({"rope_scaling": {"type": "default"}}, Rope(head_size=32, theta=20000)),
-        ({"rope_scaling": {"rope_type": "ntk", "factor": 8.0}}, Rope.ntk(head_size=32, theta=20000, factor=8)),
-        ({"rope_scaling": {"type": "ntk", "factor": 8, "mixed_b": 2.0}}, Rope.ntk(head_size=32, theta=20000, factor=8, mixed_b=2)),
-        ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": None}, Rope(head_size=32, theta=20000)),
+        (
+            {"rope_scaling": {"rope_type": "ntk", "factor": 8.0}},
+            Rope.ntk(head_size=32, theta=20000, factor=8),
+        ),
+        (
+            {"rope_scaling": {"type": "ntk", "factor": 8, "mixed_b": 2.0}},
+            Rope.ntk(head_size=32, theta=20000, factor=8, mixed_b=2),
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": None},
+            Rope(head_size=32, theta=20000),
+        ),
         ({"rope_parameters": None, "rope_theta": 5.5}, Rope.ntk(head_size=32, theta=5.5, factor=8)),
     ],
 )
@@ -237,7 +295,10 @@ LINEAR = {"rope_type": "linear", "factor": 8 ** (1 / 16), "rope_theta": 160000.0
     ("parameters", "expected"),
     [
         ({"rope_theta": 160000.0}, Rope(head_size=32, theta=160000)),
-        ({"rope_type": "linear", "factor": 2.0, "rope_theta": 160000}, Rope(head_size=32, theta=160000, divisor=2)),
+        (
+            {"rope_type": "linear", "factor": 2.0, "rope_theta": 160000},
+            Rope(head_size=32, theta=160000, divisor=2),
+        ),
         ({"rope_type": "ntk", "factor": 8.0, "rope_theta": 500}, Rope.ntk(head_size=32, theta=500, factor=8)),
         (LINEAR, Rope(head_size=32, theta=160000, divisor=8 ** (1 / 16))),
     ],
@@ -274,8 +335,14 @@ def test_spellings_that_contradict_each_other(changes: Json):
 def test_a_scaling_with_more(key: str):
     """A key of a kind of scaling that is not implemented, or two kinds at once."""
     refused(f"{key} has the key beta_fast", **{key: {"type": "ntk", "factor": 8.0, "beta_fast": 32}})
-    refused(f"{key} has rope_type 'default' and type 'ntk'", **{key: {"rope_type": "default", "type": "ntk", "factor": 8.0}})
-    refused(f"{key} has the key partial_rotary_factor", **{key: {"type": "ntk", "factor": 8.0, "partial_rotary_factor": 0.5}})
+    refused(
+        f"{key} has rope_type 'default' and type 'ntk'",
+        **{key: {"rope_type": "default", "type": "ntk", "factor": 8.0}},
+    )
+    refused(
+        f"{key} has the key partial_rotary_factor",
+        **{key: {"type": "ntk", "factor": 8.0, "partial_rotary_factor": 0.5}},
+    )
 
 
 @pytest.mark.parametrize(
@@ -293,9 +360,19 @@ def test_what_would_change_the_forward_pass(changes: Json, word: str):
 
 def test_keys_without_effect_and_unknown_ones():
     """What every config holds is no matter; what nobody has looked at is listed, and a build refuses it."""
-    generic = {"id2label": {"0": "LABEL_0"}, "use_cache": True, "pruned_heads": {}, "is_decoder": False, "head_dim": 32, "dtype": "float16"}
+    generic = {
+        "id2label": {"0": "LABEL_0"},
+        "use_cache": True,
+        "pruned_heads": {},
+        "is_decoder": False,
+        "head_dim": 32,
+        "dtype": "float16",
+    }
     assert parsed(**generic).unknown == ()
-    assert parsed(**generic, sliding_window=128, attention_bias=False).unknown == ("attention_bias", "sliding_window")
+    assert parsed(**generic, sliding_window=128, attention_bias=False).unknown == (
+        "attention_bias",
+        "sliding_window",
+    )
 
 
 @pytest.mark.parametrize(
@@ -329,7 +406,10 @@ def test_a_reranker_is_told_by_its_name(names: object, expected: bool):
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "rope_type", "factor", "mixed_b"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["type", "rope_type", "factor", "mixed_b"]), inner)
+    ),
     max_leaves=4,
 )
 
@@ -359,7 +439,10 @@ def test_a_list_that_is_none(key: str, value: object):
 @pytest.mark.parametrize("key", ["rope_theta", "rope_scaling"])
 def test_a_number_beyond_all_floats(key: str):
     """An integer of 400 digits is no number to compute with."""
-    refused("expected a positive number", **{key: 10**400 if key == "rope_theta" else {"type": "ntk", "factor": 10**400}})
+    refused(
+        "expected a positive number",
+        **{key: 10**400 if key == "rope_theta" else {"type": "ntk", "factor": 10**400}},
+    )
 
 
 def test_a_long_value_is_not_repeated_in_full():

@@ -25,7 +25,9 @@ def example(outliers: float, consumer: float) -> tuple[np.ndarray, np.ndarray, n
     x, weight = RNG.standard_normal((40, 256)), RNG.standard_normal((64, 256)).astype(np.float32)
     x[:, [3, 77, 200]] *= outliers
     weight[:, [3, 77, 200]] *= consumer
-    f = factors("layers.0.mix", {"layers.0.output": np.abs(x).max(0)}, {"layers.0.output.weight": weight}.__getitem__)
+    f = factors(
+        "layers.0.mix", {"layers.0.output": np.abs(x).max(0)}, {"layers.0.output.weight": weight}.__getitem__
+    )
     return x, weight, f
 
 
@@ -53,7 +55,9 @@ def test_the_last_bit_does_not_matter(noise: float):
     """Another BLAS gives other last bits, and the same bundle."""
     seen = np.exp2(np.arange(64) / 7)
     read = {"layers.0.output.weight": np.ones((2, 64), np.float32)}.__getitem__
-    first, second = (factors("layers.0.mix", {"layers.0.output": values}, read) for values in (seen, seen * (1 + noise)))
+    first, second = (
+        factors("layers.0.mix", {"layers.0.output": values}, read) for values in (seen, seen * (1 + noise))
+    )
     assert np.array_equal(first, second)
 
 
@@ -88,7 +92,9 @@ def test_the_largest_channels_are_the_outliers():
     divided = np.ones(64)
     divided[7] = 300
     largest = {"layers.2.gate": seen, "layers.2.mlp_norm": seen}
-    of_norm, of_activation = (outliers(place, largest, lambda _: divided) for place in ("layers.2.mlp_norm", "layers.2.mlp"))
+    of_norm, of_activation = (
+        outliers(place, largest, lambda _: divided) for place in ("layers.2.mlp_norm", "layers.2.mlp")
+    )
     assert len(of_norm) == len(of_activation) == OUTLIERS
     assert {7, 33, 50} <= set(of_norm.tolist())
     assert {33, 50} <= set(of_activation.tolist())
@@ -102,13 +108,23 @@ def test_outliers_do_not_depend_on_the_last_bit(seed: int):
     rng = np.random.default_rng(seed)
     seen = np.exp2(rng.integers(0, 4, 64))
     noisy = seen * (1 + rng.uniform(-1e-12, 1e-12, 64))
-    first, second = (outliers("n.attention_norm", {"n.attention_norm": values}, lambda _: np.ones(1)) for values in (seen, noisy))
+    first, second = (
+        outliers("n.attention_norm", {"n.attention_norm": values}, lambda _: np.ones(1))
+        for values in (seen, noisy)
+    )
     assert np.array_equal(first, second)
 
 
 def test_whether_there_are_outliers():
     """In what norms give and attention mixes; what the gate multiplies has long tails in every model."""
     even, odd = np.ones(64), np.r_[np.ones(63), 9.0]
-    assert not has_outliers({"layers.0.attention_norm": even, "layers.0.output": even, "layers.0.down": odd, "layers.0.query": odd})
+    assert not has_outliers(
+        {
+            "layers.0.attention_norm": even,
+            "layers.0.output": even,
+            "layers.0.down": odd,
+            "layers.0.query": odd,
+        }
+    )
     for name in ("embeddings.norm", "layers.0.mlp_norm", "layers.0.output"):
         assert has_outliers({"layers.0.attention_norm": even, name: odd})

@@ -66,7 +66,10 @@ def test_short_texts_share_a_run():
 
 
 def price(lengths: list[int], groups: list[list[int]], cost: Cost) -> float:
-    return sum(cost.of(len(group), sum(lengths[row] for row in group), max(lengths[row] for row in group)) for group in groups)
+    return sum(
+        cost.of(len(group), sum(lengths[row] for row in group), max(lengths[row] for row in group))
+        for group in groups
+    )
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=7), st.floats(0, 200), st.integers(1, 3000))
@@ -119,7 +122,9 @@ def test_shares_keep_the_budget(tokens: int, workers: int, budget: Budget):
 
 
 @given(st.floats(0.1, 100), st.floats(0.55, 0.99), st.integers(2, 16), st.floats(1, 1000))
-def test_the_smallest_share_is_where_both_ways_take_as_long(run: float, together: float, workers: int, tokens: float):
+def test_the_smallest_share_is_where_both_ways_take_as_long(
+    run: float, together: float, workers: int, tokens: float
+):
     """From there on, and only from there on, runs side by side end sooner than one on all processors."""
     if workers * together < 1.01:
         return
@@ -132,7 +137,12 @@ def test_the_smallest_share_is_where_both_ways_take_as_long(run: float, together
 def test_work_is_shared_when_there_is_enough_of_it():
     """Little work stays in one run; more is spread evenly; much is cut at what the cache holds."""
     cost = Cost(run=30.0, together=0.75, share=256)
-    assert [shared(Budget(), tokens, 2, cost).max_tokens for tokens in (40, 100, 400, 4000)] == [40, 50, 200, 256]
+    assert [shared(Budget(), tokens, 2, cost).max_tokens for tokens in (40, 100, 400, 4000)] == [
+        40,
+        50,
+        200,
+        256,
+    ]
 
 
 def test_a_text_beyond_the_budget_runs_alone():
@@ -148,7 +158,9 @@ def test_index_arrays_lead_there_and_back(lengths: list[int]):
     tokens = inputs["input_ids"]
     padded = tokens[inputs["padded_index"]]
     assert np.array_equal(padded.ravel()[inputs["flat_index"]], tokens)
-    assert [row[:length].tolist() for row, length in zip(padded, lengths, strict=True)] == [i.tolist() for i in ids]
+    assert [row[:length].tolist() for row, length in zip(padded, lengths, strict=True)] == [
+        i.tolist() for i in ids
+    ]
     assert inputs["position_ids"].tolist() == [p for length in lengths for p in range(length)]
     assert np.diff(inputs["cu_seqlens"]).tolist() == lengths
 

@@ -27,7 +27,10 @@ from gte_runtime.machine import processor
 from gte_runtime.tokenization import Tokenizer
 
 ROOT = Path(__file__).parents[2]
-TOKENIZERS = [Tokenizer((ROOT / folder / "tokenizer.json").read_bytes()) for folder in ("models/gte-mini", "tests/data/gte-tiny-random")]
+TOKENIZERS = [
+    Tokenizer((ROOT / folder / "tokenizer.json").read_bytes())
+    for folder in ("models/gte-mini", "tests/data/gte-tiny-random")
+]
 FAST = ("--repeats", "2", "--warmup", "0")
 
 
@@ -161,10 +164,19 @@ def test_cells_are_each_length_with_each_batch(engine: Embedder):
 
 def test_a_record_holds_a_cell(engine: Embedder):
     """Rates and means follow from the calls, in milliseconds."""
-    calls = [latency.Call(dict(zip(STAGES, (n, 2 * n, 3 * n, 4 * n), strict=True)), 50, 1, 2) for n in (1_000_000, 3_000_000)]
+    calls = [
+        latency.Call(dict(zip(STAGES, (n, 2 * n, 3 * n, 4 * n), strict=True)), 50, 1, 2)
+        for n in (1_000_000, 3_000_000)
+    ]
     found = record(latency.Cell(Work(None, 5, []), calls))
     assert found["tokens_per_second"] == 2500
-    assert (found["n"], found["batch"], found["tokens_per_call"], found["runs_per_call"], found["truncated"]) == (2, 5, 50, 2, 2)
+    assert (
+        found["n"],
+        found["batch"],
+        found["tokens_per_call"],
+        found["runs_per_call"],
+        found["truncated"],
+    ) == (2, 5, 50, 2, 2)
     assert found["ms"]["total"] == {"p50": 10, "p95": 30, "p99": None, "mean": 20}
     assert found["ms"]["collect"]["mean"] == 8
 
@@ -199,7 +211,20 @@ def test_processor_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_json_on_stdout_and_a_table_on_stderr(tiny_bundle: Path):
     """stdout is one JSON object with all it takes to read the numbers; the table goes to stderr."""
-    done = gte("--model", str(tiny_bundle), "--threads", "1", "--tokens", "5", "--tokens", "70", "--batch", "3", "--repeats", "100")
+    done = gte(
+        "--model",
+        str(tiny_bundle),
+        "--threads",
+        "1",
+        "--tokens",
+        "5",
+        "--tokens",
+        "70",
+        "--batch",
+        "3",
+        "--repeats",
+        "100",
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     with Embedder.open(tiny_bundle, threads=1) as engine:
@@ -214,13 +239,18 @@ def test_json_on_stdout_and_a_table_on_stderr(tiny_bundle: Path):
     assert found["options"] == {
         "tokens": [5, 70], "batch": [3], "seconds": None, "repeats": 100, "warmup": 3, "input_texts": None, "sparse": True,
     }  # fmt: skip
-    assert [(cell["tokens"], cell["batch"], cell["n"]) for cell in found["cells"]] == [(5, 3, 100), (70, 3, 100)]
+    assert [(cell["tokens"], cell["batch"], cell["n"]) for cell in found["cells"]] == [
+        (5, 3, 100),
+        (70, 3, 100),
+    ]
     for cell in found["cells"]:
         assert cell["tokens_per_call"] == cell["tokens"] * cell["batch"]
         assert list(cell["ms"]) == ["total", *STAGES]
         for times in cell["ms"].values():
             assert times["p50"] <= times["p95"] <= times["p99"]
-        assert sum(cell["ms"][stage]["mean"] for stage in STAGES) == pytest.approx(cell["ms"]["total"]["mean"], abs=1e-4)
+        assert sum(cell["ms"][stage]["mean"] for stage in STAGES) == pytest.approx(
+            cell["ms"]["total"]["mean"], abs=1e-4
+        )
     title, head, *table = done.stderr.decode().splitlines()
     assert "cpu-fp32" in title
     assert head.split() == ["tokens", "batch", "n", "stage", "p50", "p95", "p99", "mean", "tokens/s"]
@@ -232,12 +262,30 @@ def test_texts_of_a_file(tiny_bundle: Path, tmp_path: Path):
     """A user's own texts are run in their order, and one that was cut is mentioned."""
     source = tmp_path / "in.jsonl"
     source.write_text("".join(json.dumps({"body": text}) + "\n" for text in ("a", "the and", "a " * 9000)))
-    done = gte("--model", str(tiny_bundle), "-i", str(source), "--text-field", "body", "--batch", "3", "--repeats", "1", "--warmup", "0")
+    done = gte(
+        "--model",
+        str(tiny_bundle),
+        "-i",
+        str(source),
+        "--text-field",
+        "body",
+        "--batch",
+        "3",
+        "--repeats",
+        "1",
+        "--warmup",
+        "0",
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     (cell,) = found["cells"]
     assert (found["options"]["tokens"], found["options"]["input_texts"]) == (None, 3)
-    assert (cell["tokens"], cell["tokens_per_call"], cell["truncated"], cell["ms"]["total"]["p99"]) == (None, 3 + 4 + 8192, 1, None)
+    assert (cell["tokens"], cell["tokens_per_call"], cell["truncated"], cell["ms"]["total"]["p99"]) == (
+        None,
+        3 + 4 + 8192,
+        1,
+        None,
+    )
     table = done.stderr.decode().splitlines()
     assert table[2].split()[:4] == ["any", "3", "1", "total"]
     assert table[2].split()[6] == "-"
@@ -282,7 +330,11 @@ def test_refusals(tiny_bundle: Path, args: list[str], code: int, says: str, tmp_
 def test_a_bad_line_is_refused_by_its_number(tiny_bundle: Path, tmp_path: Path):
     """A text left out would change what is measured."""
     source = tmp_path / "in.jsonl"
-    for line, reason in (("not json", "not JSON"), ('{"text": null}', "NoneType"), ('{"text": "\\ud800"}', "surrogate")):
+    for line, reason in (
+        ("not json", "not JSON"),
+        ('{"text": null}', "NoneType"),
+        ('{"text": "\\ud800"}', "surrogate"),
+    ):
         source.write_text('{"text": "a"}\n' + line + "\n")
         done = gte("--model", str(tiny_bundle), "-i", str(source))
         assert done.returncode == 4

@@ -131,7 +131,9 @@ def test_packed_plans(lengths: list[int], tokens: int, devices: int):
     groups = plan_packed(lengths, budget)
     assert sorted(np.concatenate(groups).tolist()) == list(range(len(lengths)))
     sums = [sum(lengths[row] for row in group) for group in groups]
-    assert all(total <= budget.max_tokens or len(group) == 1 for total, group in zip(sums, groups, strict=True))
+    assert all(
+        total <= budget.max_tokens or len(group) == 1 for total, group in zip(sums, groups, strict=True)
+    )
     order = [lengths[row] for group in groups for row in group]
     assert order == sorted(order, reverse=True)
 

@@ -32,7 +32,14 @@ from gte_runtime import Embedder, GteError
 from gte_runtime.building.build import build
 from gte_runtime.building.transforms import TRANSFORMS
 from gte_runtime.checkpoint.tensors import Checkpoint
-from gte_runtime.errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, OutputError, SelfCheckFailed
+from gte_runtime.errors import (
+    BundleCorruptError,
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    SelfCheckFailed,
+)
 from gte_runtime.format.layout import Layout
 from gte_runtime.format.manifest import Manifest
 from gte_runtime.proof.oracle import forward
@@ -49,7 +56,9 @@ class Tiny:
         self.graphs = directory / "graphs"
         self.bundle = directory / "out" / "bundle"
         shutil.copytree(golden.graphs, self.graphs)
-        shutil.copytree(golden.checkpoint, self.checkpoint, ignore=shutil.ignore_patterns("graphs", "expected.*"))
+        shutil.copytree(
+            golden.checkpoint, self.checkpoint, ignore=shutil.ignore_patterns("graphs", "expected.*")
+        )
         self.bundle.parent.mkdir()
 
     def build(self, **options: Any) -> Manifest:
@@ -57,7 +66,10 @@ class Tiny:
 
     def refused(self, kind: type[GteError], *words: str, **options: Any) -> GteError:
         """The exact class, all words, no path of ours, and nothing left behind: no bundle, no temporary file, no descriptor."""
-        before, stood = psutil.Process().num_fds(), sorted(self.bundle.parent.iterdir()) if self.bundle.parent.is_dir() else None
+        before, stood = (
+            psutil.Process().num_fds(),
+            sorted(self.bundle.parent.iterdir()) if self.bundle.parent.is_dir() else None,
+        )
         with pytest.raises(GteError) as caught:
             self.build(**options)
         assert type(caught.value) is kind, str(caught.value)
@@ -86,7 +98,9 @@ def test_a_bundle_is_what_its_manifest_says(mini_checkpoint: Path, mini_bundle: 
     raw = json.loads((mini_bundle / "manifest.json").read_text(encoding="utf-8"))
     files = contents(mini_bundle)
     manifest = files.pop("manifest.json")
-    assert raw["files"] == {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    assert raw["files"] == {
+        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+    }
     assert set(files) == {
         "tokenizer.json", "table-fp16.bin", "table-int8.bin", "weights-fp32.bin", "weights-fp16.bin", "weights-int8.bin",
         *(f"{name}.onnx" for name in VARIANTS),
@@ -96,7 +110,9 @@ def test_a_bundle_is_what_its_manifest_says(mini_checkpoint: Path, mini_bundle: 
     assert raw["source"] == hashlib.sha256((mini_checkpoint / "model.safetensors").read_bytes()).hexdigest()
     assert raw["model"] == "gte-mini"
     assert raw["made_by"].startswith("gte-runtime ")
-    assert raw["notice"] == json.loads((mini_checkpoint / "config.json").read_text(encoding="utf-8"))["notice"]
+    assert (
+        raw["notice"] == json.loads((mini_checkpoint / "config.json").read_text(encoding="utf-8"))["notice"]
+    )
     assert str(mini_checkpoint.parent) not in manifest.decode()
 
 
@@ -125,7 +141,12 @@ def test_the_self_check_is_the_oracles(tiny_bundle: Path, golden: Golden):
     with Checkpoint(golden.checkpoint) as checkpoint:
         for check in raw["self_checks"]:
             reference = forward(checkpoint, np.array(check["ids"]))
-            np.testing.assert_allclose(check["dense"], cut_and_normalise(reference.cls[None].astype(np.float32))[0], rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(
+                check["dense"],
+                cut_and_normalise(reference.cls[None].astype(np.float32))[0],
+                rtol=1e-6,
+                atol=1e-8,
+            )
             np.testing.assert_allclose(check["token_weights"], reference.token_weights, rtol=1e-6, atol=1e-8)
 
 
@@ -137,7 +158,9 @@ def test_everyone_may_read_a_bundle(tiny: Tiny):
     finally:
         os.umask(old)
     assert tiny.bundle.stat().st_mode & 0o7777 == 0o755
-    assert {file.name: oct(file.stat().st_mode & 0o7777) for file in tiny.bundle.iterdir()} == dict.fromkeys(contents(tiny.bundle), "0o644")
+    assert {file.name: oct(file.stat().st_mode & 0o7777) for file in tiny.bundle.iterdir()} == dict.fromkeys(
+        contents(tiny.bundle), "0o644"
+    )
 
 
 def test_building_twice_gives_the_same_bytes(mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path):
@@ -154,7 +177,13 @@ def test_a_variant_built_alone_is_the_same(tiny: Tiny, tiny_bundle: Path):
     """Files do not depend on what else is built."""
     tiny.build(variants=("portable-fp16",))
     alone, together = contents(tiny.bundle), contents(tiny_bundle)
-    assert set(alone) == {"manifest.json", "tokenizer.json", "portable-fp16.onnx", "table-fp16.bin", "weights-fp16.bin"}
+    assert set(alone) == {
+        "manifest.json",
+        "tokenizer.json",
+        "portable-fp16.onnx",
+        "table-fp16.bin",
+        "weights-fp16.bin",
+    }
     assert all(alone[name] == together[name] for name in set(alone) - {"manifest.json"})
 
 
@@ -190,7 +219,9 @@ def in_float32(tensors: Tensors) -> None:
 
 
 @pytest.mark.parametrize("variant", ["cpu-fp32", "portable-fp32"])
-def test_a_float32_checkpoint(derived: Derive, mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path, variant: str):
+def test_a_float32_checkpoint(
+    derived: Derive, mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path, variant: str
+):
     """The same numbers in a wider type give the same vectors, from a table that loses nothing."""
     manifest = build(derived(in_float32), tmp_path / "bundle", graphs=mini_checkpoint, variants=(variant,))
     assert manifest.variants[variant].weights == ("table-fp32.bin", "weights-fp32.bin")
@@ -221,9 +252,13 @@ def test_the_manifest_is_written_last(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "failure", [SelfCheckFailed("other vectors"), KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")], ids=repr
+    "failure",
+    [SelfCheckFailed("other vectors"), KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")],
+    ids=repr,
 )
-def test_a_build_without_proof_leaves_nothing(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, failure: BaseException):
+def test_a_build_without_proof_leaves_nothing(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+):
     """Whatever ends the proof: no bundle, no temporary directory."""
 
     def prove(*_: object) -> None:
@@ -247,7 +282,12 @@ def reversed_rows(transform: Callable[..., Iterator[NDArray[Any]]]) -> Callable[
 
 
 OUTLIER_TRANSFORMS = {name for name in TRANSFORMS if name.startswith(("outlier", "quantize_inner"))}
-INT8_TRANSFORMS = {"add", "add_folded", "divide", *(name for name in TRANSFORMS if name.startswith("quantize"))} | OUTLIER_TRANSFORMS
+INT8_TRANSFORMS = {
+    "add",
+    "add_folded",
+    "divide",
+    *(name for name in TRANSFORMS if name.startswith("quantize")),
+} | OUTLIER_TRANSFORMS
 
 
 @pytest.mark.parametrize("transform", sorted(set(TRANSFORMS) - {"zeros"}))
@@ -255,8 +295,18 @@ def test_a_build_proves_itself(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tran
     """Each transform gone wrong is found by the oracle before anybody sees a bundle."""
     monkeypatch.setitem(TRANSFORMS, transform, reversed_rows(TRANSFORMS[transform]))
     if transform in OUTLIER_TRANSFORMS:
-        monkeypatch.setattr(gte_runtime.building.build, "_choose", lambda recipe, *_: [recipe.choose("cpu-int8", "float16", outliers=True)])
-    variant = "cpu-int8" if transform in INT8_TRANSFORMS else "cuda-fp16" if transform == "transpose_beside" else "cpu-fp32"
+        monkeypatch.setattr(
+            gte_runtime.building.build,
+            "_choose",
+            lambda recipe, *_: [recipe.choose("cpu-int8", "float16", outliers=True)],
+        )
+    variant = (
+        "cpu-int8"
+        if transform in INT8_TRANSFORMS
+        else "cuda-fp16"
+        if transform == "transpose_beside"
+        else "cpu-fp32"
+    )
     tiny.refused(SelfCheckFailed, variant, "differ", variants=(variant,))
 
 
@@ -304,7 +354,13 @@ def test_overwrite_replaces(tiny: Tiny):
     tiny.build()
     (tiny.bundle / "notes.txt").write_text("mine", encoding="utf-8")
     tiny.build(variants=("portable-fp32",), overwrite=True)
-    assert set(contents(tiny.bundle)) == {"manifest.json", "tokenizer.json", "portable-fp32.onnx", "table-fp16.bin", "weights-fp32.bin"}
+    assert set(contents(tiny.bundle)) == {
+        "manifest.json",
+        "tokenizer.json",
+        "portable-fp32.onnx",
+        "table-fp16.bin",
+        "weights-fp32.bin",
+    }
     assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
 
 
@@ -380,7 +436,9 @@ def test_killed_while_overwriting(tiny: Tiny, moment: str):
     tiny.build()
     first = "pass" if moment.startswith("before") else "exchange(*arguments)"
     code = KILLED.format(first=first, patched="gte_runtime.building.publish.exchange")
-    done = subprocess.run([sys.executable, "-c", code, tiny.checkpoint, tiny.graphs, tiny.bundle], check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tiny.checkpoint, tiny.graphs, tiny.bundle], check=False
+    )
     assert done.returncode == -signal.SIGKILL
     with Embedder.open(tiny.bundle, threads=1) as gte:
         assert np.isfinite(vector_of(gte)).all()
@@ -458,7 +516,9 @@ def test_what_appears_in_the_meantime_is_not_touched(tiny: Tiny, monkeypatch: py
     def prove(*arguments: Any) -> float:
         monkeypatch.setattr(gte_runtime.building.build, "prove", real)
         tiny.bundle.mkdir()
-        (tiny.bundle / ("manifest.json" if what == "bundle" else "thesis.tex")).write_text("theirs", encoding="utf-8")
+        (tiny.bundle / ("manifest.json" if what == "bundle" else "thesis.tex")).write_text(
+            "theirs", encoding="utf-8"
+        )
         return real(*arguments)
 
     monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
@@ -500,25 +560,36 @@ def test_keep_existing_does_not_keep_what_is_no_bundle(tiny: Tiny):
 
 
 @pytest.mark.parametrize(
-    ("variants", "word"), [(("cuda-int8",), "'cuda-int8'"), (("cpu-fp32", "x" * 5000), "no graph for variant"), ((), "no variant")]
+    ("variants", "word"),
+    [(("cuda-int8",), "'cuda-int8'"), (("cpu-fp32", "x" * 5000), "no graph for variant"), ((), "no variant")],
 )
 def test_a_variant_without_graph(tiny: Tiny, variants: tuple[str, ...], word: str):
     """Variants that cannot be built are told with those that can."""
-    tiny.refused(ConfigError, word, "cpu-fp32, portable-fp32, cpu-int8, cuda-fp16, portable-fp16", variants=variants)
+    tiny.refused(
+        ConfigError, word, "cpu-fp32, portable-fp32, cpu-int8, cuda-fp16, portable-fp16", variants=variants
+    )
 
 
 def test_graphs_of_another_architecture(tiny: Tiny, mini_checkpoint: Path):
     """The numbers that differ are named, both ways."""
     width = json.loads((mini_checkpoint / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     tiny.refused(
-        CheckpointError, "gte-mini are for another architecture", f"hidden_size is {width}, the checkpoint has 64", graphs=mini_checkpoint
+        CheckpointError,
+        "gte-mini are for another architecture",
+        f"hidden_size is {width}, the checkpoint has 64",
+        graphs=mini_checkpoint,
     )
 
 
 def test_no_graphs_for_an_architecture(tiny: Tiny):
     """Without fitting graphs: what this architecture is, which there are, and how to trace one."""
     tiny.refused(
-        CheckpointError, "3 layers, width 64, 4 heads", "gte-mini, gte-multilingual-base", "gte-export trace", "--graphs", graphs=None
+        CheckpointError,
+        "3 layers, width 64, 4 heads",
+        "gte-mini, gte-multilingual-base",
+        "gte-export trace",
+        "--graphs",
+        graphs=None,
     )
 
 
@@ -531,8 +602,14 @@ def test_a_directory_without_recipe(tiny: Tiny):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("cpu-fp32.table-fp16.onnx", ("cpu-fp32.table-fp16.onnx", "a graph in graphs", "trace the architecture again")),
-        ("weights-fp32.layout.json", ("weights-fp32.layout.json", "a layout in graphs", "trace the architecture again")),
+        (
+            "cpu-fp32.table-fp16.onnx",
+            ("cpu-fp32.table-fp16.onnx", "a graph in graphs", "trace the architecture again"),
+        ),
+        (
+            "weights-fp32.layout.json",
+            ("weights-fp32.layout.json", "a layout in graphs", "trace the architecture again"),
+        ),
     ],
 )
 def test_a_graph_or_layout_that_is_missing(tiny: Tiny, file: str, words: tuple[str, ...]):
@@ -546,7 +623,9 @@ def test_a_graph_that_was_changed(tiny: Tiny):
     data = bytearray((tiny.graphs / "cpu-fp32.table-fp16.onnx").read_bytes())
     data[-1] ^= 1
     (tiny.graphs / "cpu-fp32.table-fp16.onnx").write_bytes(data)
-    tiny.refused(BundleCorruptError, "cpu-fp32.table-fp16.onnx: expected sha256", "trace the architecture again")
+    tiny.refused(
+        BundleCorruptError, "cpu-fp32.table-fp16.onnx: expected sha256", "trace the architecture again"
+    )
 
 
 def _signed(tiny: Tiny, graph: bytes) -> None:
@@ -561,7 +640,14 @@ def _signed(tiny: Tiny, graph: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("location", "/etc/passwd"), ("location", "../x"), ("location", "other.bin"), ("offset", "4096"), ("offset", "-4"), ("length", "5")],
+    [
+        ("location", "/etc/passwd"),
+        ("location", "../x"),
+        ("location", "other.bin"),
+        ("offset", "4096"),
+        ("offset", "-4"),
+        ("length", "5"),
+    ],
 )
 def test_a_graph_that_points_elsewhere(tiny: Tiny, key: str, value: str):
     """B-47, B-48: every pointer of a graph is the place that its layouts name."""
@@ -575,7 +661,9 @@ def test_a_layout_that_was_changed(tiny: Tiny):
     raw = json.loads(file.read_text(encoding="utf-8"))
     raw["tensors"][-1]["offset"] += 4096
     file.write_text(json.dumps(raw), encoding="utf-8")
-    tiny.refused(BundleCorruptError, "cpu-fp32.table-fp16.onnx", f"another place for {raw['tensors'][-1]['name']}")
+    tiny.refused(
+        BundleCorruptError, "cpu-fp32.table-fp16.onnx", f"another place for {raw['tensors'][-1]['name']}"
+    )
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format": 2}', b"\xff"])
@@ -593,7 +681,9 @@ def test_no_tokenizer(tiny: Tiny):
 
 def test_a_tokenizer_that_is_a_pointer(tiny: Tiny):
     """A clone without Git LFS has a pointer in its place."""
-    (tiny.checkpoint / "tokenizer.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 17\n")
+    (tiny.checkpoint / "tokenizer.json").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 17\n"
+    )
     tiny.refused(CheckpointError, "tokenizer.json is a Git LFS pointer", "git lfs pull")
 
 
@@ -608,11 +698,14 @@ def test_a_tokenizer_with_an_id_beyond_the_table(derived: Derive, mini_checkpoin
     """B-58: an id without a row in the embedding table is refused, and both numbers are named."""
     checkpoint = derived()
     raw = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-    raw["added_tokens"].append({**raw["added_tokens"][-1], "id": 2**32 - 1, "content": "<more>"})  # it gets the next free id
+    raw["added_tokens"].append(
+        {**raw["added_tokens"][-1], "id": 2**32 - 1, "content": "<more>"}
+    )  # it gets the next free id
     (checkpoint / "tokenizer.json").write_text(json.dumps(raw), encoding="utf-8")
     rows = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     with pytest.raises(
-        CheckpointError, match=rf"tokenizer.json has id {rows}, the embedding table has {rows} rows; they do not belong together"
+        CheckpointError,
+        match=rf"tokenizer.json has id {rows}, the embedding table has {rows} rows; they do not belong together",
     ):
         build(checkpoint, tmp_path / "bundle", graphs=mini_checkpoint)
     assert not (tmp_path / "bundle").exists()
@@ -654,7 +747,16 @@ def test_a_pipe_in_the_place_of_a_file_does_not_hang(tiny: Tiny, place: str):
     path.unlink()
     os.mkfifo(path)
     program = "from gte_runtime.cli import main; main()"
-    command = [sys.executable, "-c", program, "build", str(tiny.checkpoint), str(tiny.bundle), "--graphs", str(tiny.graphs)]
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "build",
+        str(tiny.checkpoint),
+        str(tiny.bundle),
+        "--graphs",
+        str(tiny.graphs),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 4, done.stderr
     assert path.name in done.stderr

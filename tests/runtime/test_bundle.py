@@ -25,10 +25,22 @@ from spoil import Refusal, change_manifest, no_hanging, replace, replace_signed,
 import gte_runtime.bundle.load
 from gte_runtime import Embedder
 from gte_runtime.bundle.directory import Bundle
-from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError, ConfigError, SelfCheckFailed
+from gte_runtime.errors import (
+    BundleCorruptError,
+    BundleError,
+    BundleVersionError,
+    ConfigError,
+    SelfCheckFailed,
+)
 from gte_runtime.machine.cache import cache_directory
 
-GRAPH, TABLE, WEIGHTS, TOKENIZER, MANIFEST = "cpu-fp32.onnx", "table-fp16.bin", "weights-fp32.bin", "tokenizer.json", "manifest.json"
+GRAPH, TABLE, WEIGHTS, TOKENIZER, MANIFEST = (
+    "cpu-fp32.onnx",
+    "table-fp16.bin",
+    "weights-fp32.bin",
+    "tokenizer.json",
+    "manifest.json",
+)
 FILES = (GRAPH, TABLE, WEIGHTS, TOKENIZER)
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 PAGE = b"<!DOCTYPE html>\n<html><title>404</title></html>\n"
@@ -42,18 +54,28 @@ LOCATIONS = (
 
 
 @pytest.mark.parametrize("as_text", [False, True], ids=["Path", "str"])
-def test_a_directory_that_is_not_there(refuses: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_text: bool):
+def test_a_directory_that_is_not_there(
+    refuses: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_text: bool
+):
     """B-44: the missing directory is named, and how to get one."""
     monkeypatch.chdir(tmp_path)
     if as_text:
-        refuses("nowhere", BundleError, "'nowhere' is neither a bundle directory nor a model that is here", "gte build", "gte pull")
+        refuses(
+            "nowhere",
+            BundleError,
+            "'nowhere' is neither a bundle directory nor a model that is here",
+            "gte build",
+            "gte pull",
+        )
     else:
         refuses(tmp_path / "nowhere", BundleError, "nowhere: expected a bundle directory, found nothing")
 
 
 def test_a_name_too_long_for_any_file(tmp_path: Path):
     """B-44: a name that the file system refuses is a missing bundle, too, and is not repeated in full."""
-    with pytest.raises(BundleError, match=r"x: expected a bundle directory, found an error .File name too long") as caught:
+    with pytest.raises(
+        BundleError, match=r"x: expected a bundle directory, found an error .File name too long"
+    ) as caught:
         Bundle.open(tmp_path / ("x" * 300))
     assert "x" * 81 not in str(caught.value)
 
@@ -69,7 +91,9 @@ def test_an_empty_directory(refuses: Refusal, tmp_path: Path):
     refuses(tmp_path / "empty", BundleError, "empty has no manifest.json", "gte build")
 
 
-def test_the_current_directory_has_a_name_in_messages(refuses: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_current_directory_has_a_name_in_messages(
+    refuses: Refusal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """B-44: "." is named as the directory it is."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -81,12 +105,20 @@ def test_a_file_in_place_of_a_directory(refuses: Refusal, tmp_path: Path, as_tex
     """B-44: a file, such as a downloaded archive, is no bundle."""
     file = tmp_path / "bundle.zip"
     file.write_bytes(b"PK\3\4")
-    refuses(str(file) if as_text else file, BundleError, "bundle.zip", "a file", "expected a bundle directory")
+    refuses(
+        str(file) if as_text else file, BundleError, "bundle.zip", "a file", "expected a bundle directory"
+    )
 
 
 def test_a_checkpoint_in_place_of_a_bundle(refuses: Refusal, mini_checkpoint: Path):
     """B-44: whoever opens the downloaded checkpoint itself is told the command that makes a bundle of it."""
-    refuses(mini_checkpoint, BundleError, "gte-mini has no manifest.json", "this is a checkpoint", "gte build CHECKPOINT BUNDLE")
+    refuses(
+        mini_checkpoint,
+        BundleError,
+        "gte-mini has no manifest.json",
+        "this is a checkpoint",
+        "gte build CHECKPOINT BUNDLE",
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +165,13 @@ def test_a_manifest_of_another_format(refuses: Refusal, bundle_copy: Path, versi
 
 def test_a_variant_that_the_bundle_lacks(refuses: Refusal, mini_bundle: Path):
     """B-44: asking for a variant that is not there lists those that are."""
-    refuses(mini_bundle, BundleError, "'cuda-int8'", "cpu-fp32, portable-fp32, cpu-int8, portable-fp16", variant="cuda-int8")
+    refuses(
+        mini_bundle,
+        BundleError,
+        "'cuda-int8'",
+        "cpu-fp32, portable-fp32, cpu-int8, portable-fp16",
+        variant="cuda-int8",
+    )
 
 
 # B-45, B-46: files of another size or content
@@ -147,7 +185,11 @@ def test_a_file_that_is_missing(refuses: Refusal, bundle_copy: Path, name: str):
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("size", [0, 7, "half", -1, +1, +100], ids=["empty", "garbage", "half", "one short", "one long", "100 long"])
+@pytest.mark.parametrize(
+    "size",
+    [0, 7, "half", -1, +1, +100],
+    ids=["empty", "garbage", "half", "one short", "one long", "100 long"],
+)
 def test_a_file_of_another_size(refuses: Refusal, bundle_copy: Path, name: str, size: int | str):
     """B-45, B-46: empty, cut or prolonged: both sizes are named, before anything is hashed or loaded."""
     whole = (bundle_copy / name).stat().st_size
@@ -167,7 +209,9 @@ def test_a_file_of_another_size(refuses: Refusal, bundle_copy: Path, name: str, 
     ],
     ids=["lfs", "html", "html in capitals", "zip"],
 )
-def test_a_download_that_went_elsewhere(refuses: Refusal, bundle_copy: Path, name: str, data: bytes, words: tuple[str, ...]):
+def test_a_download_that_went_elsewhere(
+    refuses: Refusal, bundle_copy: Path, name: str, data: bytes, words: tuple[str, ...]
+):
     """B-45, B-46: pointers and error pages are told by name, with the way out."""
     replace(bundle_copy, name, data)
     refuses(bundle_copy, BundleCorruptError, name, *words)
@@ -185,7 +229,12 @@ def test_a_file_of_the_right_size(refuses: Refusal, bundle_copy: Path, name: str
     else:
         data[0 if how == "first" else -1] ^= 1
     replace(bundle_copy, name, bytes(data))
-    refuses(bundle_copy, BundleCorruptError, f"{name}: expected sha256", *(["run git lfs pull"] if how == "lfs" else []))
+    refuses(
+        bundle_copy,
+        BundleCorruptError,
+        f"{name}: expected sha256",
+        *(["run git lfs pull"] if how == "lfs" else []),
+    )
 
 
 def test_weights_of_another_model(refuses: Refusal, bundle_copy: Path, tiny_bundle: Path):
@@ -215,14 +264,18 @@ def test_a_directory_in_place_of_a_file(refuses: Refusal, bundle_copy: Path, nam
 
 @pytest.mark.parametrize("location", LOCATIONS)
 @pytest.mark.parametrize("place", ["files", "graph", "weights"])
-def test_a_manifest_names_files_of_its_directory_only(refuses: Refusal, bundle_copy: Path, location: str, place: str):
+def test_a_manifest_names_files_of_its_directory_only(
+    refuses: Refusal, bundle_copy: Path, location: str, place: str
+):
     """B-47: wherever a manifest names a file, a name that could lead elsewhere is refused."""
 
     def change(raw: dict[str, Any]) -> None:
         if place == "files":
             raw["files"][location] = raw["files"][TABLE]
         elif place == "graph":
-            raw["variants"]["portable-fp16"]["graph"] = location  # of another variant than the one that is opened
+            raw["variants"]["portable-fp16"]["graph"] = (
+                location  # of another variant than the one that is opened
+            )
         else:
             raw["variants"]["portable-fp16"]["weights"].append(location)
 
@@ -247,7 +300,11 @@ def test_a_graph_points_to_listed_files_only(refuses: Refusal, bundle_copy: Path
 
     def change(pair: wire.Value) -> wire.Value:
         found = wire.bytes_of(pair)
-        return wire.put(found, wire.PAIR_VALUE, b"unlisted.bin") if wire.get(found, wire.PAIR_VALUE) == WEIGHTS.encode() else found
+        return (
+            wire.put(found, wire.PAIR_VALUE, b"unlisted.bin")
+            if wire.get(found, wire.PAIR_VALUE) == WEIGHTS.encode()
+            else found
+        )
 
     path = (wire.MODEL_GRAPH, wire.GRAPH_INITIALIZER, wire.TENSOR_EXTERNAL)
     replace_signed(bundle_copy, GRAPH, wire.edit((bundle_copy / GRAPH).read_bytes(), path, change))
@@ -275,7 +332,9 @@ def test_a_graph_points_into_its_files(refuses: Refusal, bundle_copy: Path, key:
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 @pytest.mark.parametrize("where", ["outside", "inside", "nowhere"])
-def test_a_link_in_place_of_a_file(refuses: Refusal, bundle_copy: Path, tmp_path: Path, name: str, where: str):
+def test_a_link_in_place_of_a_file(
+    refuses: Refusal, bundle_copy: Path, tmp_path: Path, name: str, where: str
+):
     """B-49: links are not followed, wherever they lead and however right the content is."""
     target = (bundle_copy if where == "inside" else tmp_path) / "the-real-one"
     (bundle_copy / name).rename(target)
@@ -285,10 +344,16 @@ def test_a_link_in_place_of_a_file(refuses: Refusal, bundle_copy: Path, tmp_path
     if name == MANIFEST and where == "nowhere":
         refuses(bundle_copy, BundleError, "copy has no manifest.json")
     else:
-        refuses(bundle_copy, BundleCorruptError, f"{name}: expected a regular file of the bundle, found a symbolic link")
+        refuses(
+            bundle_copy,
+            BundleCorruptError,
+            f"{name}: expected a regular file of the bundle, found a symbolic link",
+        )
 
 
-def test_a_bundle_behind_a_linked_directory(refuses: Refusal, good_vector: NDArray[np.float32], bundle_copy: Path, tmp_path: Path):
+def test_a_bundle_behind_a_linked_directory(
+    refuses: Refusal, good_vector: NDArray[np.float32], bundle_copy: Path, tmp_path: Path
+):
     """B-49: the user may reach a bundle through a link; the files in it are still its own."""
     link = tmp_path / "link"
     link.symlink_to(bundle_copy)
@@ -309,7 +374,9 @@ def test_a_second_name_of_a_secret_file(refuses: Refusal, bundle_copy: Path, tmp
     assert "ssss" not in str(error)
 
 
-def test_hard_links_of_the_right_content_open(good_vector: NDArray[np.float32], bundle_copy: Path, tmp_path: Path):
+def test_hard_links_of_the_right_content_open(
+    good_vector: NDArray[np.float32], bundle_copy: Path, tmp_path: Path
+):
     """B-50: two bundles may share their files, as copies made with `cp -l` do."""
     twin = tmp_path / "twin"
     shutil.copytree(bundle_copy, twin, copy_function=os.link)
@@ -327,7 +394,9 @@ def test_a_pipe_in_place_of_a_file(refuses: Refusal, bundle_copy: Path, name: st
 
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
-def test_a_socket_in_place_of_a_file(refuses: Refusal, bundle_copy: Path, name: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_socket_in_place_of_a_file(
+    refuses: Refusal, bundle_copy: Path, name: str, monkeypatch: pytest.MonkeyPatch
+):
     """B-51: a socket is told by name."""
     (bundle_copy / name).unlink()
     monkeypatch.chdir(bundle_copy)  # a socket's address is short, a path need not be
@@ -349,7 +418,9 @@ def test_a_device_in_place_of_a_file(refuses: Refusal, bundle_copy: Path, name: 
 
 @pytest.mark.parametrize("name", [TABLE, WEIGHTS, TOKENIZER])
 @pytest.mark.parametrize("same_content", [False, True], ids=["other content", "same content"])
-def test_a_file_replaced_while_loading(refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, same_content: bool):
+def test_a_file_replaced_while_loading(
+    refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, same_content: bool
+):
     """B-52: ONNX Runtime opens weights by name after they were hashed, so a file replaced in between is noticed."""
     real = gte_runtime.bundle.load.CpuSession
     good = (bundle_copy / name).read_bytes()
@@ -369,7 +440,9 @@ def test_a_file_replaced_while_loading(refuses: Refusal, bundle_copy: Path, monk
         refuses(bundle_copy, BundleCorruptError, name, "replaced while loading", "open the bundle again")
 
 
-def test_a_weight_file_written_to_while_loading(refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_weight_file_written_to_while_loading(
+    refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+):
     """B-52: writing into the file that was hashed is noticed like a replacement."""
     real = gte_runtime.bundle.load.CpuSession
 
@@ -385,7 +458,9 @@ def test_a_weight_file_written_to_while_loading(refuses: Refusal, bundle_copy: P
     refuses(bundle_copy, BundleCorruptError, WEIGHTS, "replaced while loading")
 
 
-def test_a_graph_replaced_between_hash_and_load(refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_graph_replaced_between_hash_and_load(
+    refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+):
     """B-52: a graph is hashed as it is read, so what ONNX Runtime gets is what was hashed."""
     real = Bundle.check
 
@@ -417,7 +492,9 @@ TOO_NEW: dict[str, Callable[[bytes], bytes]] = {
     "opset 99": lambda graph: wire.edit(graph, (wire.MODEL_OPSET, wire.OPSET_VERSION), lambda _: 99),
     "IR 99": lambda graph: wire.edit(graph, (wire.MODEL_IR,), lambda _: 99),
     "operator": lambda graph: wire.edit(graph, NODES, lambda node: _operator(node, NODE_OP=b"Frobnicate")),
-    "domain": lambda graph: wire.edit(graph, NODES, lambda node: _operator(node, NODE_OP=b"Frobnicate", NODE_DOMAIN=b"org.example")),
+    "domain": lambda graph: wire.edit(
+        graph, NODES, lambda node: _operator(node, NODE_OP=b"Frobnicate", NODE_DOMAIN=b"org.example")
+    ),
 }
 
 
@@ -438,7 +515,8 @@ def test_a_manifest_that_asks_for_a_newer_onnx_runtime(refuses: Refusal, bundle_
 
 def _value_info(name: str, kind: int) -> bytes:
     return wire.message(
-        (wire.INFO_NAME, name.encode()), (wire.INFO_TYPE, wire.message((wire.TYPE_TENSOR, wire.message((wire.TENSOR_ELEMENT, kind)))))
+        (wire.INFO_NAME, name.encode()),
+        (wire.INFO_TYPE, wire.message((wire.TYPE_TENSOR, wire.message((wire.TENSOR_ELEMENT, kind))))),
     )
 
 
@@ -456,10 +534,15 @@ def _renamed(graph: bytes) -> bytes:
     """Call the output `token_weights` something else, where it is made and where it is declared."""
 
     def node(value: wire.Value) -> wire.Value:
-        return wire.edit(wire.bytes_of(value), (2,), lambda name: b"weights" if name == b"token_weights" else name)
+        return wire.edit(
+            wire.bytes_of(value), (2,), lambda name: b"weights" if name == b"token_weights" else name
+        )
 
     return _info(
-        wire.edit(graph, NODES, node), wire.GRAPH_OUTPUT, b"token_weights", lambda info: wire.put(info, wire.INFO_NAME, b"weights")
+        wire.edit(graph, NODES, node),
+        wire.GRAPH_OUTPUT,
+        b"token_weights",
+        lambda info: wire.put(info, wire.INFO_NAME, b"weights"),
     )
 
 
@@ -477,7 +560,9 @@ def _first_dim(value: int) -> Callable[[bytes], bytes]:
 
 def _declared(graph: bytes, which: int, name: str) -> bytes:
     """Declare one more input or output, int64."""
-    return wire.edit(graph, (wire.MODEL_GRAPH,), lambda g: wire.bytes_of(g) + wire.message((which, _value_info(name, 7))))
+    return wire.edit(
+        graph, (wire.MODEL_GRAPH,), lambda g: wire.bytes_of(g) + wire.message((which, _value_info(name, 7)))
+    )
 
 
 def test_a_bundle_from_before_graphs_gave_states(bundle_copy: Path):
@@ -490,7 +575,9 @@ def test_a_bundle_from_before_graphs_gave_states(bundle_copy: Path):
         expected = engine.encode("a").dense
     old = wire.edit((bundle_copy / GRAPH).read_bytes(), (wire.MODEL_GRAPH, wire.GRAPH_OUTPUT), without)
     replace_signed(bundle_copy, GRAPH, old)
-    change_manifest(bundle_copy, lambda raw: raw["variants"]["cpu-fp32"].update(outputs=["cls", "token_weights"]))
+    change_manifest(
+        bundle_copy, lambda raw: raw["variants"]["cpu-fp32"].update(outputs=["cls", "token_weights"])
+    )
     with Embedder.open(bundle_copy) as engine:
         assert np.array_equal(engine.encode("a").dense, expected)
         with pytest.raises(ConfigError, match="build the bundle again"):
@@ -499,7 +586,10 @@ def test_a_bundle_from_before_graphs_gave_states(bundle_copy: Path):
 
 OTHER_SIGNATURES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "extra input": (lambda graph: _declared(graph, wire.GRAPH_INPUT, "more"), "more"),
-    "extra output": (lambda graph: _declared(graph, wire.GRAPH_OUTPUT, "flat_index"), "token_states, flat_index"),
+    "extra output": (
+        lambda graph: _declared(graph, wire.GRAPH_OUTPUT, "flat_index"),
+        "token_states, flat_index",
+    ),
     "renamed output": (_renamed, "cls, weights, token_states"),
 }
 
@@ -514,8 +604,16 @@ def test_a_graph_with_other_inputs_or_outputs(refuses: Refusal, bundle_copy: Pat
 
 def test_a_manifest_with_other_inputs(refuses: Refusal, bundle_copy: Path):
     """B-54: the same the other way round."""
-    change_manifest(bundle_copy, lambda raw: raw["variants"]["cpu-fp32"].update(inputs=["input_ids", "attention_mask"]))
-    refuses(bundle_copy, BundleError, GRAPH, "expected inputs input_ids, attention_mask", "found input_ids, position_ids")
+    change_manifest(
+        bundle_copy, lambda raw: raw["variants"]["cpu-fp32"].update(inputs=["input_ids", "attention_mask"])
+    )
+    refuses(
+        bundle_copy,
+        BundleError,
+        GRAPH,
+        "expected inputs input_ids, attention_mask",
+        "found input_ids, position_ids",
+    )
 
 
 @pytest.mark.parametrize(
@@ -533,7 +631,9 @@ def test_a_graph_with_inputs_of_another_kind(
 ):
     """B-54: an input of another type or of a fixed size is refused before the first run."""
     file = f"{variant}.onnx"
-    replace_signed(bundle_copy, file, _info((bundle_copy / file).read_bytes(), wire.GRAPH_INPUT, name, change))
+    replace_signed(
+        bundle_copy, file, _info((bundle_copy / file).read_bytes(), wire.GRAPH_INPUT, name, change)
+    )
     refuses(bundle_copy, BundleError, file, variant=variant)
 
 
@@ -547,7 +647,9 @@ def test_a_graph_of_another_width(refuses: Refusal, bundle_copy: Path, tiny_bund
 def test_a_graph_for_one_compiled_device(refuses: Refusal, bundle_copy: Path):
     """B-55: EPContext, which names a file to load into a device, does not load."""
     graph = wire.edit(
-        (bundle_copy / GRAPH).read_bytes(), NODES, lambda node: _operator(node, NODE_OP=b"EPContext", NODE_DOMAIN=b"com.microsoft")
+        (bundle_copy / GRAPH).read_bytes(),
+        NODES,
+        lambda node: _operator(node, NODE_OP=b"EPContext", NODE_DOMAIN=b"com.microsoft"),
     )
     replace_signed(bundle_copy, GRAPH, graph)
     refuses(bundle_copy, BundleError, GRAPH)
@@ -556,7 +658,9 @@ def test_a_graph_for_one_compiled_device(refuses: Refusal, bundle_copy: Path):
 @pytest.mark.parametrize("operator", ["Sin", "Softplus"])
 def test_a_graph_with_an_operator_that_we_never_use(refuses: Refusal, bundle_copy: Path, operator: str):
     """B-55: an operator that ONNX Runtime knows and no graph of ours holds is refused by name."""
-    graph = wire.edit((bundle_copy / GRAPH).read_bytes(), NODES, lambda node: _operator(node, NODE_OP=operator.encode()))
+    graph = wire.edit(
+        (bundle_copy / GRAPH).read_bytes(), NODES, lambda node: _operator(node, NODE_OP=operator.encode())
+    )
     replace_signed(bundle_copy, GRAPH, graph)
     refuses(bundle_copy, BundleError, GRAPH, f"the operator {operator}")
 
@@ -611,7 +715,9 @@ def test_a_tokenizer_that_is_none(refuses: Refusal, bundle_copy: Path, data: byt
     ],
     ids=["version", "unknown component", "no vocabulary", "unk out of range", "no unk", "charsmap"],
 )
-def test_a_tokenizer_that_the_library_refuses(refuses: Refusal, bundle_copy: Path, change: Callable[[dict[str, Any]], object]):
+def test_a_tokenizer_that_the_library_refuses(
+    refuses: Refusal, bundle_copy: Path, change: Callable[[dict[str, Any]], object]
+):
     """B-56, B-57, B-58: whatever the library raises or panics about, loading or encoding, is a BundleError."""
     _spoil_tokenizer(bundle_copy, change)
     refuses(bundle_copy, BundleError, TOKENIZER)
@@ -625,7 +731,9 @@ def test_a_tokenizer_that_the_library_refuses(refuses: Refusal, bundle_copy: Pat
     ],
     ids=["charsmap", "unknown special token"],
 )
-def test_a_tokenizer_that_panics_at_its_first_text(refuses: Refusal, bundle_copy: Path, change: Callable[[dict[str, Any]], object]):
+def test_a_tokenizer_that_panics_at_its_first_text(
+    refuses: Refusal, bundle_copy: Path, change: Callable[[dict[str, Any]], object]
+):
     """B-57: a panic at the first text, which is no Exception in Python, is a BundleError."""
     _spoil_tokenizer(bundle_copy, change)
     refuses(bundle_copy, BundleError, TOKENIZER)
@@ -634,8 +742,17 @@ def test_a_tokenizer_that_panics_at_its_first_text(refuses: Refusal, bundle_copy
 @pytest.mark.parametrize(
     "change",
     [
-        lambda raw: raw["model"]["vocab"].__setitem__(slice(100, 8000), raw["model"]["vocab"][100:8000][::-1]),
-        lambda raw: raw.update(pre_tokenizer={"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}),
+        lambda raw: raw["model"]["vocab"].__setitem__(
+            slice(100, 8000), raw["model"]["vocab"][100:8000][::-1]
+        ),
+        lambda raw: raw.update(
+            pre_tokenizer={
+                "type": "Split",
+                "pattern": {"Regex": "(a+)+$"},
+                "behavior": "Isolated",
+                "invert": False,
+            }
+        ),
         lambda raw: raw["post_processor"]["special_tokens"]["</s>"].update(ids=[2**32 - 1]),
     ],
     ids=["other order", "other words", "other special token"],
@@ -652,7 +769,12 @@ def test_another_tokenizer(refuses: Refusal, bundle_copy: Path, change: Callable
 
 def test_a_tokenizer_with_an_id_beyond_the_table(refuses: Refusal, bundle_copy: Path):
     """B-58: an added token whose id has no row is refused at load, not at the first text that holds it."""
-    _spoil_tokenizer(bundle_copy, lambda raw: raw["added_tokens"].append({**raw["added_tokens"][-1], "id": 2**32 - 1, "content": "<huge>"}))
+    _spoil_tokenizer(
+        bundle_copy,
+        lambda raw: raw["added_tokens"].append(
+            {**raw["added_tokens"][-1], "id": 2**32 - 1, "content": "<huge>"}
+        ),
+    )
     refuses(bundle_copy, BundleError, TOKENIZER)
 
 
@@ -664,7 +786,9 @@ def test_a_tokenizer_with_an_id_beyond_the_table(refuses: Refusal, bundle_copy: 
     ],
     ids=["truncation", "padding"],
 )  # fmt: skip
-def test_a_tokenizer_with_limits_of_its_own(good_vector: NDArray[np.float32], bundle_copy: Path, block: dict[str, Any]):
+def test_a_tokenizer_with_limits_of_its_own(
+    good_vector: NDArray[np.float32], bundle_copy: Path, block: dict[str, Any]
+):
     """B-59: truncation and padding in the file apply to nobody's text."""
     _spoil_tokenizer(bundle_copy, lambda raw: raw.update(block))
     with Embedder.open(bundle_copy, threads=1) as gte:
@@ -687,7 +811,9 @@ class Hashed:
 
         monkeypatch.setattr(Bundle, "_hash", hash_file)
 
-    def __call__(self, directory: Path, variant: str = "cpu-fp32", verify: Literal["auto", "always"] = "auto") -> set[str]:
+    def __call__(
+        self, directory: Path, variant: str = "cpu-fp32", verify: Literal["auto", "always"] = "auto"
+    ) -> set[str]:
         self.names.clear()
         bundle = Bundle.open(directory)
         checked = bundle.check(bundle.manifest.files_of(variant), verify)
@@ -778,9 +904,13 @@ def test_a_cache_that_cannot_be_written_is_no_error(hashed: Hashed, mini_bundle:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\xff", b"[]", b"null", b'{"a": 1}', b'{"a": [1]}', b'{"a": [1, 2, 3, 4, 5]}', b"[" * 200_000], ids=lambda d: repr(d[:9])
+    "data",
+    [b"", b"\xff", b"[]", b"null", b'{"a": 1}', b'{"a": [1]}', b'{"a": [1, 2, 3, 4, 5]}', b"[" * 200_000],
+    ids=lambda d: repr(d[:9]),
 )
-def test_a_memory_that_is_damaged_is_no_error(hashed: Hashed, mini_bundle: Path, new_cache: Path, data: bytes):
+def test_a_memory_that_is_damaged_is_no_error(
+    hashed: Hashed, mini_bundle: Path, new_cache: Path, data: bytes
+):
     """A note that cannot be read is as good as none."""
     hashed(mini_bundle)
     (note,) = (new_cache / "verified").iterdir()

@@ -22,7 +22,12 @@ WORD = "new.embeddings.word_embeddings.weight"
 QKV = "new.encoder.layer.{}.attention.qkv_proj.{}"
 UP_GATE = "new.encoder.layer.{}.mlp.up_gate_proj.weight"
 _NUMBERS = read_config(Path(__file__).parents[2] / "models" / "gte-mini").architecture
-LAYERS, HIDDEN, INNER, ROWS = _NUMBERS.layers, _NUMBERS.hidden_size, _NUMBERS.intermediate_size, _NUMBERS.vocab_size
+LAYERS, HIDDEN, INNER, ROWS = (
+    _NUMBERS.layers,
+    _NUMBERS.hidden_size,
+    _NUMBERS.intermediate_size,
+    _NUMBERS.vocab_size,
+)
 
 
 def refused(directory: Path, *words: str, **options: bool) -> str:
@@ -65,7 +70,10 @@ def native(tensors: Tensors) -> None:
     unpacked(tensors)
     for n in range(LAYERS):
         up, gate = np.split(tensors.pop(UP_GATE.format(n)).values(), 2)
-        tensors[f"layers.{n}.mlp.up_proj.weight"], tensors[f"layers.{n}.mlp.gate_proj.weight"] = Tensor.of(up), Tensor.of(gate)
+        tensors[f"layers.{n}.mlp.up_proj.weight"], tensors[f"layers.{n}.mlp.gate_proj.weight"] = (
+            Tensor.of(up),
+            Tensor.of(gate),
+        )
     for name in list(tensors):
         plain = name.removeprefix("new.")
         if match := re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)", plain):
@@ -76,7 +84,9 @@ def native(tensors: Tensors) -> None:
 def prefixed(prefix: str) -> Callable[[Tensors], None]:
     def change(tensors: Tensors) -> None:
         for name in list(tensors):
-            tensors[prefix + name.removeprefix("new.") if name.startswith("new.") else name] = tensors.pop(name)
+            tensors[prefix + name.removeprefix("new.") if name.startswith("new.") else name] = tensors.pop(
+                name
+            )
 
     return change
 
@@ -91,7 +101,10 @@ def stored_as(dtype: str) -> Callable[[Tensors], None]:
 
 def view(directory: Path) -> dict[str, np.ndarray]:
     with Checkpoint(directory) as checkpoint:
-        return {name: checkpoint.read(name) for name in expected_shapes(checkpoint.config, checkpoint.has_sparse_head)}
+        return {
+            name: checkpoint.read(name)
+            for name in expected_shapes(checkpoint.config, checkpoint.has_sparse_head)
+        }
 
 
 @pytest.mark.parametrize(
@@ -99,7 +112,9 @@ def view(directory: Path) -> dict[str, np.ndarray]:
     [unpacked, native, prefixed(""), prefixed("gte."), prefixed("0.auto_model."), stored_as("F32")],
     ids=["unpacked", "native", "no prefix", "gte.", "0.auto_model.", "float32"],
 )
-def test_every_spelling_is_one_view(derived: Derive, mini_checkpoint: Path, change: Callable[[Tensors], None]):
+def test_every_spelling_is_one_view(
+    derived: Derive, mini_checkpoint: Path, change: Callable[[Tensors], None]
+):
     """Names, packing and width of type differ from model to model; what is read does not."""
     expected, found = view(mini_checkpoint), view(derived(change))
     assert list(found) == list(expected)
@@ -113,7 +128,9 @@ def test_bfloat16_is_widened(derived: Derive):
     stored = read_tensors(directory / "model.safetensors")
     found = view(directory)
     np.testing.assert_array_equal(found["embeddings.word"], stored[WORD].values())
-    np.testing.assert_array_equal(found["layers.1.key.bias"], stored[QKV.format(1, "bias")].values()[HIDDEN : 2 * HIDDEN])
+    np.testing.assert_array_equal(
+        found["layers.1.key.bias"], stored[QKV.format(1, "bias")].values()[HIDDEN : 2 * HIDDEN]
+    )
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("F16", "float16"), ("F32", "float32"), ("BF16", "float32")])
@@ -130,7 +147,8 @@ def test_packed_parts_are_query_key_value_and_up_gate(mini_checkpoint: Path):
         parts = [found[f"layers.{n}.{part}.weight"] for part in ("query", "key", "value")]
         np.testing.assert_array_equal(np.concatenate(parts), stored[QKV.format(n, "weight")].values())
         np.testing.assert_array_equal(
-            np.concatenate([found[f"layers.{n}.up.weight"], found[f"layers.{n}.gate.weight"]]), stored[UP_GATE.format(n)].values()
+            np.concatenate([found[f"layers.{n}.up.weight"], found[f"layers.{n}.gate.weight"]]),
+            stored[UP_GATE.format(n)].values(),
         )
 
 
@@ -149,28 +167,43 @@ def test_rows_and_pieces_are_parts_of_the_whole(mini_checkpoint: Path):
         assert checkpoint.shape("layers.2.key.weight") == (HIDDEN, HIDDEN)
 
 
-@pytest.mark.parametrize("buffer", ["new.embeddings.rotary_emb.inv_freq", "new.embeddings.position_ids", "new.rotary_emb.inv_freq"])
+@pytest.mark.parametrize(
+    "buffer", ["new.embeddings.rotary_emb.inv_freq", "new.embeddings.position_ids", "new.rotary_emb.inv_freq"]
+)
 def test_tables_that_we_compute_are_passed_over(derived: Derive, buffer: str):
     """Some exporters store frequencies and positions beside the weights; they are neither read nor refused."""
-    with Checkpoint(derived(lambda tensors: tensors.update({buffer: Tensor.of(np.zeros(16, np.float32), "F32")}))) as checkpoint:
+    with Checkpoint(
+        derived(lambda tensors: tensors.update({buffer: Tensor.of(np.zeros(16, np.float32), "F32")}))
+    ) as checkpoint:
         assert checkpoint.unused == ()
 
 
 # Tensors that do not fit
 
 
-NEEDED = sorted(read_tensors(Path(__file__).parents[2] / "models" / "gte-mini" / "model.safetensors").keys() - {"classifier.weight"})
+NEEDED = sorted(
+    read_tensors(Path(__file__).parents[2] / "models" / "gte-mini" / "model.safetensors").keys()
+    - {"classifier.weight"}
+)
 
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_tensor_that_is_missing(derived: Derive, name: str):
     """Each tensor that the config asks for is named when it is not there."""
-    refused(derived(lambda tensors: tensors.pop(name)), f"tensor {name.removeprefix('new.') if name == WORD else name}", "missing")
+    refused(
+        derived(lambda tensors: tensors.pop(name)),
+        f"tensor {name.removeprefix('new.') if name == WORD else name}",
+        "missing",
+    )
 
 
 def test_the_table_is_looked_for_under_every_prefix(derived: Derive):
     """A file of another model is told by what it has and where we looked."""
-    message = refused(derived(prefixed("bert.")), "embeddings.word_embeddings.weight is missing", "new., gte., 0.auto_model.")
+    message = refused(
+        derived(prefixed("bert.")),
+        "embeddings.word_embeddings.weight is missing",
+        "new., gte., 0.auto_model.",
+    )
     assert "bert." in message
     assert "more tensors" in message
 
@@ -203,30 +236,49 @@ def test_a_tensor_of_another_shape(derived: Derive, name: str, shape: tuple[int,
 @pytest.mark.parametrize("name", [WORD, QKV.format(1, "weight"), "classifier.weight"])
 def test_a_tensor_of_another_type(derived: Derive, name: str, dtype: str):
     """A quantised or otherwise typed tensor is named with both types."""
-    directory = derived(lambda tensors: tensors.update({name: Tensor.of(np.zeros(tensors[name].shape, np.float32), dtype)}))
+    directory = derived(
+        lambda tensors: tensors.update({name: Tensor.of(np.zeros(tensors[name].shape, np.float32), dtype)})
+    )
     refused(directory, f"tensor {name}: expected type F32 or F16 or BF16, found {dtype}")
 
 
 def test_a_config_of_another_size(derived: Derive):
     """A config that belongs to other weights names the first tensor that contradicts it."""
     expected, found = f"expected shape [{INNER}, {HIDDEN}]", f"found [{2 * INNER}, {HIDDEN}]"
-    refused(derived(intermediate_size=INNER // 2), f"tensor {UP_GATE.format(0)}: {expected}", found, "config.json")
-    refused(derived(name="more", num_hidden_layers=LAYERS + 1), f"tensor new.encoder.layer.{LAYERS}.", "missing", "config")
-    refused(derived(name="fewer", num_hidden_layers=LAYERS - 1), f"new.encoder.layer.{LAYERS - 1}.", "does not use")
+    refused(
+        derived(intermediate_size=INNER // 2), f"tensor {UP_GATE.format(0)}: {expected}", found, "config.json"
+    )
+    refused(
+        derived(name="more", num_hidden_layers=LAYERS + 1),
+        f"tensor new.encoder.layer.{LAYERS}.",
+        "missing",
+        "config",
+    )
+    refused(
+        derived(name="fewer", num_hidden_layers=LAYERS - 1),
+        f"new.encoder.layer.{LAYERS - 1}.",
+        "does not use",
+    )
 
 
-@pytest.mark.parametrize("extra", ["lm_head.decoder.weight", "new.encoder.layer.3.attn_ln.bias", "loss.weight"])
+@pytest.mark.parametrize(
+    "extra", ["lm_head.decoder.weight", "new.encoder.layer.3.attn_ln.bias", "loss.weight"]
+)
 def test_a_tensor_too_many(derived: Derive, extra: str):
     """What the architecture does not use is named, and passes only when the user says so."""
     directory = derived(lambda tensors: tensors.update({extra: Tensor.of(np.zeros(3, np.float32))}))
-    refused(directory, extra, "does not use", "expected only the encoder and its sparse head", "--ignore-unused")
+    refused(
+        directory, extra, "does not use", "expected only the encoder and its sparse head", "--ignore-unused"
+    )
     with Checkpoint(directory, ignore_unused=True) as checkpoint:
         assert checkpoint.unused == (extra,)
 
 
 def test_many_tensors_too_many(derived: Derive):
     """Three are named, the others counted."""
-    directory = derived(lambda tensors: tensors.update({f"extra.{n}": Tensor.of(np.zeros(1, np.float32)) for n in range(9)}))
+    directory = derived(
+        lambda tensors: tensors.update({f"extra.{n}": Tensor.of(np.zeros(1, np.float32)) for n in range(9)})
+    )
     assert "extra.0, extra.1, extra.2 and 6 more tensors" in refused(directory)
 
 
@@ -248,7 +300,9 @@ def test_a_config_that_is_a_directory(derived: Derive):
     refused(directory, "config.json")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe{}", b"[]", b"3", b"version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"\xff\xfe{}", b"[]", b"3", b"version https://git-lfs.github.com/spec/v1\n"]
+)
 def test_a_config_that_is_none(derived: Derive, data: bytes):
     """The file is named and what is wrong with it."""
     directory = derived()
@@ -268,7 +322,9 @@ def test_only_pickled_weights(derived: Derive, name: str):
     """Pickles can run code, so they are not read; the way out is named."""
     directory = derived()
     (directory / "model.safetensors").rename(directory / name)
-    refused(directory, "derived has only pickled weights", "can run code", "convert them to model.safetensors")
+    refused(
+        directory, "derived has only pickled weights", "can run code", "convert them to model.safetensors"
+    )
 
 
 def test_a_sharded_checkpoint(derived: Derive):
@@ -282,7 +338,9 @@ def test_a_sharded_checkpoint(derived: Derive):
 def test_weights_that_are_a_pointer(derived: Derive):
     """A clone without Git LFS has pointers in place of weights."""
     directory = derived()
-    (directory / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 611\n")
+    (directory / "model.safetensors").write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 611\n"
+    )
     refused(directory, "model.safetensors is a Git LFS pointer", "git lfs pull")
 
 
@@ -339,7 +397,9 @@ def bare_pooler(tensors: Tensors) -> None:
         tensors[f"pooler.dense.{kind}"] = tensors.pop(f"new.pooler.dense.{kind}")
 
 
-@pytest.mark.parametrize("names", [["NewForSequenceClassification"], ["NewForTokenClassification"], None], ids=repr)
+@pytest.mark.parametrize(
+    "names", [["NewForSequenceClassification"], ["NewForTokenClassification"], None], ids=repr
+)
 @pytest.mark.parametrize("change", [pooler, bare_pooler])
 def test_a_reranker(derived: Derive, names: list[str] | None, change: Callable[[Tensors], None]):
     """A classifier behind a pooler scores pairs; as a sparse head it would be silently wrong, whatever the config says."""
@@ -387,7 +447,14 @@ def test_token_types_of_pairs(derived: Derive):
 def test_a_reranker_without_pooler(derived: Derive, ignore_unused: bool):
     """A config that names a sequence classifier promises a pooler."""
     directory = derived(architectures=["NewForSequenceClassification"])
-    refused(directory, "architectures", "sequence classifier", "no pooler.dense", "incomplete", ignore_unused=ignore_unused)
+    refused(
+        directory,
+        "architectures",
+        "sequence classifier",
+        "no pooler.dense",
+        "incomplete",
+        ignore_unused=ignore_unused,
+    )
 
 
 def test_a_pooler_that_nothing_uses(derived: Derive):
@@ -407,11 +474,17 @@ def test_a_pooler_that_nothing_uses(derived: Derive):
 def test_half_a_sparse_head(derived: Derive):
     """A classifier without bias is a tensor missing, a bias without classifier one too many."""
     refused(derived(lambda tensors: tensors.pop("classifier.bias")), "tensor classifier.bias is missing")
-    refused(derived(lambda tensors: tensors.pop("classifier.weight"), name="bias"), "classifier.bias", "does not use")
+    refused(
+        derived(lambda tensors: tensors.pop("classifier.weight"), name="bias"),
+        "classifier.bias",
+        "does not use",
+    )
 
 
 @pytest.mark.parametrize("variant", ["cpu-fp32", "portable-fp32", "portable-fp16"])
-def test_a_checkpoint_without_sparse_head(derived: Derive, mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path, variant: str):
+def test_a_checkpoint_without_sparse_head(
+    derived: Derive, mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path, variant: str
+):
     """It is built and embeds as with the head; sparse vectors are refused by name and left out by default."""
     directory = derived(no_sparse_head)
     with Checkpoint(directory) as checkpoint:

@@ -24,8 +24,12 @@ ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
 
 
-def gte(*args: str | bytes, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*COMMAND, *args], input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd)
+def gte(
+    *args: str | bytes, stdin: bytes = b"", cwd: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, *args], input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd
+    )
 
 
 @pytest.fixture
@@ -95,7 +99,14 @@ def test_bad_rows_are_named_and_the_rest_is_done(model: str, tmp_path: Path):
     assert done.returncode == 3
     assert [row["index"] for row in rows(done)] == [0, 7]
     talk = done.stderr.decode()
-    reasons = ("not JSON", "no field 'text'", "NoneType", "surrogate", "expected an object", "not valid UTF-8 at byte 10")
+    reasons = (
+        "not JSON",
+        "no field 'text'",
+        "NoneType",
+        "surrogate",
+        "expected an object",
+        "not valid UTF-8 at byte 10",
+    )
     for line, reason in enumerate(reasons, 2):
         assert reason in next(said for said in talk.splitlines() if f"line {line}: " in said)
     assert "6 of 8 rows were rejected" in talk
@@ -218,7 +229,9 @@ def test_a_reader_that_leaves(model: str):
     """`gte embed | head` ends without a traceback."""
     program = f"{sys.executable} -c 'from gte_runtime.cli import main; main()'"
     command = f"{program} embed --model {model} | head -c 10; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], input=b"text\n" * 3000, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        ["bash", "-c", command], input=b"text\n" * 3000, capture_output=True, timeout=120, check=False
+    )
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
     assert done.returncode == 6
@@ -263,9 +276,15 @@ def test_rerank(reranker_bundle: Path):
     found = rows(done)
     with Reranker.open(reranker_bundle) as reranker:
         expected = reranker.rank("capital of China", ["Peking", "fox", "sort"], return_documents=True)
-    assert [(row["index"], row["document"]) for row in found] == [(row.index, row.document) for row in expected]
+    assert [(row["index"], row["document"]) for row in found] == [
+        (row.index, row.document) for row in expected
+    ]
     assert [row["score"] for row in found] == pytest.approx([row.score for row in expected], abs=1e-6)
-    table = gte("rerank", "capital of China", "Peking", "fox", "sort", "--top-k", "2", "--sigmoid", *model).stdout.decode().splitlines()
+    table = (
+        gte("rerank", "capital of China", "Peking", "fox", "sort", "--top-k", "2", "--sigmoid", *model)
+        .stdout.decode()
+        .splitlines()
+    )
     assert [line.split()[1] for line in table] == [row.document for row in expected[:2]]
     assert all(0 < float(line.split()[0]) < 1 for line in table)
 
@@ -291,7 +310,11 @@ def test_rerank_from_stdin(reranker_bundle: Path):
         (["q", "a", "-i", "file"], 2, "not both"),
         (["q", "dog " * 99, "--max-length", "20", "--no-truncate"], 2, "the limit is 20"),
         (["q", "a", "--model", "gte-mini"], 2, "is an embedding model"),
-        (["q", "a", "--model", "gte-multilingual-reranker-base"], 4, "`gte pull gte-multilingual-reranker-base`"),
+        (
+            ["q", "a", "--model", "gte-multilingual-reranker-base"],
+            4,
+            "`gte pull gte-multilingual-reranker-base`",
+        ),
     ],
 )
 def test_rerank_refusals(reranker_bundle: Path, args: list[str], code: int, says: str):
@@ -319,7 +342,9 @@ def test_closed_streams(model: str, tmp_path: Path):
     command = f"{sys.executable} -c 'from gte_runtime.cli import main; main()'"
 
     def shell(rest: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(["bash", "-c", f"{command} {rest}"], capture_output=True, timeout=120, check=False, cwd=tmp_path)
+        return subprocess.run(
+            ["bash", "-c", f"{command} {rest}"], capture_output=True, timeout=120, check=False, cwd=tmp_path
+        )
 
     done = shell(f"embed --model {model} x >&-")
     assert (done.returncode, done.stderr) == (6, b"gte: Bad file descriptor\n")
@@ -338,9 +363,21 @@ def test_the_input_is_no_output(model: str, tmp_path: Path):
         done = gte("embed", "--model", model, "-i", str(texts), "-o", str(output))
         assert done.returncode == 6
         assert b"is the input, which would be lost" in done.stderr
-    command = [sys.executable, "-c", "from gte_runtime.cli import main; main()", "embed", "--model", model, "-o", str(texts)]
+    command = [
+        sys.executable,
+        "-c",
+        "from gte_runtime.cli import main; main()",
+        "embed",
+        "--model",
+        model,
+        "-o",
+        str(texts),
+    ]
     with texts.open("rb") as stdin:
-        assert subprocess.run(command, stdin=stdin, capture_output=True, timeout=120, check=False).returncode == 6
+        assert (
+            subprocess.run(command, stdin=stdin, capture_output=True, timeout=120, check=False).returncode
+            == 6
+        )
     assert texts.read_text() == "one\ntwo\n"
 
 
@@ -367,7 +404,17 @@ def test_appended_output(model: str, tmp_path: Path):
     together = tmp_path / "both"
     together.write_bytes(b"old")
     with together.open("ab") as file:
-        command = [sys.executable, "-c", "from gte_runtime.cli import main; main()", "embed", "--model", model, "--format", "npy", "x"]
+        command = [
+            sys.executable,
+            "-c",
+            "from gte_runtime.cli import main; main()",
+            "embed",
+            "--model",
+            model,
+            "--format",
+            "npy",
+            "x",
+        ]
         assert subprocess.run(command, stdout=file, timeout=120, check=False).returncode == 0
     assert np.load(io.BytesIO(together.read_bytes().removeprefix(b"old"))).shape == (1, 64)
 
@@ -446,7 +493,11 @@ def test_variants_of_the_shipped_model():
 def test_what_is_no_checkpoint(model: str, tmp_path: Path):
     """`gte build` says what it was given instead."""
     (tmp_path / "file").touch()
-    for source, what in ((model, "is a bundle already"), (tmp_path / "file", "is a file"), (tmp_path / "none", "is not there")):
+    for source, what in (
+        (model, "is a bundle already"),
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "none", "is not there"),
+    ):
         done = gte("build", str(source), str(tmp_path / "out"))
         assert done.returncode == 4
         assert what in done.stderr.decode()

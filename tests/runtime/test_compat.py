@@ -23,7 +23,9 @@ def test_the_models_own_example(model: GTEEmbedding, golden: Golden):
     docs = golden.texts[:4]
     embs = model.encode(docs, return_dense=True, return_sparse=True)
     assert np.abs(embs["dense_embeddings"] - golden.arrays["dense"][:4]).max() <= 5e-6
-    assert [list(weights) for weights in embs["token_weights"]] == [list(weights) for weights in golden.token_weights[:4]]
+    assert [list(weights) for weights in embs["token_weights"]] == [
+        list(weights) for weights in golden.token_weights[:4]
+    ]
     hybrid = model.compute_scores(golden.pairs, dense_weight=1.0, sparse_weight=0.3)
     assert isinstance(hybrid, list)
     assert hybrid == pytest.approx(golden.scores["hybrid"], abs=1e-5)
@@ -54,7 +56,9 @@ def test_not_normalised(tiny_bundle: Path, golden: Golden):
 def test_scores_truncate_at_1024(model: GTEEmbedding):
     """compute_scores cuts at 1024 tokens, encode at 8192: a difference behind token 1024 is seen by one only."""
     long = "a " * 1100
-    assert model.compute_scores([(long + "x", long + "y")])[0] == pytest.approx(model.compute_scores([(long, long)])[0], abs=1e-6)
+    assert model.compute_scores([(long + "x", long + "y")])[0] == pytest.approx(
+        model.compute_scores([(long, long)])[0], abs=1e-6
+    )
     vectors = model.encode([long + "x", long + "y"])["dense_embeddings"]
     assert not np.array_equal(vectors[0], vectors[1])
 

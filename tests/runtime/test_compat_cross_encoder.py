@@ -14,7 +14,10 @@ from gte_runtime import Reranker
 from gte_runtime.compat import CrossEncoder
 from gte_runtime.errors import ConfigError, InputError
 
-PAIRS = [("what is the capital of China?", "北京"), ("what is the capital of China?", "Quick sort divides and conquers.")]
+PAIRS = [
+    ("what is the capital of China?", "北京"),
+    ("what is the capital of China?", "Quick sort divides and conquers."),
+]
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +86,18 @@ def test_length_of_pairs(reranker_bundle: Path):
         ({"convert_to_tensor": True}, "asks for PyTorch tensors"),
     ],
 )
-def test_refused_in_a_call(model: CrossEncoder, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str):
+def test_refused_in_a_call(
+    model: CrossEncoder, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     with pytest.raises(ConfigError, match=message):
         model.predict(PAIRS, **options)
     assert model.predict(PAIRS).shape == (2,)
 
 
-@pytest.mark.parametrize("options", [{"num_labels": 3}, {"revision": "main"}, {"prompts": {"query": "q"}}, {"device": "mps"}])
+@pytest.mark.parametrize(
+    "options", [{"num_labels": 3}, {"revision": "main"}, {"prompts": {"query": "q"}}, {"device": "mps"}]
+)
 def test_refused_at_construction(reranker_bundle: Path, options: dict[str, Any]):
     with pytest.raises(ConfigError):
         CrossEncoder(reranker_bundle, **options)
@@ -130,5 +137,11 @@ print("all fine")
 def test_torch_functions_and_tensors(reranker_bundle: Path):
     """A program that has torch passes its functions and gets its tensors."""
     pytest.importorskip("torch", reason="torch is not installed; the runtime does not need it")
-    done = subprocess.run([sys.executable, "-c", TENSORS, str(reranker_bundle)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", TENSORS, str(reranker_bundle)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.stdout.strip() == "all fine", done.stderr

@@ -71,10 +71,16 @@ def test_scores(model: BGEM3FlagModel, golden: Golden):
     for row, (query, passage) in enumerate(golden.pairs):
         q, p = (model.encode(text, return_sparse=True) for text in (query, passage))
         assert scores["dense"][row] == pytest.approx(float(q["dense_vecs"] @ p["dense_vecs"]), abs=1e-6)
-        shared = sum(w * p["lexical_weights"][t] for t, w in q["lexical_weights"].items() if t in p["lexical_weights"])
+        shared = sum(
+            w * p["lexical_weights"][t] for t, w in q["lexical_weights"].items() if t in p["lexical_weights"]
+        )
         assert scores["sparse"][row] == pytest.approx(shared, rel=1e-6)
-        assert scores["sparse+dense"][row] == pytest.approx((0.2 * scores["sparse"][row] + 0.4 * scores["dense"][row]) / 0.6)
-    assert model.compute_score(golden.pairs[0]) == {mode: values[0] for mode, values in model.compute_score(golden.pairs).items()}
+        assert scores["sparse+dense"][row] == pytest.approx(
+            (0.2 * scores["sparse"][row] + 0.4 * scores["dense"][row]) / 0.6
+        )
+    assert model.compute_score(golden.pairs[0]) == {
+        mode: values[0] for mode, values in model.compute_score(golden.pairs).items()
+    }
 
 
 def test_their_readme_on_lexical_weights(model: BGEM3FlagModel, golden: Golden):
@@ -97,7 +103,10 @@ def test_their_readme_on_lexical_weights(model: BGEM3FlagModel, golden: Golden):
 def test_instructions(tiny_bundle: Path, golden: Golden):
     """Queries and passages get their own text in front, in the given form."""
     model = BGEM3FlagModel(
-        tiny_bundle, query_instruction_for_retrieval="Find", query_instruction_format="{}: {}", passage_instruction_for_retrieval="P "
+        tiny_bundle,
+        query_instruction_for_retrieval="Find",
+        query_instruction_format="{}: {}",
+        passage_instruction_for_retrieval="P ",
     )
     plain = model.encode(["Find: a", "P a", "a"])["dense_vecs"]
     assert np.array_equal(model.encode_queries("a")["dense_vecs"], plain[0])
@@ -109,7 +118,9 @@ def test_cut_then_normalised(tiny_bundle: Path, golden: Golden):
     """As the original: truncate_dim first; without normalising, the states themselves."""
     cut = BGEM3FlagModel(tiny_bundle, truncate_dim=32).encode(golden.texts, max_length=8192)["dense_vecs"]
     assert np.abs(cut - golden.arrays["dense_32"]).max() <= 5e-6
-    raw = BGEM3FlagModel(tiny_bundle, normalize_embeddings=False).encode(golden.texts, max_length=8192)["dense_vecs"]
+    raw = BGEM3FlagModel(tiny_bundle, normalize_embeddings=False).encode(golden.texts, max_length=8192)[
+        "dense_vecs"
+    ]
     assert np.abs(raw - golden.cls()).max() / np.abs(golden.cls()).max() <= 2e-5
 
 
@@ -119,9 +130,21 @@ def test_cut_then_normalised(tiny_bundle: Path, golden: Golden):
         ("encode", {"sentences": ["a"], "return_colbert_vecs": True}, "no multi-vector head"),
         ("encode", {"sentences": ["a"], "batch_size": 0}, "batch_size is 0"),
         ("encode", {"sentences": ["a"], "max_length": 9000}, "max_length is 9000"),
-        ("compute_score", {"sentence_pairs": [("a", "b")], "weights_for_different_modes": [0.4, 0.2, 0.4]}, "pass 0"),
-        ("compute_score", {"sentence_pairs": [("a", "b")], "weights_for_different_modes": [1, 1]}, "has 2 numbers"),
-        ("compute_score", {"sentence_pairs": [("a", "b")], "weights_for_different_modes": [0, 0, 0]}, "add up to 0"),
+        (
+            "compute_score",
+            {"sentence_pairs": [("a", "b")], "weights_for_different_modes": [0.4, 0.2, 0.4]},
+            "pass 0",
+        ),
+        (
+            "compute_score",
+            {"sentence_pairs": [("a", "b")], "weights_for_different_modes": [1, 1]},
+            "has 2 numbers",
+        ),
+        (
+            "compute_score",
+            {"sentence_pairs": [("a", "b")], "weights_for_different_modes": [0, 0, 0]},
+            "add up to 0",
+        ),
     ],
 )
 def test_refused_in_a_call(model: BGEM3FlagModel, method: str, options: dict[str, Any], message: str):
@@ -129,7 +152,9 @@ def test_refused_in_a_call(model: BGEM3FlagModel, method: str, options: dict[str
         getattr(model, method)(**options)
 
 
-@pytest.mark.parametrize("options", [{"pooling_method": "mean"}, {"devices": ["cuda:0", "cuda:1"]}, {"devices": "npu:0"}])
+@pytest.mark.parametrize(
+    "options", [{"pooling_method": "mean"}, {"devices": ["cuda:0", "cuda:1"]}, {"devices": "npu:0"}]
+)
 def test_refused_at_construction(tiny_bundle: Path, options: dict[str, Any]):
     with pytest.raises(ConfigError):
         BGEM3FlagModel(tiny_bundle, **options)

@@ -75,7 +75,9 @@ def test_sentence_transformers_similarities(model: SentenceTransformer, expected
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
 @pytest.mark.filterwarnings("ignore:precision=:UserWarning")
-def test_sentence_transformers_precisions(model: SentenceTransformer, expected: Arrays, golden: Golden, precision: str):
+def test_sentence_transformers_precisions(
+    model: SentenceTransformer, expected: Arrays, golden: Golden, precision: str
+):
     """The same bytes, but for values on the border of two steps."""
     found, theirs = model.encode(golden.texts, precision=precision), expected[f"st.{precision}"]
     assert found.dtype == theirs.dtype
@@ -97,8 +99,12 @@ def test_flag_embedding(flag: BGEM3FlagModel, expected: Arrays, kept: dict[str, 
     for found, theirs in zip(out["lexical_weights"], kept["lexical_weights"], strict=True):
         assert list(found) == list(theirs)
         assert list(found.values()) == pytest.approx(list(theirs.values()), abs=LIMIT * largest)
-    assert [list(words) for words in flag.convert_id_to_token(out["lexical_weights"])] == [list(words) for words in kept["words"]]
-    assert flag.compute_lexical_matching_score(*out["lexical_weights"][:2]) == pytest.approx(kept["matching"], rel=1e-5)
+    assert [list(words) for words in flag.convert_id_to_token(out["lexical_weights"])] == [
+        list(words) for words in kept["words"]
+    ]
+    assert flag.compute_lexical_matching_score(*out["lexical_weights"][:2]) == pytest.approx(
+        kept["matching"], rel=1e-5
+    )
 
 
 def test_flag_embedding_scores(flag: BGEM3FlagModel, kept: dict[str, Any], golden: Golden):
@@ -122,7 +128,10 @@ def raw(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_cross_encoder_scores(cross: CrossEncoder, expected: Arrays, golden: Golden):
     """With the logistic function by default, without any, cut at 20 tokens, and of one pair alone."""
     pairs = [*golden.pairs, *itertools.pairwise(golden.texts)]
-    for found, name in ((cross.predict(pairs), "default"), (cross.predict(pairs, activation_fn=raw), "logits")):
+    for found, name in (
+        (cross.predict(pairs), "default"),
+        (cross.predict(pairs, activation_fn=raw), "logits"),
+    ):
         assert found.dtype == expected[f"cross.{name}"].dtype
         assert np.abs(found - expected[f"cross.{name}"]).max() <= 2e-5, name
     assert abs(cross.predict(pairs[0]) - expected["cross.single"]) <= 2e-5

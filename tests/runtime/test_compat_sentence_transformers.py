@@ -53,7 +53,9 @@ def test_older_name_of_the_first_argument(model: SentenceTransformer, golden: Go
         model.encode()
 
 
-def test_the_cut_is_not_normalised_unless_asked(model: SentenceTransformer, tiny_bundle: Path, golden: Golden):
+def test_the_cut_is_not_normalised_unless_asked(
+    model: SentenceTransformer, tiny_bundle: Path, golden: Golden
+):
     """As the original: Normalize is a module of the model and runs before the cut; normalize_embeddings runs after it."""
     whole = model.encode(golden.texts)
     assert np.array_equal(model.encode(golden.texts, truncate_dim=32), whole[:, :32])
@@ -110,7 +112,9 @@ def test_prompts_of_the_model(golden: Golden, tmp_path: Path):
     assert np.array_equal(model.encode("a", prompt_name="query"), plain[0])
     assert np.array_equal(model.encode("a"), plain[1])
     assert np.array_equal(model.encode_document("a"), plain[1])
-    assert np.array_equal(SentenceTransformer(tmp_path / "bundle", prompts={"query": "other: "}).encode_query("a"), plain[2])
+    assert np.array_equal(
+        SentenceTransformer(tmp_path / "bundle", prompts={"query": "other: "}).encode_query("a"), plain[2]
+    )
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
@@ -176,7 +180,9 @@ def test_which_similarity(model: SentenceTransformer, tiny_bundle: Path, golden:
     other = SentenceTransformer(str(tiny_bundle), similarity_fn_name="euclidean")
     vectors = other.encode(golden.texts[:2])
     assert other.similarity(vectors, vectors)[0, 0] == 0
-    assert other.similarity_pairwise(vectors, vectors[::-1])[0] == pytest.approx(-np.linalg.norm(vectors[0] - vectors[1]))
+    assert other.similarity_pairwise(vectors, vectors[::-1])[0] == pytest.approx(
+        -np.linalg.norm(vectors[0] - vectors[1])
+    )
     other.similarity_fn_name = type("Member", (), {"value": "dot"})()
     assert other.similarity_fn_name == "dot"
     with pytest.raises(ConfigError, match="'maxsim'; expected one of cosine, dot"):
@@ -199,9 +205,14 @@ def test_length_at_which_texts_are_cut(tiny_bundle: Path):
 
 def test_what_tells_pytorch_how_to_load_is_warned_about(tiny_bundle: Path):
     """Arguments without effect are named once, together; the model works."""
-    with pytest.warns(UserWarning, match=r"^model_kwargs, processor_kwargs, backend: for PyTorch, without effect here"):
+    with pytest.warns(
+        UserWarning, match=r"^model_kwargs, processor_kwargs, backend: for PyTorch, without effect here"
+    ):
         model = SentenceTransformer(
-            str(tiny_bundle), model_kwargs={"torch_dtype": "float16"}, tokenizer_kwargs={"padding_side": "left"}, backend="onnx"
+            str(tiny_bundle),
+            model_kwargs={"torch_dtype": "float16"},
+            tokenizer_kwargs={"padding_side": "left"},
+            backend="onnx",
         )
     assert model.eval().encode(["a"]).shape == (1, 64)
 
@@ -221,7 +232,9 @@ def test_what_tells_pytorch_how_to_load_is_warned_about(tiny_bundle: Path):
         ({"convert_to_numpy": False}, "convert_to_numpy=False asks for PyTorch tensors"),
     ],
 )
-def test_refused_in_a_call(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str):
+def test_refused_in_a_call(
+    model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+):
     """What is asked for and not given is an error that says so, and the model works afterwards."""
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     with pytest.raises(ConfigError, match=message):
@@ -303,7 +316,13 @@ print("all fine")
 def test_tensors_for_programs_that_use_torch(tiny_bundle: Path):
     """A program that has imported torch gets tensors where it asks for them, of the same numbers."""
     pytest.importorskip("torch", reason="torch is not installed; the runtime does not need it")
-    done = subprocess.run([sys.executable, "-c", TENSORS, str(tiny_bundle)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", TENSORS, str(tiny_bundle)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.stdout.strip() == "all fine", done.stderr
 
 

@@ -25,7 +25,14 @@ from gte_runtime.building.build import build
 from gte_runtime.building.judge import judge
 from gte_runtime.bundle.directory import Bundle
 from gte_runtime.device.cpu import CpuSession
-from gte_runtime.device.cuda import CudaOptions, CudaSession, joined, provider_options, run_halved, session_entries
+from gte_runtime.device.cuda import (
+    CudaOptions,
+    CudaSession,
+    joined,
+    provider_options,
+    run_halved,
+    session_entries,
+)
 from gte_runtime.device.graph import load_graph
 from gte_runtime.device.lanes import Device, Lane, least_loaded
 from gte_runtime.device.shapes import BUCKETS, Bucket
@@ -65,8 +72,16 @@ class Evaluated:
         self.leave.set()
 
     def get_inputs(self) -> list[Any]:
-        types = {"input_ids": "int64", "position_ids": "int64", "cu_seqlens": "int32", "token_offset": "int32"}
-        return [SimpleNamespace(name=name, type=f"tensor({types[name]})", shape=["n"]) for name in self.variant.inputs]
+        types = {
+            "input_ids": "int64",
+            "position_ids": "int64",
+            "cu_seqlens": "int32",
+            "token_offset": "int32",
+        }
+        return [
+            SimpleNamespace(name=name, type=f"tensor({types[name]})", shape=["n"])
+            for name in self.variant.inputs
+        ]
 
     def get_outputs(self) -> list[Any]:
         return [
@@ -77,7 +92,9 @@ class Evaluated:
 
     def io_binding(self) -> Any:
         made: dict[str, Any] = {}
-        return SimpleNamespace(made=made, bind_ortvalue_input=made.__setitem__, bind_ortvalue_output=made.__setitem__)
+        return SimpleNamespace(
+            made=made, bind_ortvalue_input=made.__setitem__, bind_ortvalue_output=made.__setitem__
+        )
 
     def run_with_iobinding(self, binding: Any, options: Any) -> None:
         self.entered.set()
@@ -154,7 +171,16 @@ def test_small_requests_replay_and_others_do_not(lane: tuple[Lane, Evaluated], p
     assert session.graph_ids == ["1", "2", "3"]
     assert [captured.bucket for captured in opened.captured] == list(BUCKETS[:3])
     assert all(captured.milliseconds > 0 for captured in opened.captured)
-    for lengths, graph in (([9], "1"), ([16], "1"), ([17], "2"), ([9, 9], "2"), ([40, 9], "3"), ([65], "-1"), ([8] * 8, "3"), ([3], "1")):
+    for lengths, graph in (
+        ([9], "1"),
+        ([16], "1"),
+        ([17], "2"),
+        ([9, 9], "2"),
+        ([40, 9], "3"),
+        ([65], "-1"),
+        ([8] * 8, "3"),
+        ([3], "1"),
+    ):
         near(run(opened, texts(*lengths)), judged.run(texts(*lengths)))
         assert session.graph_ids[-1] == graph, lengths
     assert session.shapes[:3] == [(bucket.texts, bucket.longest) for bucket in BUCKETS[:3]]
@@ -168,7 +194,9 @@ def test_a_captured_graph_keeps_its_addresses(lane: tuple[Lane, Evaluated]):
     arrays = dict(captured.made)
     for length in (3, 100, 16, 40):
         run(opened, texts(length))
-    replayed = [binding for binding, graph in zip(session.bindings, session.graph_ids, strict=True) if graph == "1"]
+    replayed = [
+        binding for binding, graph in zip(session.bindings, session.graph_ids, strict=True) if graph == "1"
+    ]
     assert len(replayed) == 3
     assert all(binding is captured for binding in replayed)
     assert all(captured.made[name] is arrays[name] for name in arrays)
@@ -263,7 +291,9 @@ def test_ctrl_c_stops_a_run_and_the_lane_lives(lane: tuple[Lane, Evaluated]):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     main = threading.main_thread().ident
     try:
-        threading.Thread(target=lambda: session.entered.wait(10) and signal.pthread_kill(main, signal.SIGINT)).start()
+        threading.Thread(
+            target=lambda: session.entered.wait(10) and signal.pthread_kill(main, signal.SIGINT)
+        ).start()
         with pytest.raises(KeyboardInterrupt):
             run(opened, texts(5))
     finally:
@@ -357,7 +387,12 @@ def test_parts_are_joined_in_order():
 def test_provider_options():
     """Never TF32; memory as asked; CUDA graphs in latency mode only; no cuDNN where that can be said."""
     plain = provider_options(CudaOptions(), 0, (1, 31))
-    assert plain == {"device_id": "0", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "enable_cudnn": "0"}
+    assert plain == {
+        "device_id": "0",
+        "use_tf32": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+        "enable_cudnn": "0",
+    }
     told = provider_options(CudaOptions(devices=(0, 2), memory=5 * 2**30, latency=True), 2, (1, 28))
     assert told == {
         "device_id": "2", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "gpu_mem_limit": "5368709120",
@@ -432,7 +467,10 @@ def test_a_library_that_is_missing_is_named(packed: Bundle, monkeypatch: pytest.
     monkeypatch.setattr(gte_runtime.device.cuda, "require_provider", lambda provider: "CUDAExecutionProvider")
     found = [Library("libcublasLt.so.13", None), Library("libcudart.so.13", "libcudart.so.13")]
     monkeypatch.setattr(gte_runtime.device.cuda, "preload", lambda provider: found)
-    with pytest.raises(ProviderUnavailableError, match=r"libcublasLt\.so\.13 is not found: pip install 'nvidia-cublas>=13,<14'"):
+    with pytest.raises(
+        ProviderUnavailableError,
+        match=r"libcublasLt\.so\.13 is not found: pip install 'nvidia-cublas>=13,<14'",
+    ):
         Embedder.open(packed.directory, provider="cuda")
 
 

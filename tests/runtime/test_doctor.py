@@ -34,11 +34,19 @@ GOOD = Findings(
     packages={"gte-runtime": "0.1.0", "onnxruntime-gpu": "1.31.1"}, providers=("tensorrt", "cuda", "cpu"), broken=None,
     libraries={"cuda": found_all(CUDA), "tensorrt": found_all(TRT)}, devices=Devices("580.95", "13.0", (GPU,)), tensorrt="10.16.1",
 )  # fmt: skip
-CPU_ONLY = replace(GOOD, packages={"onnxruntime": "1.32.0"}, providers=("cpu",), libraries={}, devices=Devices(None, None, (), "no driver"))
+CPU_ONLY = replace(
+    GOOD,
+    packages={"onnxruntime": "1.32.0"},
+    providers=("cpu",),
+    libraries={},
+    devices=Devices(None, None, (), "no driver"),
+)
 
 
 def without(provider: str, *names: str) -> Findings:
-    libraries = tuple(replace(lib, found=None) if lib.name in names else lib for lib in GOOD.libraries[provider])
+    libraries = tuple(
+        replace(lib, found=None) if lib.name in names else lib for lib in GOOD.libraries[provider]
+    )
     return replace(GOOD, libraries=GOOD.libraries | {provider: libraries})
 
 
@@ -51,15 +59,55 @@ def without(provider: str, *names: str) -> Findings:
         (CPU_ONLY, None, True, "the CPU is ready"),
         (replace(CPU_ONLY, devices=GOOD.devices), None, True, "pip install 'gte-runtime[gpu]'"),
         (CPU_ONLY, "cuda", False, "pip uninstall -y onnxruntime && pip install 'gte-runtime[gpu]'"),
-        (replace(GOOD, packages=GOOD.packages | CPU_ONLY.packages), None, False, "overwrite each other: pip uninstall"),
-        (replace(CPU_ONLY, packages={}, providers=()), None, False, "not installed: pip install 'gte-runtime[cpu]'"),
-        (replace(CPU_ONLY, providers=(), broken="ImportError: GLIBC"), None, False, "does not import (ImportError: GLIBC)"),
-        (without("cuda", "libcublasLt.so.13", "libcublas.so.13"), None, False, "pip install 'nvidia-cublas>=13,<14'"),
-        (without("cuda", "libcuda.so.1"), None, False, "install NVIDIA's driver (in a container: start it with --gpus all)"),
+        (
+            replace(GOOD, packages=GOOD.packages | CPU_ONLY.packages),
+            None,
+            False,
+            "overwrite each other: pip uninstall",
+        ),
+        (
+            replace(CPU_ONLY, packages={}, providers=()),
+            None,
+            False,
+            "not installed: pip install 'gte-runtime[cpu]'",
+        ),
+        (
+            replace(CPU_ONLY, providers=(), broken="ImportError: GLIBC"),
+            None,
+            False,
+            "does not import (ImportError: GLIBC)",
+        ),
+        (
+            without("cuda", "libcublasLt.so.13", "libcublas.so.13"),
+            None,
+            False,
+            "pip install 'nvidia-cublas>=13,<14'",
+        ),
+        (
+            without("cuda", "libcuda.so.1"),
+            None,
+            False,
+            "install NVIDIA's driver (in a container: start it with --gpus all)",
+        ),
         (without("tensorrt", "libnvinfer.so.10", "libcudnn.so.9"), None, True, "cuda is ready"),
-        (without("tensorrt", "libnvinfer.so.10"), "tensorrt", False, "pip install 'tensorrt-cu13==10.16.1.11'"),
-        (replace(GOOD, devices=Devices("1", "13.0", (), "the driver finds no GPU")), None, False, "the driver finds no GPU"),
-        (replace(GOOD, devices=Devices("1", "13.0", (replace(GPU, capability="7.0"),))), None, False, "7.5 is the oldest"),
+        (
+            without("tensorrt", "libnvinfer.so.10"),
+            "tensorrt",
+            False,
+            "pip install 'tensorrt-cu13==10.16.1.11'",
+        ),
+        (
+            replace(GOOD, devices=Devices("1", "13.0", (), "the driver finds no GPU")),
+            None,
+            False,
+            "the driver finds no GPU",
+        ),
+        (
+            replace(GOOD, devices=Devices("1", "13.0", (replace(GPU, capability="7.0"),))),
+            None,
+            False,
+            "7.5 is the oldest",
+        ),
     ],
 )
 def test_verdict(found: Findings, provider: str | None, good: bool, words: str):
@@ -118,7 +166,9 @@ def test_it_works_without_onnxruntime(tmp_path: Path):
         "doctor._packages = lambda: {}\n"
         "found = doctor.examine(); print(found.providers, doctor.verdict(found))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert "ONNX Runtime is not installed: pip install 'gte-runtime[cpu]'" in done.stdout, done.stderr
 
 
@@ -150,7 +200,9 @@ def test_libraries_are_looked_for_in_packages_too(monkeypatch: pytest.MonkeyPatc
     (folder / "libcublas.so.13").touch()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(module, "provider_file", lambda provider: tmp_path)
-    monkeypatch.setattr(module, "needed", lambda file: ["libcublas.so.13", "libcudart.so.13", "libcurand.so.10"])
+    monkeypatch.setattr(
+        module, "needed", lambda file: ["libcublas.so.13", "libcudart.so.13", "libcurand.so.10"]
+    )
     tried: list[str] = []
 
     def load(name: str) -> object:

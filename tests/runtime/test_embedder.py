@@ -33,7 +33,9 @@ from gte_runtime.inference.session import Outputs
 from gte_runtime.proof.oracle import forward
 
 TEXT = st.text(max_size=90)
-WORDS = st.lists(st.sampled_from(["北京", "capital", "de", "China?", "мир", "a", "मस्ते", "😀", "</s>"]), max_size=120).map(" ".join)
+WORDS = st.lists(
+    st.sampled_from(["北京", "capital", "de", "China?", "мир", "a", "मस्ते", "😀", "</s>"]), max_size=120
+).map(" ".join)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +65,19 @@ class Poisoned:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(TEXT | WORDS, max_size=12), seed=st.integers(0, 9), budget=st.sampled_from([None, 40, 300]))
+@given(
+    texts=st.lists(TEXT | WORDS, max_size=12), seed=st.integers(0, 9), budget=st.sampled_from([None, 40, 300])
+)
 def test_any_list_is_as_one_by_one(gte: Embedder, texts: list[str], seed: int, budget: int | None):
     """Whatever stands beside a text and whatever fits into a run, its vectors have the same bits."""
     order = np.random.default_rng(seed).permutation(len(texts)).tolist()
-    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, gte._session, budget=Budget(max_tokens=budget) if budget else None)
+    engine = Embedder(
+        gte.manifest,
+        gte._variant,
+        gte._tokenizer,
+        gte._session,
+        budget=Budget(max_tokens=budget) if budget else None,
+    )
     together = engine.encode([texts[i] for i in order])
     for row, text in enumerate(order):
         alone = gte.encode(texts[text])
@@ -176,7 +186,11 @@ def test_stream_names_bad_texts_and_goes_on(gte: Embedder, golden: Golden):
     bad = [golden.texts[0], None, "half \ud800", golden.texts[1], "long " * 50]
     (part,) = gte.stream(bad, max_length=20, truncate=False)
     assert part.index.tolist() == [0, 3]
-    assert [(r.index, type(r.error)) for r in part.rejected] == [(1, InputError), (2, InputError), (4, InputTooLongError)]
+    assert [(r.index, type(r.error)) for r in part.rejected] == [
+        (1, InputError),
+        (2, InputError),
+        (4, InputTooLongError),
+    ]
     assert np.array_equal(part.dense, gte.encode(golden.texts[:2]).dense)
 
 
@@ -216,7 +230,9 @@ def test_score_names_the_pair_that_is_not_finite(gte: Embedder, golden: Golden):
 def test_a_model_of_few_positions(gte: Embedder):
     """The default of 8192 tokens means as many as there are, wherever a length is taken; a number that was chosen is checked."""
     architecture = replace(gte.manifest.architecture, max_positions=16)
-    engine = Embedder(replace(gte.manifest, architecture=architecture), gte._variant, gte._tokenizer, gte._session)
+    engine = Embedder(
+        replace(gte.manifest, architecture=architecture), gte._variant, gte._tokenizer, gte._session
+    )
     text = "dog " * 40
     assert engine.encode(text).tokens.tolist() == [16]
     assert len(engine.tokenize(text)) == 16
@@ -235,7 +251,15 @@ def test_encode_names_the_row_that_is_not_finite(gte: Embedder, golden: Golden):
 
 @pytest.mark.parametrize(
     ("bad", "got"),
-    [(None, "NoneType"), (3, "int"), (float("nan"), "NaN"), (b"x", "bytes"), ({"a": 1}, "dict"), (["a"], "list"), ([0, 5, 2], "token ids")],
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        (float("nan"), "NaN"),
+        (b"x", "bytes"),
+        ({"a": 1}, "dict"),
+        (["a"], "list"),
+        ([0, 5, 2], "token ids"),
+    ],
 )
 def test_not_a_text(gte: Embedder, bad: object, got: str):
     """B-1, B-22: what is no string is refused by its place and type, and the next call works."""
@@ -336,7 +360,10 @@ def test_truncation_refused(gte: Embedder):
 def test_literal_special_tokens(tiny_bundle: Path, golden: Golden):
     """B-8: a literal `</s>` becomes an id as in the reference; for untrusted text an option reads it as characters."""
     text = golden.texts[11]
-    with Embedder.open(tiny_bundle) as reference, Embedder.open(tiny_bundle, encode_special_tokens=True) as careful:
+    with (
+        Embedder.open(tiny_bundle) as reference,
+        Embedder.open(tiny_bundle, encode_special_tokens=True) as careful,
+    ):
         assert [t for t, _ in reference.tokenize(text)] == golden.ids(11).tolist()
         inner = [t for t, _ in careful.tokenize(text)][1:-1]
         assert not set(inner) & {0, 1, 2}
@@ -427,7 +454,10 @@ def test_threads_share_one_engine(gte: Embedder, golden: Golden):
     """Eight threads on one engine get what one thread gets."""
     expected = gte.encode(golden.texts).dense
     results: list[np.ndarray] = []
-    threads = [threading.Thread(target=lambda: results.extend(gte.encode(golden.texts).dense for _ in range(5))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: results.extend(gte.encode(golden.texts).dense for _ in range(5)))
+        for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

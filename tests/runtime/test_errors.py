@@ -33,7 +33,9 @@ from gte_runtime.errors import (
     SelfCheckFailed,
 )
 
-CLASSES = [kind for _, kind in inspect.getmembers(gte_runtime.errors, inspect.isclass) if issubclass(kind, Exception)]
+CLASSES = [
+    kind for _, kind in inspect.getmembers(gte_runtime.errors, inspect.isclass) if issubclass(kind, Exception)
+]
 
 EXAMPLES: dict[type[GteError], GteError] = {
     GteError: GteError("something"),
@@ -47,11 +49,15 @@ EXAMPLES: dict[type[GteError], GteError] = {
     BundleCorruptError: BundleCorruptError("weights-fp32.bin", expected="12 bytes", got="11 bytes"),
     BundleVersionError: BundleVersionError("manifest.json has format 2"),
     SelfCheckFailed: SelfCheckFailed("variant cpu-fp32 differs", cos=0.5),
-    DownloadError: DownloadError("org/tiny is not on the hub, or not for you: check its name, and for a private one set HF_TOKEN"),
+    DownloadError: DownloadError(
+        "org/tiny is not on the hub, or not for you: check its name, and for a private one set HF_TOKEN"
+    ),
     OutputError: OutputError("out.jsonl exists already"),
     ProviderError: ProviderError("provider is 'tpu'; known: cpu, cuda, tensorrt"),
     ProviderUnavailableError: ProviderUnavailableError("cuda", ("cpu",), "pip install 'gte-runtime[gpu]'"),
-    EngineMissing: EngineMissing("there is no TensorRT engine for gte-mini; build it: gte engine build gte-mini"),
+    EngineMissing: EngineMissing(
+        "there is no TensorRT engine for gte-mini; build it: gte engine build gte-mini"
+    ),
     EngineError: EngineError("ONNX Runtime failed"),
     OutOfMemory: OutOfMemory("out of memory during a run; lower max_tokens"),
     Cancelled: Cancelled("the run was stopped"),
@@ -150,7 +156,12 @@ def test_what_an_input_error_knows():
     """Which text, in which field, what was found."""
     error = InputError("expected a string, found int", index=17, got="int")
     assert str(error) == "texts[17]: expected a string, found int"
-    assert (error.index, error.field, error.got, error.reason) == (17, "texts", "int", "expected a string, found int")
+    assert (error.index, error.field, error.got, error.reason) == (
+        17,
+        "texts",
+        "int",
+        "expected a string, found int",
+    )
     assert str(InputError("expected pairs", field="pairs")) == "pairs: expected pairs"
     assert InputError("x", index=0).index == 0
     assert str(InputError("x", index=0)) == "texts[0]: x"

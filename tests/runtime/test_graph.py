@@ -16,7 +16,15 @@ GTE_MINI = Path(__file__).parents[2] / "models" / "gte-mini"
 CPU = (GTE_MINI / "cpu-fp32.table-fp16.onnx").read_bytes()
 PORTABLE = (GTE_MINI / "portable-fp32.table-fp16.onnx").read_bytes()
 
-TENSOR_NAME, TENSOR_RAW, ATTRIBUTE, ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPH, SPARSE = 8, 9, 5, 5, 10, 6, 15
+TENSOR_NAME, TENSOR_RAW, ATTRIBUTE, ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPH, SPARSE = (
+    8,
+    9,
+    5,
+    5,
+    10,
+    6,
+    15,
+)
 LITTLE = wire.message(
     (wire.MODEL_IR, 9),
     (
@@ -27,9 +35,18 @@ LITTLE = wire.message(
                 wire.GRAPH_INITIALIZER,
                 wire.message(
                     (TENSOR_NAME, b"w"),
-                    (wire.TENSOR_EXTERNAL, wire.message((wire.PAIR_KEY, b"location"), (wire.PAIR_VALUE, b"w.bin"))),
-                    (wire.TENSOR_EXTERNAL, wire.message((wire.PAIR_KEY, b"offset"), (wire.PAIR_VALUE, b"4096"))),
-                    (wire.TENSOR_EXTERNAL, wire.message((wire.PAIR_KEY, b"length"), (wire.PAIR_VALUE, b"16"))),
+                    (
+                        wire.TENSOR_EXTERNAL,
+                        wire.message((wire.PAIR_KEY, b"location"), (wire.PAIR_VALUE, b"w.bin")),
+                    ),
+                    (
+                        wire.TENSOR_EXTERNAL,
+                        wire.message((wire.PAIR_KEY, b"offset"), (wire.PAIR_VALUE, b"4096")),
+                    ),
+                    (
+                        wire.TENSOR_EXTERNAL,
+                        wire.message((wire.PAIR_KEY, b"length"), (wire.PAIR_VALUE, b"16")),
+                    ),
                     (14, 1),
                 ),
             ),
@@ -80,18 +97,27 @@ def test_operators_of_other_domains_and_of_branches():
     """Fused operators are named with their domain, and the branches of `If` are looked into."""
     assert inspect_graph(CPU, "a.onnx").opsets == {"": 20, "com.microsoft": 1}
     assert "com.microsoft::MultiHeadAttention" in inspect_graph(CPU, "a.onnx").operators
-    inner = wire.message((wire.GRAPH_NODE, wire.message((wire.NODE_OP, b"Frobnicate"), (wire.NODE_DOMAIN, b"org.example"))))
+    inner = wire.message(
+        (wire.GRAPH_NODE, wire.message((wire.NODE_OP, b"Frobnicate"), (wire.NODE_DOMAIN, b"org.example")))
+    )
     branch = wire.message((wire.NODE_OP, b"If"), (ATTRIBUTE, wire.message((ATTRIBUTE_GRAPH, inner))))
-    assert inspect_graph(within(wire.message((wire.GRAPH_NODE, branch))), "a.onnx").operators == ("If", "Relu", "org.example::Frobnicate")
+    assert inspect_graph(within(wire.message((wire.GRAPH_NODE, branch))), "a.onnx").operators == (
+        "If",
+        "Relu",
+        "org.example::Frobnicate",
+    )
 
 
 EXTERNAL = wire.message(
-    (TENSOR_NAME, b"hidden"), (wire.TENSOR_EXTERNAL, wire.message((wire.PAIR_KEY, b"location"), (wire.PAIR_VALUE, b"/etc/passwd")))
+    (TENSOR_NAME, b"hidden"),
+    (wire.TENSOR_EXTERNAL, wire.message((wire.PAIR_KEY, b"location"), (wire.PAIR_VALUE, b"/etc/passwd"))),
 )
 
 
 def _attribute(field: int, value: bytes) -> bytes:
-    return wire.message((wire.GRAPH_NODE, wire.message((wire.NODE_OP, b"If"), (ATTRIBUTE, wire.message((field, value))))))
+    return wire.message(
+        (wire.GRAPH_NODE, wire.message((wire.NODE_OP, b"If"), (ATTRIBUTE, wire.message((field, value)))))
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +131,15 @@ def _attribute(field: int, value: bytes) -> bytes:
         wire.message((SPARSE, wire.message((2, EXTERNAL)))),
         _attribute(22, wire.message((1, EXTERNAL))),
     ],
-    ids=["initializer", "attribute", "attributes", "branch", "sparse values", "sparse indices", "sparse attribute"],
+    ids=[
+        "initializer",
+        "attribute",
+        "attributes",
+        "branch",
+        "sparse values",
+        "sparse indices",
+        "sparse attribute",
+    ],
 )
 def test_a_pointer_is_found_wherever_it_stands(place: bytes):
     """B-47: no place of a graph hides a path to another file."""
@@ -116,7 +150,10 @@ def test_a_pointer_is_found_wherever_it_stands(place: bytes):
 def test_what_lies_inside(place: tuple[int, bytes]):
     """The largest tensor in the file itself."""
     assert (
-        inspect_graph(within(wire.message((wire.GRAPH_INITIALIZER, wire.message((TENSOR_NAME, b"big"), place)))), "a.onnx").largest_inside
+        inspect_graph(
+            within(wire.message((wire.GRAPH_INITIALIZER, wire.message((TENSOR_NAME, b"big"), place)))),
+            "a.onnx",
+        ).largest_inside
         == 1000
     )
 
@@ -134,7 +171,9 @@ def test_what_lies_inside(place: tuple[int, bytes]):
         wire.message((wire.MODEL_IR, 9)),
         wire.message((wire.MODEL_GRAPH, 5)),
         wire.message((wire.MODEL_GRAPH, b""), (wire.MODEL_OPSET, 5)),
-        wire.message((wire.MODEL_GRAPH, wire.message((wire.GRAPH_INPUT, wire.message((wire.INFO_NAME, b"\xff")))))),
+        wire.message(
+            (wire.MODEL_GRAPH, wire.message((wire.GRAPH_INPUT, wire.message((wire.INFO_NAME, b"\xff")))))
+        ),
         wire.message((wire.MODEL_GRAPH, wire.message((wire.GRAPH_NODE, wire.message((wire.NODE_OP, 3)))))),
         wire.set_pointer(LITTLE, "offset", "abc"),
         wire.set_pointer(LITTLE, "offset", ""),
@@ -142,8 +181,26 @@ def test_what_lies_inside(place: tuple[int, bytes]):
         wire.set_pointer(LITTLE, "length", "9" * 5000),
     ],
     ids=[
-        *("empty", "zero", "words", "lfs", "html", "zip", "0xFF", "no graph", "number for graph", "number for opset"),
-        *("name of other bytes", "number for operator", "offset abc", "no offset", "offset 0x10", "long offset"),
+        *(
+            "empty",
+            "zero",
+            "words",
+            "lfs",
+            "html",
+            "zip",
+            "0xFF",
+            "no graph",
+            "number for graph",
+            "number for opset",
+        ),
+        *(
+            "name of other bytes",
+            "number for operator",
+            "offset abc",
+            "no offset",
+            "offset 0x10",
+            "long offset",
+        ),
     ],
 )
 def test_bytes_that_are_no_graph(data: bytes):

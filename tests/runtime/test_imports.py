@@ -7,13 +7,27 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "transformers", "onnx", "optimum", "starlette", "fastapi", "pyarrow", "scipy", "tqdm", "click", "huggingface_hub"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "onnx",
+    "optimum",
+    "starlette",
+    "fastapi",
+    "pyarrow",
+    "scipy",
+    "tqdm",
+    "click",
+    "huggingface_hub",
+}
 
 
 def loaded(code: str) -> set[str]:
     """Top-level modules that are there after the code ran."""
     script = f"{code}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
     assert done.stderr == ""
     return set(done.stdout.split())
 
@@ -27,12 +41,16 @@ def test_import_loads_nothing_heavy():
 
 def test_embedding_loads_no_torch():
     """Opening the default model and embedding a text, from a checkpoint to vectors, loads none of them either."""
-    modules = loaded("from gte_runtime import Embedder\nwith Embedder.open('gte-mini') as gte:\n    gte.encode('text')")
+    modules = loaded(
+        "from gte_runtime import Embedder\nwith Embedder.open('gte-mini') as gte:\n    gte.encode('text')"
+    )
     assert not modules & (HEAVY - {"huggingface_hub"})
     assert {"onnxruntime", "tokenizers"} <= modules
 
 
-@pytest.mark.parametrize("module", ["compat", "build", "published", "cli", "cli.bench", "cli.serve", "bench.latency"])
+@pytest.mark.parametrize(
+    "module", ["compat", "build", "published", "cli", "cli.bench", "cli.serve", "bench.latency"]
+)
 def test_other_modules_are_light(module: str):
     """Modules beside the API load no more."""
     assert not loaded(f"import gte_runtime.{module}") & (HEAVY - {"click"})

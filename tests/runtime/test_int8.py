@@ -17,7 +17,14 @@ from gte_runtime import Embedder
 from gte_runtime.building.build import build
 from gte_runtime.bundle.directory import Bundle
 
-TEXTS = ["what is the capital of China?", "北京", "how to implement quick sort in python?", "Привет, мир!", "a " * 200, "word"]
+TEXTS = [
+    "what is the capital of China?",
+    "北京",
+    "how to implement quick sort in python?",
+    "Привет, мир!",
+    "a " * 200,
+    "word",
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +35,10 @@ def int8(mini_bundle: Path) -> Iterator[Embedder]:
 
 def cosines(bundle: Path) -> np.ndarray:
     """Of int8 vectors to float32 ones."""
-    with Embedder.open(bundle, variant="cpu-fp32") as exact, Embedder.open(bundle, variant="cpu-int8") as rounded:
+    with (
+        Embedder.open(bundle, variant="cpu-fp32") as exact,
+        Embedder.open(bundle, variant="cpu-int8") as rounded,
+    ):
         return np.sum(exact.encode(TEXTS).dense * rounded.encode(TEXTS).dense, axis=1)
 
 
@@ -82,7 +92,12 @@ def inner(tensors: Tensors, factor: float) -> None:
 @pytest.mark.parametrize("where", [norms, inner], ids=lambda f: f.__name__)
 def test_outlier_channels(derived: Derive, mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path, where):
     """Thirty times the values in a few channels cost nothing. Without the factors, int8 fails here."""
-    build(derived(lambda tensors: where(tensors, 30.0)), tmp_path / "b", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
+    build(
+        derived(lambda tensors: where(tensors, 30.0)),
+        tmp_path / "b",
+        graphs=mini_checkpoint,
+        variants=("cpu-fp32", "cpu-int8"),
+    )
     assert (1 - cosines(tmp_path / "b")).mean() < 1.3 * (1 - cosines(mini_bundle)).mean()
 
 
@@ -102,23 +117,44 @@ def outlying(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     derive(mini_checkpoint, folder / "checkpoint", lambda tensors: unexpected(tensors, 30.0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gte_runtime.building.build.ORDINARY", 0.0)
-        build(folder / "checkpoint", folder / "bundle", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
+        build(
+            folder / "checkpoint",
+            folder / "bundle",
+            graphs=mini_checkpoint,
+            variants=("cpu-fp32", "cpu-int8"),
+        )
     return folder / "bundle"
 
 
-def test_outliers_that_nobody_expects(outlying: Path, mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_outliers_that_nobody_expects(
+    outlying: Path, mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """They stay in float32, since the build finds that nearer: of what the ordinary form loses, at most two thirds are left."""
-    assert Bundle.open(outlying).manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8-outliers.bin")
+    assert Bundle.open(outlying).manifest.variants["cpu-int8"].weights == (
+        "table-int8.bin",
+        "weights-int8-outliers.bin",
+    )
     monkeypatch.setattr("gte_runtime.building.build.has_outliers", lambda largest: False)
-    build(outlying.parent / "checkpoint", tmp_path / "b", graphs=mini_checkpoint, variants=("cpu-fp32", "cpu-int8"))
-    assert Bundle.open(tmp_path / "b").manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8.bin")
+    build(
+        outlying.parent / "checkpoint",
+        tmp_path / "b",
+        graphs=mini_checkpoint,
+        variants=("cpu-fp32", "cpu-int8"),
+    )
+    assert Bundle.open(tmp_path / "b").manifest.variants["cpu-int8"].weights == (
+        "table-int8.bin",
+        "weights-int8.bin",
+    )
     assert (1 - cosines(outlying)).mean() < 0.67 * (1 - cosines(tmp_path / "b")).mean()
 
 
 def test_ordinary_checkpoints_take_the_ordinary_form(mini_bundle: Path, tiny_bundle: Path):
     """The other one is slower."""
     for bundle in (mini_bundle, tiny_bundle):
-        assert Bundle.open(bundle).manifest.variants["cpu-int8"].weights == ("table-int8.bin", "weights-int8.bin")
+        assert Bundle.open(bundle).manifest.variants["cpu-int8"].weights == (
+            "table-int8.bin",
+            "weights-int8.bin",
+        )
 
 
 @settings(max_examples=15)
@@ -147,7 +183,10 @@ def test_any_list_is_as_one_by_one(int8: Embedder, texts: list[str]):
 @pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-int8"])
 def test_threads_do_not_change_bits(mini_bundle: Path, variant: str):
     """One processor or many, side by side or all on one text."""
-    with Embedder.open(mini_bundle, variant=variant, threads=1) as one, Embedder.open(mini_bundle, variant=variant) as many:
+    with (
+        Embedder.open(mini_bundle, variant=variant, threads=1) as one,
+        Embedder.open(mini_bundle, variant=variant) as many,
+    ):
         expected, found = one.encode(TEXTS * 9), many.encode(TEXTS * 9)
         assert_as_alone(many, found.dense, expected.dense)
 

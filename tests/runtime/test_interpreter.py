@@ -46,7 +46,9 @@ assert before == after, [key for key in before if before[key] != after[key]]
 
 def test_a_sub_interpreter_is_refused_at_import():
     """At once, where importing ONNX Runtime would hang for ever; with the way out."""
-    done = subprocess.run([sys.executable, "-c", SUB], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SUB], capture_output=True, text=True, timeout=60, check=False
+    )
     assert "gte_runtime cannot run in a sub-interpreter" in done.stdout
     assert "use the main interpreter" in done.stdout
     assert done.stderr == ""
@@ -55,6 +57,8 @@ def test_a_sub_interpreter_is_refused_at_import():
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_an_import_changes_nothing(stream: str):
     """No thread, signal handler, environment variable, warning filter, log handler or output comes from an import."""
-    done = subprocess.run([sys.executable, "-c", AROUND], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", AROUND], capture_output=True, text=True, timeout=60, check=False
+    )
     assert getattr(done, stream) == ""
     assert done.returncode == 0

@@ -94,7 +94,11 @@ def test_padding_promises_nothing(tiny_bundle: Path):
         assert 0 <= engine.info["batch_difference"] < 1e-5
 
 
-@pytest.mark.parametrize(("change", "least", "most"), [(in_states, 1e-9, 1e-6), (in_weights, 0.9e-6, 1.2e-5)], ids=["states", "weights"])
+@pytest.mark.parametrize(
+    ("change", "least", "most"),
+    [(in_states, 1e-9, 1e-6), (in_weights, 0.9e-6, 1.2e-5)],
+    ids=["states", "weights"],
+)
 def test_kernels_that_break_it(tiny_bundle: Path, broken, change: Change, least: float, most: float):
     """A last bit that depends on the number of rows is found, and its size is told."""
     broken(change)
@@ -112,7 +116,9 @@ def test_a_reranker_s_scores(reranker_bundle: Path, broken):
         assert 0 < engine.info["batch_difference"] < 1e-6
 
 
-def test_measured_once_for_each_number_of_threads_and_runtime(tiny_bundle: Path, broken, monkeypatch: pytest.MonkeyPatch):
+def test_measured_once_for_each_number_of_threads_and_runtime(
+    tiny_bundle: Path, broken, monkeypatch: pytest.MonkeyPatch
+):
     """What was found is remembered, also that it does not hold; a new ONNX Runtime is measured again."""
 
     def runs(threads: int) -> int:

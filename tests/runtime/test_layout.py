@@ -45,8 +45,24 @@ WEIGHTS = Arrays(
 )
 
 
-def tensor(transform: str, shape: tuple[int, ...], sources: tuple[str, ...] = (), dtype: str = "float32", **changes: Any) -> Tensor:
-    return Tensor(**{"name": "t", "dtype": dtype, "shape": shape, "offset": 0, "transform": transform, "sources": sources, **changes})
+def tensor(
+    transform: str,
+    shape: tuple[int, ...],
+    sources: tuple[str, ...] = (),
+    dtype: str = "float32",
+    **changes: Any,
+) -> Tensor:
+    return Tensor(
+        **{
+            "name": "t",
+            "dtype": dtype,
+            "shape": shape,
+            "offset": 0,
+            "transform": transform,
+            "sources": sources,
+            **changes,
+        }
+    )
 
 
 FACTORS = {"read": np.array([1.0, 2.0, 0.5, 4.0]), "given": np.exp2(np.arange(6) / 4)}
@@ -56,7 +72,13 @@ OUTLIERS = {"read": np.array([1, 3]), "next_norm": np.array([0, 4])}
 
 def material(weights: Any, rope: Rope = ROPE) -> Material:
     """With factors that are given, not seen by an oracle."""
-    return Material(weights, rope, lambda place: FACTORS.get(place, np.ones(1)), lambda name: COLUMNS, OUTLIERS.__getitem__)
+    return Material(
+        weights,
+        rope,
+        lambda place: FACTORS.get(place, np.ones(1)),
+        lambda name: COLUMNS,
+        OUTLIERS.__getitem__,
+    )
 
 
 def made(t: Tensor, weights: Arrays = WEIGHTS) -> NDArray[Any]:
@@ -97,13 +119,17 @@ def test_every_transform_is_tried():
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_copy(dtype: str):
     """A table goes over in pieces, in its order, rounded to the type of the file."""
-    np.testing.assert_array_equal(made(tensor("copy", WEIGHTS["table"].shape, ("table",), dtype)), WEIGHTS["table"].astype(dtype))
+    np.testing.assert_array_equal(
+        made(tensor("copy", WEIGHTS["table"].shape, ("table",), dtype)), WEIGHTS["table"].astype(dtype)
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_transpose(dtype: str):
     """[out, in] becomes [in, out]."""
-    np.testing.assert_array_equal(made(tensor("transpose", (4, 6), ("matrix",), dtype)), WEIGHTS["matrix"].T.astype(dtype))
+    np.testing.assert_array_equal(
+        made(tensor("transpose", (4, 6), ("matrix",), dtype)), WEIGHTS["matrix"].T.astype(dtype)
+    )
 
 
 def test_first_row():
@@ -128,7 +154,9 @@ def test_zeros_that_an_operator_insists_on():
     np.testing.assert_array_equal(made(tensor("zeros", (5,))), np.zeros(5))
 
 
-@pytest.mark.parametrize(("transform", "shape"), [("first_row_or_zeros", (4,)), ("transpose_or_zeros", (4, 1))])
+@pytest.mark.parametrize(
+    ("transform", "shape"), [("first_row_or_zeros", (4,)), ("transpose_or_zeros", (4, 1))]
+)
 def test_zeros_where_there_is_none(transform: str, shape: tuple[int, ...]):
     """A checkpoint without token types, or without a sparse head, has zeros in their place."""
     np.testing.assert_array_equal(made(tensor(transform, shape, ("absent",))), np.zeros(shape))
@@ -136,8 +164,12 @@ def test_zeros_where_there_is_none(transform: str, shape: tuple[int, ...]):
 
 def test_the_value_bias_is_folded():
     """Attention weights sum to one, so bo + Wo bv stands for both biases."""
-    exact = WEIGHTS["bias"].astype(np.float64) + WEIGHTS["matrix"].astype(np.float64) @ WEIGHTS["inner"].astype(np.float64)
-    np.testing.assert_array_equal(made(tensor("fold_value_bias", (6,), ("bias", "matrix", "inner"))), exact.astype(np.float32))
+    exact = WEIGHTS["bias"].astype(np.float64) + WEIGHTS["matrix"].astype(np.float64) @ WEIGHTS[
+        "inner"
+    ].astype(np.float64)
+    np.testing.assert_array_equal(
+        made(tensor("fold_value_bias", (6,), ("bias", "matrix", "inner"))), exact.astype(np.float32)
+    )
 
 
 def test_biases_are_added():
@@ -145,12 +177,17 @@ def test_biases_are_added():
     both = WEIGHTS["bias"].astype(np.float64) * 2
     np.testing.assert_array_equal(made(tensor("add", (6,), ("bias", "bias"))), both.astype(np.float32))
     exact = both + WEIGHTS["matrix"].astype(np.float64) @ WEIGHTS["inner"].astype(np.float64)
-    np.testing.assert_array_equal(made(tensor("add_folded", (6,), ("bias", "bias", "matrix", "inner"))), exact.astype(np.float32))
+    np.testing.assert_array_equal(
+        made(tensor("add_folded", (6,), ("bias", "bias", "matrix", "inner"))), exact.astype(np.float32)
+    )
 
 
 def test_a_norm_is_divided():
     """Its output is then over the factors."""
-    np.testing.assert_array_equal(made(tensor("divide", (4,), ("inner", "read"))), (WEIGHTS["inner"] / FACTORS["read"]).astype(np.float32))
+    np.testing.assert_array_equal(
+        made(tensor("divide", (4,), ("inner", "read"))),
+        (WEIGHTS["inner"] / FACTORS["read"]).astype(np.float32),
+    )
 
 
 def test_a_product_survives_rounding():
@@ -182,7 +219,10 @@ def test_parts_of_a_product_are_the_whole(given: tuple[str, ...]):
     """What stays in float32 and what is rounded add up to the product; rounding is at most half a step of what is left."""
     columns = ("matrix", *given) if "next_norm" in given else ()
     count = 4 if columns else 2
-    mask, select = made(tensor("outlier_mask", (4,), ("read",))), made(tensor("outlier_select", (4, count), ("read", *columns)))
+    mask, select = (
+        made(tensor("outlier_mask", (4,), ("read",))),
+        made(tensor("outlier_select", (4, count), ("read", *columns))),
+    )
     sources = ("matrix", "read", *given)
     rows = made(tensor("outlier_rows", (count, 6), sources))
     steps = made(tensor("quantize_inner_scale", (6,), sources)) * LEVELS
@@ -194,14 +234,18 @@ def test_parts_of_a_product_are_the_whole(given: tuple[str, ...]):
     exact = OUTLIERS["read"]
     np.testing.assert_allclose(found[exact], whole[exact], atol=1e-6)
     if columns:
-        np.testing.assert_allclose(found[:, OUTLIERS["next_norm"]], whole[:, OUTLIERS["next_norm"]], atol=1e-6)
+        np.testing.assert_allclose(
+            found[:, OUTLIERS["next_norm"]], whole[:, OUTLIERS["next_norm"]], atol=1e-6
+        )
     assert not inner[exact].any()
 
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_rope_tables(which: int):
     """As many rows as the shape has."""
-    np.testing.assert_array_equal(made(tensor(("rope_cos", "rope_sin")[which], (50, 4))), ROPE.tables(50)[which])
+    np.testing.assert_array_equal(
+        made(tensor(("rope_cos", "rope_sin")[which], (50, 4))), ROPE.tables(50)[which]
+    )
 
 
 def every_factor(checkpoint: Checkpoint) -> Material:
@@ -210,11 +254,26 @@ def every_factor(checkpoint: Checkpoint) -> Material:
     def factors(place: str) -> NDArray[np.float64]:
         return np.ones(a.intermediate_size if place.endswith("product") else a.hidden_size)
 
-    return Material(checkpoint, checkpoint.config.rope, factors, lambda name: np.ones(a.hidden_size), lambda place: np.arange(16))
+    return Material(
+        checkpoint,
+        checkpoint.config.rope,
+        factors,
+        lambda name: np.ones(a.hidden_size),
+        lambda place: np.arange(16),
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["table-fp16", "table-fp32", "table-int8", "weights-fp32", "weights-fp16", "weights-int8", "weights-int8-outliers"]
+    "name",
+    [
+        "table-fp16",
+        "table-fp32",
+        "table-int8",
+        "weights-fp32",
+        "weights-fp16",
+        "weights-int8",
+        "weights-int8-outliers",
+    ],
 )
 def test_shipped_layouts_fit_their_model(mini_checkpoint: Path, name: str):
     """Every tensor of the default model's layouts can be made, and fills its place."""
@@ -236,7 +295,9 @@ def test_shipped_layouts_fit_their_model(mini_checkpoint: Path, name: str):
         ("rope_cos", (50, 3), ()),
     ],
 )
-def test_a_shape_that_a_transform_does_not_give(transform: str, shape: tuple[int, ...], sources: tuple[str, ...]):
+def test_a_shape_that_a_transform_does_not_give(
+    transform: str, shape: tuple[int, ...], sources: tuple[str, ...]
+):
     """A layout of another checkpoint is told by the tensor and both sizes."""
     with pytest.raises(BundleError, match=f"t: {transform} gave [0-9]+ values for shape"):
         made(tensor(transform, shape, sources))
@@ -253,27 +314,37 @@ def test_places_start_on_pages():
 
 
 SHAPES = st.lists(st.integers(1, 5000), min_size=1, max_size=2).map(tuple)
-TENSORS = st.lists(st.tuples(SHAPES, st.sampled_from(["float32", "float16"]), st.sampled_from(sorted(TRANSFORMS))), min_size=1, max_size=6)
+TENSORS = st.lists(
+    st.tuples(SHAPES, st.sampled_from(["float32", "float16"]), st.sampled_from(sorted(TRANSFORMS))),
+    min_size=1,
+    max_size=6,
+)
 
 
 @given(TENSORS)
 def test_json_and_back(parts: list[tuple[tuple[int, ...], str, str]]):
     """Any layout is read as it was written."""
-    layout = place("w.bin", [_fields(f"t{n}", shape, dtype, kind) for n, (shape, dtype, kind) in enumerate(parts)])
+    layout = place(
+        "w.bin", [_fields(f"t{n}", shape, dtype, kind) for n, (shape, dtype, kind) in enumerate(parts)]
+    )
     assert Layout.from_json(layout.to_json()) == layout
     ends = [t.offset + t.size for t in layout.tensors]
     assert all(t.offset % ALIGNMENT == 0 for t in layout.tensors)
     assert all(0 <= t.offset - end < ALIGNMENT for t, end in zip(layout.tensors[1:], ends, strict=False))
 
 
-@pytest.mark.parametrize("file", sorted(MODELS.glob("*/*.layout.json")), ids=lambda file: f"{file.parent.name}/{file.name}")
+@pytest.mark.parametrize(
+    "file", sorted(MODELS.glob("*/*.layout.json")), ids=lambda file: f"{file.parent.name}/{file.name}"
+)
 def test_shipped_layouts_are_written_as_we_write_them(file: Path):
     """Reading and writing a shipped layout gives the same bytes."""
     text = file.read_text(encoding="utf-8")
     assert Layout.from_json(text).to_json() == text
 
 
-def _fields(name: str, shape: tuple[int, ...], dtype: str = "float32", transform: str = "copy") -> dict[str, Any]:
+def _fields(
+    name: str, shape: tuple[int, ...], dtype: str = "float32", transform: str = "copy"
+) -> dict[str, Any]:
     return {"name": name, "dtype": dtype, "shape": shape, "transform": transform, "sources": (name,)}
 
 
@@ -347,7 +418,9 @@ def test_a_layout_of_a_file_elsewhere(file: object):
     refused({**_raw(), "file": file})
 
 
-@pytest.mark.parametrize("raw", ["", "{", "[" * 100_000, "null", "[]", "5", '"x"', "{}"], ids=lambda raw: raw[:5])
+@pytest.mark.parametrize(
+    "raw", ["", "{", "[" * 100_000, "null", "[]", "5", '"x"', "{}"], ids=lambda raw: raw[:5]
+)
 def test_text_that_is_no_layout(raw: str):
     """Whatever else the file holds is no layout."""
     refused(raw)

@@ -48,7 +48,12 @@ def test_what_a_manifest_says(data: bytes, raw: Json):
     assert manifest.architecture.layers == 3
     assert manifest.sparse
     assert set(manifest.variants) == {"cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16"}
-    assert manifest.files_of("cpu-fp32") == ("tokenizer.json", "cpu-fp32.onnx", "table-fp16.bin", "weights-fp32.bin")
+    assert manifest.files_of("cpu-fp32") == (
+        "tokenizer.json",
+        "cpu-fp32.onnx",
+        "table-fp16.bin",
+        "weights-fp32.bin",
+    )
     assert manifest.self_checks[0].ids == tuple(raw["self_checks"][0]["ids"])
     assert manifest.self_checks[0].vector().tolist() == pytest.approx(raw["self_checks"][0]["dense"])
 
@@ -61,7 +66,9 @@ def test_a_manifest_is_text_for_people(data: bytes):
 @pytest.mark.parametrize("size", [MAX_BYTES + 1, 2 * MAX_BYTES])
 def test_a_manifest_too_large(size: int):
     """B-44: anything above the cap is refused unread."""
-    with pytest.raises(BundleCorruptError, match=f"manifest.json: expected at most {MAX_BYTES} bytes, found {size}"):
+    with pytest.raises(
+        BundleCorruptError, match=f"manifest.json: expected at most {MAX_BYTES} bytes, found {size}"
+    ):
         parse_manifest(b" " * size)
 
 
@@ -84,7 +91,10 @@ def test_a_number_that_is_none(data: bytes, number: str):
 @pytest.mark.parametrize("version", [None, 0, FORMAT + 1, str(FORMAT), True, 1.5])
 def test_another_format(raw: Json, version: object):
     """Another format number is told before anything else of the file is judged."""
-    with pytest.raises(BundleVersionError, match=f"manifest.json has format {version!r}, this version of gte-runtime reads {FORMAT}"):
+    with pytest.raises(
+        BundleVersionError,
+        match=f"manifest.json has format {version!r}, this version of gte-runtime reads {FORMAT}",
+    ):
         parse({**raw, "format": version, "unknown": 1})
 
 
@@ -102,7 +112,13 @@ FIELDS = (
     *(("self_checks", 0, field) for field in ("text", "ids", "dense", "token_weights")),
 )  # fmt: skip
 PATHS = [(field,) if isinstance(field, str) else field for field in FIELDS]
-LATER = [("pair_checks",), ("origin",), ("prompts",), ("default_prompt",), ("variants", "cpu-fp32", "outputs")]
+LATER = [
+    ("pair_checks",),
+    ("origin",),
+    ("prompts",),
+    ("default_prompt",),
+    ("variants", "cpu-fp32", "outputs"),
+]
 """Fields that came to the format with rerankers and the hub."""
 
 
@@ -160,7 +176,9 @@ def test_a_reranker_needs_pair_checks(raw: Json):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=name_of)
-@pytest.mark.parametrize("value", [None, True, 7, -1, 1.5, "odd", "", ["odd"], [1.5], [None], {"odd": 1}, [], {}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [None, True, 7, -1, 1.5, "odd", "", ["odd"], [1.5], [None], {"odd": 1}, [], {}], ids=repr
+)
 def test_a_field_of_another_type(raw: Json, path: tuple[str | int, ...], value: object):
     """A field of another type is refused when the manifest is read, and never fails later as something else."""
     parent(raw, path)[path[-1]] = value
@@ -174,7 +192,15 @@ def test_a_field_of_another_type(raw: Json, path: tuple[str | int, ...], value: 
 def _same_kind(value: object, path: tuple[str | int, ...]) -> bool:
     """What each field may hold, of the values above."""
     texts = {"model", "made_by", "source", "notice", "text", "origin"}
-    numbers = {"smallest_dim", "longest_piece", "flash_from", "layers", "intermediate_size", "vocab_size", "max_positions"}
+    numbers = {
+        "smallest_dim",
+        "longest_piece",
+        "flash_from",
+        "layers",
+        "intermediate_size",
+        "vocab_size",
+        "max_positions",
+    }
     name = path[-1]
     if name in texts:
         return isinstance(value, str)
@@ -194,7 +220,16 @@ def _same_kind(value: object, path: tuple[str | int, ...]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "path", [(), ("architecture",), ("tokenizer",), ("files", "tokenizer.json"), ("variants", "cpu-fp32"), ("self_checks", 0)], ids=name_of
+    "path",
+    [
+        (),
+        ("architecture",),
+        ("tokenizer",),
+        ("files", "tokenizer.json"),
+        ("variants", "cpu-fp32"),
+        ("self_checks", 0),
+    ],
+    ids=name_of,
 )
 def test_a_field_that_we_do_not_know(raw: Json, path: tuple[str | int, ...]):
     """A reader refuses what it does not understand, by name."""
@@ -240,7 +275,9 @@ def test_a_name_of_a_variant_is_plain(raw: Json, name: str):
 def test_a_way_to_batch_that_we_do_not_know(raw: Json):
     """A bundle of a later kind is told apart from a damaged one."""
     raw["variants"]["cpu-fp32"]["batch"] = "paged"
-    with pytest.raises(BundleError, match=r"manifest.json: variant cpu-fp32 has batches of kind 'paged'") as caught:
+    with pytest.raises(
+        BundleError, match=r"manifest.json: variant cpu-fp32 has batches of kind 'paged'"
+    ) as caught:
         parse(raw)
     assert type(caught.value) is BundleError
 
@@ -256,7 +293,9 @@ def test_a_version_that_is_none(raw: Json, version: str):
 def test_a_file_that_is_not_listed(raw: Json):
     """B-47: every file that a variant needs has its size and hash."""
     del raw["files"]["weights-fp32.bin"]
-    with pytest.raises(BundleCorruptError, match=r"manifest.json: expected weights-fp32.bin in the list of files"):
+    with pytest.raises(
+        BundleCorruptError, match=r"manifest.json: expected weights-fp32.bin in the list of files"
+    ):
         parse(raw)
 
 
@@ -275,7 +314,11 @@ def test_a_hash_that_is_none(raw: Json, digest: str):
         parse(raw)
 
 
-@pytest.mark.parametrize("path", [("model",), ("notice",), ("self_checks", 0, "text"), ("variants", "cpu-fp32", "graph")], ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [("model",), ("notice",), ("self_checks", 0, "text"), ("variants", "cpu-fp32", "graph")],
+    ids=name_of,
+)
 def test_half_a_character(raw: Json, path: tuple[str | int, ...]):
     """A lone surrogate, which JSON can spell and no file or tokenizer takes, is refused here and not where it is used."""
     parent(raw, path)[path[-1]] = "a\ud800b"

@@ -33,7 +33,9 @@ with Embedder.open(sys.argv[1], variant="cpu-int8", threads=2) as engine:
 
 
 def run(code: str, *arguments: object) -> list[int]:
-    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
     return [int(word) for word in done.stdout.split()]
 
 

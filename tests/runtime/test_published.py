@@ -28,14 +28,19 @@ def test_real_model_is_known_by_its_hash(tiny_bundle: Path):
     """gte-multilingual-base's file hash leads to it whatever it is called; any other leads nowhere."""
     manifest = Bundle.open(tiny_bundle).manifest
     assert known_as(manifest, KNOWN) is None
-    found = known_as(replace(manifest, source="f5a35a10faa54da7717870af1517c9b41e9bd8e3880bc5a8e9363d4c3c63e9b0"), KNOWN)
+    found = known_as(
+        replace(manifest, source="f5a35a10faa54da7717870af1517c9b41e9bd8e3880bc5a8e9363d4c3c63e9b0"), KNOWN
+    )
     assert found is KNOWN["gte-multilingual-base"]
 
 
 @pytest.mark.parametrize(
     ("origin", "name"),
     [
-        ("Alibaba-NLP/gte-multilingual-base@9bbca17d9273fd0d03d5725c7a4b0f6b45142062", "gte-multilingual-base"),
+        (
+            "Alibaba-NLP/gte-multilingual-base@9bbca17d9273fd0d03d5725c7a4b0f6b45142062",
+            "gte-multilingual-base",
+        ),
         ("Alibaba-NLP/gte-multilingual-base@7fc06782350c1a83f88b15dd4b38ef853d3b8503", None),
         ("Snowflake/snowflake-arctic-embed-m-v2.0@" + "0" * 40, "snowflake-arctic-embed-m-v2.0"),
         ("somebody/gte-multilingual-base@9bbca17d9273fd0d03d5725c7a4b0f6b45142062", None),
@@ -58,7 +63,9 @@ def test_published_numbers_are_whole():
         "gte-multilingual-reranker-base": ["ids", "logits", "logits", "logits"],
         "snowflake-arctic-embed-m-v2.0": ["ids", "states"],
     }
-    (card,) = [check for check in read_published(KNOWN["gte-multilingual-base"]) if check["kind"] == "cosines"]
+    (card,) = [
+        check for check in read_published(KNOWN["gte-multilingual-base"]) if check["kind"] == "cosines"
+    ]
     np.testing.assert_allclose(card["cosines"], [0.3016996, 0.7503870, 0.3203084], atol=1e-7)
     for model in KNOWN.values():
         for check in read_published(model):
@@ -75,9 +82,12 @@ def published_vectors(gte: Embedder, tokens: Tokenizer) -> dict[str, dict[str, A
     assert sparse is not None
     common = {"source": "a test", "texts": TEXTS}
     return {
-        "ids": common | {"kind": "ids", "ids": [t.ids.tolist() for t in tokens.encode(TEXTS, max_length=512)]},
-        "states": common | {"kind": "states", "cls": gte.states(TEXTS).tolist(), "cosine": 0.99999, "tolerance": 2e-3},
-        "cosines": common | {"kind": "cosines", "cosines": (dense[0] @ dense[1:].T).tolist(), "tolerance": 1e-5},
+        "ids": common
+        | {"kind": "ids", "ids": [t.ids.tolist() for t in tokens.encode(TEXTS, max_length=512)]},
+        "states": common
+        | {"kind": "states", "cls": gte.states(TEXTS).tolist(), "cosine": 0.99999, "tolerance": 2e-3},
+        "cosines": common
+        | {"kind": "cosines", "cosines": (dense[0] @ dense[1:].T).tolist(), "tolerance": 1e-5},
         "weights": common | {"kind": "weights", "count": sum(len(v.indices) for v in sparse), "tolerance": 1},
     }
 
@@ -87,7 +97,9 @@ def spoil(check: dict[str, Any]) -> dict[str, Any]:
     if check["kind"] == "ids":
         return check | {"ids": [*check["ids"][:-1], [0, 2]]}
     if check["kind"] == "states":
-        return check | {"cls": [check["cls"][0], (np.array(check["cls"][1]) * 1.01).tolist(), check["cls"][2]]}
+        return check | {
+            "cls": [check["cls"][0], (np.array(check["cls"][1]) * 1.01).tolist(), check["cls"][2]]
+        }
     if check["kind"] == "weights":
         return check | {"count": check["count"] + 2}
     key = "cosines" if check["kind"] == "cosines" else "logits"
@@ -113,7 +125,10 @@ def test_logits(reranker_bundle: Path):
     with Reranker.open(reranker_bundle) as reranker:
         logits = reranker.score([tuple(pair) for pair in pairs]).tolist()
         check = {"kind": "logits", "source": "a test", "pairs": pairs, "logits": logits, "tolerance": 2e-3}
-        right, wrong = list(compare([check], reranker, tokens)), list(compare([spoil(check)], reranker, tokens))
+        right, wrong = (
+            list(compare([check], reranker, tokens)),
+            list(compare([spoil(check)], reranker, tokens)),
+        )
     assert [found.good for found in right] == [True, True]
     assert [found.good for found in wrong] == [False, True]
     assert "1.0e-02" in wrong[0].line

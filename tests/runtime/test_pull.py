@@ -43,13 +43,33 @@ class Machine:
         self.environment |= hub.environment(folder / "hf") | {"GTE_CACHE": str(folder / "gte")}
 
     def command(self, name: str, *options: str, before: str = "") -> list[str]:
-        return [sys.executable, "-c", before + PULL, "pull", name, "--graphs", str(self.golden.graphs), *options]
+        return [
+            sys.executable,
+            "-c",
+            before + PULL,
+            "pull",
+            name,
+            "--graphs",
+            str(self.golden.graphs),
+            *options,
+        ]
 
-    def pull(self, name: str = REPOSITORY, *options: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    def pull(
+        self, name: str = REPOSITORY, *options: str, before: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         command = self.command(name, *options, before=before)
-        return subprocess.run(command, env=self.environment | environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            command,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
-    def fails(self, *words: str, name: str = REPOSITORY, code: int = 4, before: str = "", **environment: str) -> None:
+    def fails(
+        self, *words: str, name: str = REPOSITORY, code: int = 4, before: str = "", **environment: str
+    ) -> None:
         """One line that says what to do; no bundle, no traceback."""
         done = self.pull(name, before=before, **environment)
         assert done.returncode == code, done.stderr
@@ -74,7 +94,9 @@ class Machine:
 
 @pytest.fixture
 def hub(golden: Golden) -> Iterator[Hub]:
-    files = {name: golden.checkpoint / name for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    files = {
+        name: golden.checkpoint / name for name in ("config.json", "model.safetensors", "tokenizer.json")
+    }
     server = Hub()
     server.add(REPOSITORY, {**files, "README.md": b"# not asked for"})
     with serving(server):
@@ -124,7 +146,9 @@ def test_again(machine: Machine):
 def test_a_moved_revision(machine: Machine, golden: Golden):
     """The main branch moves on: the next pull takes the new commit as a whole, and a pinned one stays what it was."""
     machine.works()
-    config = json.loads((golden.checkpoint / "config.json").read_text(encoding="utf-8")) | {"rope_theta": 30000}
+    config = json.loads((golden.checkpoint / "config.json").read_text(encoding="utf-8")) | {
+        "rope_theta": 30000
+    }
     files = machine.hub.repositories[REPOSITORY][commit_of(1)] | {"config.json": json.dumps(config).encode()}
     second = machine.hub.add(REPOSITORY, files, 2)
     moved = machine.works()
@@ -139,14 +163,20 @@ def test_a_moved_revision(machine: Machine, golden: Golden):
 def test_a_revision_that_moves_meanwhile(machine: Machine, golden: Golden):
     """Pushed to while files are being downloaded: all of them are of the commit it began with."""
     files = machine.hub.repositories[REPOSITORY][commit_of(1)]
-    machine.hub.on_download = lambda: machine.hub.add(REPOSITORY, {**files, "model.safetensors": b"x" * 20_000}, 2) and None
+    machine.hub.on_download = lambda: (
+        machine.hub.add(REPOSITORY, {**files, "model.safetensors": b"x" * 20_000}, 2) and None
+    )
     assert Bundle.open(machine.works()).manifest.origin == f"{REPOSITORY}@{commit_of(1)}"
 
 
 def test_prompts(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     """Prompts travel with the checkpoint and are put before texts by name."""
     files = machine.hub.repositories[REPOSITORY][commit_of(1)]
-    said = {"prompts": {"query": "dog: ", "document": ""}, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    said = {
+        "prompts": {"query": "dog: ", "document": ""},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
     machine.hub.add(REPOSITORY, {**files, "config_sentence_transformers.json": json.dumps(said).encode()}, 2)
     with Embedder.open(machine.works(), threads=1) as gte:
         asked = gte.encode(["fox", "cat"], prompt_name="query").dense
@@ -218,7 +248,9 @@ def test_killed_while_downloading(slow_machine: Machine, large: Path):
     """kill -9 in the middle; the next pull loads only the rest."""
     hub = slow_machine.hub
     hub.trouble.slow = 0.05
-    process = subprocess.Popen(slow_machine.command(REPOSITORY), env=slow_machine.environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        slow_machine.command(REPOSITORY), env=slow_machine.environment, stderr=subprocess.PIPE
+    )
     while hub.sent["cdn"] < 2 * CHUNK:
         assert process.poll() is None
         time.sleep(0.01)
@@ -235,7 +267,9 @@ def test_killed_while_downloading(slow_machine: Machine, large: Path):
 
 def test_killed_while_building(machine: Machine):
     """kill -9 between download and bundle: there is nothing that opens, and the next pull builds."""
-    process = subprocess.Popen(machine.command(REPOSITORY), env=machine.environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        machine.command(REPOSITORY), env=machine.environment, stderr=subprocess.PIPE, text=True
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "building" in line:
@@ -298,7 +332,9 @@ def test_another_file_than_the_known_one(machine: Machine):
     machine.hub.repositories[known.hub] = {known.revision: files}
     machine.hub.branches[known.hub] = {}
     for name in (known.name, known.hub, f"{known.hub}@{known.revision}"):
-        machine.fails("config.json of Alibaba-NLP/gte-multilingual-base", "expected hash 711bdc81365f", name=name)
+        machine.fails(
+            "config.json of Alibaba-NLP/gte-multilingual-base", "expected hash 711bdc81365f", name=name
+        )
 
 
 # A hub that means harm
@@ -391,7 +427,9 @@ def test_a_passing_trouble(machine: Machine, status: int):
     assert machine.hub.trouble.statuses == []
 
 
-@pytest.mark.parametrize(("status", "words"), [(429, ("too many requests", "wait")), (502, ("not well (502)",))])
+@pytest.mark.parametrize(
+    ("status", "words"), [(429, ("too many requests", "wait")), (502, ("not well (502)",))]
+)
 @pytest.mark.parametrize("part", ["/api/models", "model.safetensors", "/cdn/"])
 def test_a_lasting_trouble(machine: Machine, status: int, words: tuple[str, ...], part: str):
     machine.hub.trouble.statuses = [(part, status, {"Retry-After": "0"})] * 40
@@ -422,8 +460,14 @@ def test_no_network(machine: Machine):
 
 def test_offline(machine: Machine):
     """HF_HUB_OFFLINE: what was downloaded is enough, also by a branch's name; what was not is named."""
-    machine.fails("HF_HUB_OFFLINE is set", "main of org/tiny was never downloaded".replace("main", "'main'"), HF_HUB_OFFLINE="1")
-    machine.fails("HF_HUB_OFFLINE is set", "config.json", name=f"{REPOSITORY}@{commit_of(1)}", HF_HUB_OFFLINE="1")
+    machine.fails(
+        "HF_HUB_OFFLINE is set",
+        "main of org/tiny was never downloaded".replace("main", "'main'"),
+        HF_HUB_OFFLINE="1",
+    )
+    machine.fails(
+        "HF_HUB_OFFLINE is set", "config.json", name=f"{REPOSITORY}@{commit_of(1)}", HF_HUB_OFFLINE="1"
+    )
     machine.works()
     asked = machine.hub.asked.total()
     machine.works(REPOSITORY, "--overwrite", HF_HUB_OFFLINE="1")
@@ -433,7 +477,9 @@ def test_offline(machine: Machine):
 # Names
 
 
-@pytest.mark.parametrize("name", ["", "nonsense", "a/b/c", "../x", "org/..", "org/x@", "org/x@../y", "org/x y", "https://x.y/z"])
+@pytest.mark.parametrize(
+    "name", ["", "nonsense", "a/b/c", "../x", "org/..", "org/x@", "org/x@../y", "org/x y", "https://x.y/z"]
+)
 def test_what_is_no_name(name: str):
     with pytest.raises(ConfigError, match="is neither a known model"):
         wanted(name, known_models(models_directory()))
@@ -455,7 +501,9 @@ def test_names_and_places():
     assert pulled_directory("org/x@refs/pr/1", known).name == "org--x@refs--pr--1"
 
 
-@pytest.mark.parametrize("name", ["gte-multilingual-base", "Alibaba-NLP/gte-multilingual-base", "gte-large-en-v1.5"])
+@pytest.mark.parametrize(
+    "name", ["gte-multilingual-base", "Alibaba-NLP/gte-multilingual-base", "gte-large-en-v1.5"]
+)
 def test_a_model_that_is_not_here(name: str):
     """Opening a known model that was not pulled says which command to run, and asks nobody."""
     with pytest.raises(BundleError, match=rf"{name} is not on this machine yet; `gte pull {name}` downloads"):

@@ -67,7 +67,9 @@ def test_a_directory_in_its_place(tmp_path: Path):
     assert str(tmp_path) not in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe", b"format = ", b"format = 1\nformat = 1", b"x = " + b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xfe", b"format = ", b"format = 1\nformat = 1", b"x = " + b"[" * 100_000]
+)
 def test_text_that_is_no_recipe(tmp_path: Path, data: bytes):
     """What is not TOML says where it stops being it."""
     refused(tmp_path, data, "cannot be read")
@@ -91,7 +93,16 @@ def test_another_format(tmp_path: Path, text: str, version: str):
         lambda text: text.replace("[architecture]", "[other]"),
         lambda text: re.sub(r"weights = .*", "weights = 5", text),
     ],
-    ids=["no name", "no layers", "more", "no tolerance", "no graphs", "graphs of numbers", "no architecture", "weights a number"],
+    ids=[
+        "no name",
+        "no layers",
+        "more",
+        "no tolerance",
+        "no graphs",
+        "graphs of numbers",
+        "no architecture",
+        "weights a number",
+    ],
 )
 def test_a_recipe_without_one_of_its_parts(tmp_path: Path, text: str, change: Callable[[str], str]):
     """A missing part is named."""
@@ -103,4 +114,8 @@ def test_a_recipe_without_one_of_its_parts(tmp_path: Path, text: str, change: Ca
 def test_a_name_that_leads_elsewhere(tmp_path: Path, text: str, key: str, name: str):
     """B-47: a build writes files of these names, so they are plain."""
     value = f"[{name}]" if key == "weights" else name
-    refused(tmp_path, re.sub(rf"^{key} = .*", f"{key} = {value}", text, count=1, flags=re.MULTILINE), "plain names")
+    refused(
+        tmp_path,
+        re.sub(rf"^{key} = .*", f"{key} = {value}", text, count=1, flags=re.MULTILINE),
+        "plain names",
+    )

@@ -21,7 +21,14 @@ from gte_runtime import Embedder, Reranker
 from gte_runtime.building.build import build
 from gte_runtime.bundle.directory import Bundle
 from gte_runtime.checkpoint.tensors import Checkpoint
-from gte_runtime.errors import BundleError, CheckpointError, ConfigError, InputError, InputTooLongError, SelfCheckFailed
+from gte_runtime.errors import (
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    InputError,
+    InputTooLongError,
+    SelfCheckFailed,
+)
 from gte_runtime.inference.batch import Batch
 from gte_runtime.inference.session import NOTHING, Outputs
 from gte_runtime.proof.oracle import forward
@@ -61,7 +68,14 @@ def pairs() -> list[tuple[str, str]]:
     """On both sides of the length at which a graph changes its way, and some of one length."""
     rng = random.Random(5)
     queries, documents = texts(rng, 40, (1, 3, 8)), texts(rng, 40, (1, 2, 9, 20, 60, 150))
-    return [*zip(queries, documents, strict=True), ("", ""), ("a", ""), ("", "b"), ("same", "same"), ("same", "same")]
+    return [
+        *zip(queries, documents, strict=True),
+        ("", ""),
+        ("a", ""),
+        ("", "b"),
+        ("same", "same"),
+        ("same", "same"),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -120,13 +134,18 @@ def test_rank(plain: Reranker):
     assert [row.score for row in ranked] == sorted(scores.tolist(), reverse=True)
     assert all(row.document is None for row in ranked)
     best = plain.rank("capital of China", iter(documents), top_k=2, return_documents=True)
-    assert [(row.index, row.score, row.document) for row in best] == [(r.index, r.score, documents[r.index]) for r in ranked[:2]]
+    assert [(row.index, row.score, row.document) for row in best] == [
+        (r.index, r.score, documents[r.index]) for r in ranked[:2]
+    ]
     assert len(plain.rank("capital of China", documents, top_k=9)) == 4
 
 
 def test_equals_keep_their_order(plain: Reranker):
     """Ties are broken by position, so that a page of results does not change from call to call."""
-    assert [row.index for row in plain.rank("China", ["dog", "fox", "dog", "fox", "dog"])] in ([0, 2, 4, 1, 3], [1, 3, 0, 2, 4])
+    assert [row.index for row in plain.rank("China", ["dog", "fox", "dog", "fox", "dog"])] in (
+        [0, 2, 4, 1, 3],
+        [1, 3, 0, 2, 4],
+    )
 
 
 def test_sigmoid(plain: Reranker):
@@ -172,11 +191,23 @@ def test_truncation_is_the_librarys(tokenizer: Tokenizer, query: str, document: 
 def word_piece() -> Library:
     """As the English checkpoints have it: three special tokens around a pair, so that an odd number may be left for two texts."""
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    pieces = [*specials, *"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"), "dog", "fox", "##er"]
+    pieces = [
+        *specials,
+        *"abcdefghijklmnopqrstuvwxyz",
+        *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"),
+        "dog",
+        "fox",
+        "##er",
+    ]
     library = Library(models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token="[UNK]"))
-    library.normalizer, library.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    library.normalizer, library.pre_tokenizer = (
+        normalizers.BertNormalizer(),
+        pre_tokenizers.BertPreTokenizer(),
+    )
     library.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     library.add_special_tokens(specials)
     return library
@@ -298,7 +329,9 @@ def test_no_truncation(plain: Reranker):
     with pytest.raises(InputTooLongError, match=r"pairs\[1\]: \d+ tokens, the limit is 20") as caught:
         plain.score([("a", "b"), ("dog", "fox " * 20)], max_length=20, truncate=False)
     assert (caught.value.index, caught.value.limit) == (1, 20)
-    assert caught.value.tokens == len(Library.from_file(str(RERANKER / "tokenizer.json")).encode("dog", "fox " * 20).ids)
+    assert caught.value.tokens == len(
+        Library.from_file(str(RERANKER / "tokenizer.json")).encode("dog", "fox " * 20).ids
+    )
 
 
 class Gpus:

@@ -22,18 +22,24 @@ BASE = Rope.ntk(head_size=64, theta=20000.0, factor=8.0)
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((ROOT / "tests" / "data" / "inv_freq.json").read_text(encoding="utf-8"))
+    value: dict[str, Any] = json.loads(
+        (ROOT / "tests" / "data" / "inv_freq.json").read_text(encoding="utf-8")
+    )
     return value
 
 
 def ulps(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """How many float32 values lie between two positive numbers."""
-    return np.abs(found.astype(np.float32).view(np.int32).astype(np.int64) - expected.astype(np.float32).view(np.int32))
+    return np.abs(
+        found.astype(np.float32).view(np.int32).astype(np.int64) - expected.astype(np.float32).view(np.int32)
+    )
 
 
 def test_frequencies_are_upstreams(published: dict[str, Any]):
     """Each frequency is the published one, up to 2 units in the last place."""
-    expected = np.array([struct.unpack(">f", bytes.fromhex(word))[0] for word in published["hex"]], np.float32)
+    expected = np.array(
+        [struct.unpack(">f", bytes.fromhex(word))[0] for word in published["hex"]], np.float32
+    )
     np.testing.assert_array_equal(expected, np.array(published["float32"], np.float32))
     found = BASE.frequencies()
     assert found.dtype == np.float32
@@ -64,7 +70,15 @@ def test_the_base_models_config_gives_them():
         Rope.ntk(head_size=64, theta=20000.0, factor=8.0, mixed_b=2.0),
         Rope.ntk(head_size=64, theta=20000.0, factor=4.0),
     ],
-    ids=["plain theta", "theta times factor", "linear", "classic ntk", "default theta", "mixed", "other factor"],
+    ids=[
+        "plain theta",
+        "theta times factor",
+        "linear",
+        "classic ntk",
+        "default theta",
+        "mixed",
+        "other factor",
+    ],
 )
 def test_other_readings_of_the_config_are_told_apart(published: dict[str, Any], other: Rope):
     """The ways in which ports of this model go wrong: none comes near the published numbers."""
@@ -99,7 +113,9 @@ def test_the_mixed_form_with_exponent_one_is_the_plain_one():
 def test_linear_scaling_divides_all():
     """Each frequency divided by the factor."""
     np.testing.assert_allclose(
-        Rope(head_size=16, theta=1e4, divisor=2.5).frequencies() * 2.5, Rope(head_size=16, theta=1e4).frequencies(), rtol=3e-7
+        Rope(head_size=16, theta=1e4, divisor=2.5).frequencies() * 2.5,
+        Rope(head_size=16, theta=1e4).frequencies(),
+        rtol=3e-7,
     )
 
 

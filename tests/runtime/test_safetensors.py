@@ -123,7 +123,9 @@ def mini_checkpoint_file() -> Path:
 
 
 @given(
-    values=arrays(np.float32, array_shapes(max_dims=3, max_side=5), elements=st.floats(width=16, allow_nan=False)),
+    values=arrays(
+        np.float32, array_shapes(max_dims=3, max_side=5), elements=st.floats(width=16, allow_nan=False)
+    ),
     dtype=st.sampled_from(["F32", "F16", "BF16"]),
 )
 def test_any_tensor(scratch: Path, values: np.ndarray, dtype: str):
@@ -175,7 +177,8 @@ def test_random_bytes(scratch: Path, data: bytes):
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "x"]), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "x"]), inner, max_size=3)
     ),
     max_leaves=8,
 )
@@ -183,7 +186,13 @@ VALUES = st.recursive(
 
 @given(
     header=VALUES
-    | st.fixed_dictionaries({"t": st.fixed_dictionaries({"dtype": st.just("F32") | VALUES, "shape": VALUES, "data_offsets": VALUES})})
+    | st.fixed_dictionaries(
+        {
+            "t": st.fixed_dictionaries(
+                {"dtype": st.just("F32") | VALUES, "shape": VALUES, "data_offsets": VALUES}
+            )
+        }
+    )
 )
 def test_a_random_header(scratch: Path, header: object):
     """Any JSON in place of a header is refused or read, and nothing else happens."""
@@ -212,7 +221,21 @@ def test_a_random_header(scratch: Path, header: object):
         (with_header(b"[]"), "not an object"),
         (with_header(b"1" * 5000), "not JSON"),
     ],
-    ids=["empty", "zeros", "lfs", "html", "zip", "2^63", "too long", "words", "utf16", "nested", "nested objects", "list", "digits"],
+    ids=[
+        "empty",
+        "zeros",
+        "lfs",
+        "html",
+        "zip",
+        "2^63",
+        "too long",
+        "words",
+        "utf16",
+        "nested",
+        "nested objects",
+        "list",
+        "digits",
+    ],
 )
 def test_a_file_that_is_none(scratch: Path, data: bytes, word: str):
     """Whatever else lies under that name, the message says what it is or is not."""
@@ -265,7 +288,10 @@ def test_types_that_may_lie_beside_the_weights(scratch: Path):
     """Whole numbers and the like are known by size, so that a buffer among the weights does not stop a build."""
     for dtype, size in ITEM_SIZES.items():
         assert (
-            opened(scratch, with_header(json.dumps(entry(dtype=dtype, data_offsets=[0, 4 * size])).encode()) + bytes(32))["t"].dtype
+            opened(
+                scratch,
+                with_header(json.dumps(entry(dtype=dtype, data_offsets=[0, 4 * size])).encode()) + bytes(32),
+            )["t"].dtype
             == dtype
         )
 

@@ -17,7 +17,9 @@ def test_cut_comes_first(dim: int):
     found = cut_and_normalise(states, dim)
     assert found.shape == (5, dim)
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
-    assert np.allclose(found, states[:, :dim] / np.linalg.norm(states[:, :dim], axis=1, keepdims=True), atol=1e-6)
+    assert np.allclose(
+        found, states[:, :dim] / np.linalg.norm(states[:, :dim], axis=1, keepdims=True), atol=1e-6
+    )
 
 
 def test_zero_stays_zero():

@@ -99,7 +99,9 @@ while not gte._session._running:
     pass
 sys.exit(0)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "terminate called" not in done.stderr
 
@@ -160,10 +162,17 @@ def test_nothing_on_stdout(tiny_bundle: Path, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.skipif(not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64", reason="reads an x86 processor's features")
+@pytest.mark.skipif(
+    not Path("/proc/cpuinfo").exists() or platform.machine() != "x86_64",
+    reason="reads an x86 processor's features",
+)
 def test_overflow_is_seen_where_it_is():
     """Processors without VNNI add pairs of int8 products in 16 bits; only there the slower exact kernels are asked for."""
-    flags = set(next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split())
+    flags = set(
+        next(
+            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
+        ).split()
+    )
     assert pair_sums_overflow() == (not flags & {"avx512_vnni", "avx_vnni"})
 
 
@@ -183,12 +192,21 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.parametrize(
-    "then", ["pass", "gte.close()", "del gte; gc.collect()", "Embedder.open({bundle!r}).encode('dog')", "gte.close(); os.fork()"]
+    "then",
+    [
+        "pass",
+        "gte.close()",
+        "del gte; gc.collect()",
+        "Embedder.open({bundle!r}).encode('dog')",
+        "gte.close(); os.fork()",
+    ],
 )
 def test_a_child_of_fork_ends(tiny_bundle: Path, then: str):
     """Whatever it does with the engine it inherited, a child leaves with its own exit code."""
     code = FORKING.format(bundle=str(tiny_bundle), then=then.format(bundle=str(tiny_bundle)))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 7, done.stderr
 
 
@@ -208,7 +226,9 @@ def test_a_lock_held_at_a_fork(session: CpuSession):
 def test_nothing_is_reported(tiny_bundle: Path, tmp_path: Path, imported_before: bool):
     """ONNX Runtime's own reports stay off: it keeps no number of the machine, and queues no event."""
     code = f"from gte_runtime import Embedder; Embedder.open({str(tiny_bundle)!r}).encode('dog')"
-    environment = {name: value for name, value in os.environ.items() if name not in (NO_TELEMETRY, "XDG_CACHE_HOME")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in (NO_TELEMETRY, "XDG_CACHE_HOME")
+    }
     environment |= {"HOME": str(tmp_path)}
     if imported_before:
         code = "import onnxruntime; " + code

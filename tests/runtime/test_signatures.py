@@ -27,15 +27,22 @@ OWN_DEFAULTS = {
 
 def parameters(method: Any) -> list[Parameter]:
     found = [p for p in inspect.signature(method).parameters.values() if p.name != "self"]
-    return [Parameter(p.name, p.kind is p.KEYWORD_ONLY, None if p.default is p.empty else repr(p.default)) for p in found]
+    return [
+        Parameter(p.name, p.kind is p.KEYWORD_ONLY, None if p.default is p.empty else repr(p.default))
+        for p in found
+    ]
 
 
-@pytest.mark.parametrize(("name", "method"), [(name, method) for name in OURS for method in read_table()[name]])
+@pytest.mark.parametrize(
+    ("name", "method"), [(name, method) for name in OURS for method in read_table()[name]]
+)
 def test_parameters(name: str, method: str):
     """All of theirs stand first, in their order; what we add comes after them."""
     theirs = read_table()[name][method]
     ours = parameters(getattr(OURS[name], method))
-    expected = [Parameter(p.name, p.keyword_only, OWN_DEFAULTS.get((name, p.name), p.default)) for p in theirs]
+    expected = [
+        Parameter(p.name, p.keyword_only, OWN_DEFAULTS.get((name, p.name), p.default)) for p in theirs
+    ]
     assert ours[: len(theirs)] == expected
 
 

@@ -71,5 +71,7 @@ def test_slices_are_vectors_too():
 def test_strings_merge_pieces():
     """A piece with and without its leading space shares a key; order is that of first occurrence."""
     names = {5: "is", 6: "is", 7: ""}
-    found = by_string(np.array([6, 7, 5, 0]), np.array([1.0, 0.5, 2.0, 9.0], np.float32), DROP, names.__getitem__)
+    found = by_string(
+        np.array([6, 7, 5, 0]), np.array([1.0, 0.5, 2.0, 9.0], np.float32), DROP, names.__getitem__
+    )
     assert list(found.items()) == [("is", 2.0), ("", 0.5)]

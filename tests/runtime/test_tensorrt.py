@@ -31,7 +31,14 @@ from gte_runtime.errors import ConfigError, EngineError, EngineMissing, Provider
 from gte_runtime.inference.batch import make_batch
 from gte_runtime.machine.gpus import Devices, Gpu
 
-KNOWN = Facts(bundle="b", variant="portable-fp16.onnx", onnxruntime="1.31.1", tensorrt="10.16.1", driver="580.1", gpu="H200, 9.0")
+KNOWN = Facts(
+    bundle="b",
+    variant="portable-fp16.onnx",
+    onnxruntime="1.31.1",
+    tensorrt="10.16.1",
+    driver="580.1",
+    gpu="H200, 9.0",
+)
 MACHINE = Devices("580.1", "13.0", (Gpu(0, "H200", "9.0", 150 * 2**30),))
 
 
@@ -57,7 +64,9 @@ def test_every_piece_has_an_engine(lengths: list[int]):
     found = pieces(batch, PROFILES)
     assert np.array_equal(np.concatenate([piece.input_ids for piece in found]), batch.input_ids)
     assert np.concatenate([piece.rows for piece in found]).tolist() == list(range(len(lengths)))
-    assert all(any(profile.holds(len(piece.rows), piece.lengths.max()) for profile in PROFILES) for piece in found)
+    assert all(
+        any(profile.holds(len(piece.rows), piece.lengths.max()) for profile in PROFILES) for piece in found
+    )
 
 
 def test_a_text_longer_than_every_engine():
@@ -78,7 +87,11 @@ def test_an_engine_is_built_for_its_profile_and_kept_whole():
     """fp16, explicit shapes for both inputs, one file that holds the engine; never ONNX Runtime's own cache."""
     told = build_options(Profile(longest=128, texts=32), 1, Path("there/context.onnx"), Path("timing"))
     assert told["trt_profile_min_shapes"] == "input_ids:1x1,attention_mask:1x1"
-    assert told["trt_profile_opt_shapes"] == told["trt_profile_max_shapes"] == "input_ids:32x128,attention_mask:32x128"
+    assert (
+        told["trt_profile_opt_shapes"]
+        == told["trt_profile_max_shapes"]
+        == "input_ids:32x128,attention_mask:32x128"
+    )
     assert (told["trt_dump_ep_context_model"], told["trt_ep_context_embed_mode"]) == ("1", "1")
     assert (told["device_id"], told["trt_fp16_enable"], told["trt_timing_cache_path"]) == ("1", "1", "timing")
     assert "trt_engine_cache_enable" not in told
@@ -96,7 +109,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, new_cache: Path) -> Path:
 def test_a_missing_engine_is_an_error(machine: Path, tiny_bundle: Path):
     """It says for what there is none, and the command that builds it."""
     bundle = Bundle.open(tiny_bundle)
-    with pytest.raises(EngineMissing, match=r"no TensorRT engine for .* on H200, 9\.0 with TensorRT 10\.16\.1.*: gte engine build"):
+    with pytest.raises(
+        EngineMissing,
+        match=r"no TensorRT engine for .* on H200, 9\.0 with TensorRT 10\.16\.1.*: gte engine build",
+    ):
         TensorRtSession(bundle, bundle.variant("portable-fp16"), CudaOptions())
 
 

@@ -72,7 +72,12 @@ def test_a_quota_of_version_two(machine: Path, text: str, quota: float | None, t
 
 @pytest.mark.parametrize(
     ("quota", "period", "expected", "threads"),
-    [("-1", "100000", None, 8), ("0", "100000", None, 8), ("250000\n", "100000\n", 2.5, 3), ("50000", "100000", 0.5, 1)],
+    [
+        ("-1", "100000", None, 8),
+        ("0", "100000", None, 8),
+        ("250000\n", "100000\n", 2.5, 3),
+        ("50000", "100000", 0.5, 1),
+    ],
 )
 def test_a_quota_of_version_one(machine: Path, quota: str, period: str, expected: float | None, threads: int):
     """The same on an older machine."""

@@ -26,7 +26,10 @@ LARGE = ROOT.parent / "shared" / "tokenizer" / "xlmr-approx" / "tokenizer.json"
 def wordpiece() -> bytes:
     """A tokenizer of BERT's kind, as the English models of the family have."""
     vocabulary = {
-        token: n for n, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", "##a", "##b", "the", "北"])
+        token: n
+        for n, token in enumerate(
+            ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", "##a", "##b", "the", "北"]
+        )
     }
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
@@ -42,7 +45,9 @@ def unigram(pieces: dict[str, float]) -> bytes:
     """A tokenizer of XLM-R's kind with these pieces and scores."""
     raw = json.loads(TINY.read_text(encoding="utf-8"))
     specials = ["<s>", "<pad>", "</s>", "<unk>"]
-    raw["model"]["vocab"] = [[piece, 0.0] for piece in specials] + [[*item] for item in pieces.items()] + [["<mask>", 0.0]]
+    raw["model"]["vocab"] = (
+        [[piece, 0.0] for piece in specials] + [[*item] for item in pieces.items()] + [["<mask>", 0.0]]
+    )
     raw["added_tokens"][-1]["id"] = len(pieces) + 4
     return json.dumps(raw).encode()
 
@@ -50,13 +55,38 @@ def unigram(pieces: dict[str, float]) -> bytes:
 def ties() -> bytes:
     """Overlapping pieces of equal score."""
     return unigram(
-        {"▁": -2, "a": -4, "b": -4, "aa": -2, "aaa": -4, "ab": -2, "ba": -2, "bab": -4, "北": -4, "京": -4, "北京": -2, "京北": -2}
+        {
+            "▁": -2,
+            "a": -4,
+            "b": -4,
+            "aa": -2,
+            "aaa": -4,
+            "ab": -2,
+            "ba": -2,
+            "bab": -4,
+            "北": -4,
+            "京": -4,
+            "北京": -2,
+            "京北": -2,
+        }
     )
 
 
 def seesaw() -> bytes:
     """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character decides its first token."""
-    return unigram({"▁": -2, "ab": -2.0, "ba": -1.999, "a": -50, "b": -50, "北京": -2.0, "京北": -1.999, "北": -50, "京": -50})
+    return unigram(
+        {
+            "▁": -2,
+            "ab": -2.0,
+            "ba": -1.999,
+            "a": -50,
+            "b": -50,
+            "北京": -2.0,
+            "京北": -1.999,
+            "北": -50,
+            "京": -50,
+        }
+    )
 
 
 SOURCES: dict[str, Callable[[], bytes]] = {
@@ -143,7 +173,9 @@ SPANS = [
     "がぎぐ",
     "か\u3099",
 ]
-SPAN = st.tuples(st.sampled_from(SPANS), st.integers(1, 60)).map(lambda pair: pair[0] * pair[1]) | st.text(max_size=30)
+SPAN = st.tuples(st.sampled_from(SPANS), st.integers(1, 60)).map(lambda pair: pair[0] * pair[1]) | st.text(
+    max_size=30
+)
 LONG = st.lists(SPAN, min_size=1, max_size=30).map("".join)
 
 
@@ -164,7 +196,9 @@ def test_repetitions(pair: Pair, span: str, room: int):
         pair.compare(text, room + pair.ours.specials)
 
 
-@pytest.mark.skipif(not LARGE.exists(), reason="the tokenizer of the real size lies beside the project's own checkouts only")
+@pytest.mark.skipif(
+    not LARGE.exists(), reason="the tokenizer of the real size lies beside the project's own checkouts only"
+)
 @pytest.mark.parametrize("room", [30, 510, 4000])
 def test_with_a_vocabulary_of_the_real_size(room: int):
     """The same with 250,000 pieces."""
@@ -174,7 +208,9 @@ def test_with_a_vocabulary_of_the_real_size(room: int):
 
 
 @pytest.mark.parametrize(
-    "text", ["x" * 10**6, "北京是首都" * 200_000, " " * 10**6 + "end", "word " * 200_000], ids=["x", "CJK", "spaces", "words"]
+    "text",
+    ["x" * 10**6, "北京是首都" * 200_000, " " * 10**6 + "end", "word " * 200_000],
+    ids=["x", "CJK", "spaces", "words"],
 )
 def test_long_texts_are_not_tokenized_whole(mini: Tokenizer, text: str, monkeypatch: pytest.MonkeyPatch):
     """B-9, B-10: of a million characters only as much is tokenized as the limit needs."""
@@ -224,13 +260,18 @@ def test_too_long_is_counted(mini: Tokenizer):
 @pytest.mark.parametrize("data", [MINI, TINY], ids=["mini", "tiny"])
 def test_special_tokens_in_untrusted_text(data: Path, literal: str):
     """B-8: with the option no text leads to a special id, all others are tokenized as ever, and `<s>` stays in front."""
-    careful, reference = Tokenizer(data.read_bytes(), encode_special_tokens=True), Tokenizer(data.read_bytes())
+    careful, reference = (
+        Tokenizer(data.read_bytes(), encode_special_tokens=True),
+        Tokenizer(data.read_bytes()),
+    )
     special = reference.encode([literal], max_length=20)[0].ids[1]
     (found,) = careful.encode([f"a {literal} b{literal}"], max_length=40)
     assert special not in found.ids[1:-1] or literal == "<unk>"
     assert (found.ids[0], found.ids[-1]) == (0, 2)
     for text in ("北京 capital of China?", "unknown \U00010480 glyph", "x < s > y"):
-        assert np.array_equal(careful.encode([text], max_length=40)[0].ids, reference.encode([text], max_length=40)[0].ids)
+        assert np.array_equal(
+            careful.encode([text], max_length=40)[0].ids, reference.encode([text], max_length=40)[0].ids
+        )
     assert careful.decode(0) == "<s>"
 
 
@@ -278,7 +319,9 @@ def test_numpy_strings_become_strings():
     assert type(check_text(text, 0)) is str
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"null", b"[]", b"\xff", MINI.read_bytes()[:5000], b'{"version": "2.0"}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"null", b"[]", b"\xff", MINI.read_bytes()[:5000], b'{"version": "2.0"}']
+)
 def test_a_file_that_is_none(data: bytes):
     """B-56: the file is named, and the process lives."""
     with pytest.raises(BundleError, match=r"^tokenizer.json: "):
@@ -299,7 +342,9 @@ def test_blocks_in_the_file_do_not_apply():
     }
     texts = ["one two three four five six", "one"]
     limited, free = Tokenizer(json.dumps(raw).encode()), Tokenizer(TINY.read_bytes())
-    assert [t.ids.tolist() for t in limited.encode(texts, max_length=100)] == [t.ids.tolist() for t in free.encode(texts, max_length=100)]
+    assert [t.ids.tolist() for t in limited.encode(texts, max_length=100)] == [
+        t.ids.tolist() for t in free.encode(texts, max_length=100)
+    ]
 
 
 def test_facts(mini: Tokenizer):

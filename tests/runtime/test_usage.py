@@ -19,11 +19,20 @@ MODULES = [
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
 ]
-CLS = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "include_prompt": True}
+CLS = {
+    "word_embedding_dimension": 64,
+    "pooling_mode_cls_token": True,
+    "pooling_mode_mean_tokens": False,
+    "include_prompt": True,
+}
 
 
 def write(folder: Path, **files: Any) -> Path:
-    names = {"modules": "modules.json", "pooling": "1_Pooling/config.json", "prompts": "config_sentence_transformers.json"}
+    names = {
+        "modules": "modules.json",
+        "pooling": "1_Pooling/config.json",
+        "prompts": "config_sentence_transformers.json",
+    }
     for name, content in files.items():
         path = folder / names[name]
         path.parent.mkdir(exist_ok=True)
@@ -39,18 +48,32 @@ def test_nothing_said(tmp_path: Path):
 def test_as_the_family_does(tmp_path: Path, pooling: Any):
     """First token, then normalised, with a prompt for queries."""
     said = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": None}
-    assert read_usage(write(tmp_path, modules=MODULES, pooling=pooling, prompts=said)) == Usage({"query": "query: "}, "")
+    assert read_usage(write(tmp_path, modules=MODULES, pooling=pooling, prompts=said)) == Usage(
+        {"query": "query: "}, ""
+    )
 
 
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"modules": MODULES, "pooling": CLS | {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}}, "mean_tokens"),
+        (
+            {
+                "modules": MODULES,
+                "pooling": CLS | {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True},
+            },
+            "mean_tokens",
+        ),
         ({"modules": MODULES, "pooling": CLS | {"pooling_mode_max_tokens": True}}, "cls_token, max_tokens"),
         ({"modules": MODULES, "pooling": {"pooling_mode": "mean"}}, "the pooling is mean"),
         ({"modules": MODULES, "pooling": {}}, "the pooling is none"),
         ({"modules": MODULES}, "which is not there"),
-        ({"modules": [*MODULES, {"type": "sentence_transformers.models.Dense", "path": "3_Dense"}], "pooling": CLS}, "puts a Dense"),
+        (
+            {
+                "modules": [*MODULES, {"type": "sentence_transformers.models.Dense", "path": "3_Dense"}],
+                "pooling": CLS,
+            },
+            "puts a Dense",
+        ),
         ({"modules": ["x"]}, "puts a 'x'"),
         ({"modules": "{"}, "modules.json cannot be read"),
         ({"modules": {}}, "holds a dict, expected a list"),
@@ -80,7 +103,11 @@ def test_a_build_hears_it(checkpoint: Path, golden: Golden, tmp_path: Path):
     with pytest.raises(CheckpointError, match="the pooling is mean"):
         build(checkpoint, tmp_path / "bundle", graphs=golden.graphs)
     assert not (tmp_path / "bundle").exists()
-    write(checkpoint, pooling=CLS, prompts={"prompts": {"query": "dog: ", "passage": "fox: "}, "default_prompt_name": "passage"})
+    write(
+        checkpoint,
+        pooling=CLS,
+        prompts={"prompts": {"query": "dog: ", "passage": "fox: "}, "default_prompt_name": "passage"},
+    )
     build(checkpoint, tmp_path / "bundle", graphs=golden.graphs, prompts={"other": "not used"})
     with Embedder.open(tmp_path / "bundle", threads=1) as gte:
         assert gte.manifest.prompts == {"query": "dog: ", "passage": "fox: "}
@@ -95,7 +122,10 @@ def test_a_build_hears_it(checkpoint: Path, golden: Golden, tmp_path: Path):
 
 
 def test_a_model_without_prompts(tiny_bundle: Path):
-    with Embedder.open(tiny_bundle, threads=1) as gte, pytest.raises(ConfigError, match="has no prompt 'query'; it has none"):
+    with (
+        Embedder.open(tiny_bundle, threads=1) as gte,
+        pytest.raises(ConfigError, match="has no prompt 'query'; it has none"),
+    ):
         gte.encode("a", prompt_name="query")
 
 

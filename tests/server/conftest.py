@@ -12,9 +12,19 @@ from gte_runtime import Embedder, Reranker
 
 
 @pytest.fixture(scope="session")
-def server(tiny_bundle: Path, reranker_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def server(
+    tiny_bundle: Path, reranker_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Process]:
     """`gte serve` with the golden embedder and the tiny reranker. No traceback may be in its log when all is done."""
-    process = Process(tmp_path_factory.mktemp("serve"), "--model", str(tiny_bundle), "--model", str(reranker_bundle), "--threads", "2")
+    process = Process(
+        tmp_path_factory.mktemp("serve"),
+        "--model",
+        str(tiny_bundle),
+        "--model",
+        str(reranker_bundle),
+        "--threads",
+        "2",
+    )
     yield process
     assert process.stop() == 0
     assert "Traceback" not in process.log_text()

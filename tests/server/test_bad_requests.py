@@ -18,7 +18,13 @@ from serving import Process, answers, read_all, request
 from gte_runtime import Embedder
 
 GOOD = b'{"input": "good"}'
-DIALECTS = {"native": "/v1/encode", "openai": "/v1/embeddings", "infinity": "/embeddings", "tei": "/embed", "cohere": "/v2/embed"}
+DIALECTS = {
+    "native": "/v1/encode",
+    "openai": "/v1/embeddings",
+    "infinity": "/embeddings",
+    "tei": "/embed",
+    "cohere": "/v2/embed",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -74,10 +80,16 @@ def test_no_json(server: Process, body: bytes):
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [("/v1/embeddings", b'{"input":"a","user":%b}'), ("/embed", b'{"inputs":"a","x":%b}'), ("/", b'{"inputs":"a","options":%b}')],
+    [
+        ("/v1/embeddings", b'{"input":"a","user":%b}'),
+        ("/embed", b'{"inputs":"a","x":%b}'),
+        ("/", b'{"inputs":"a","options":%b}'),
+    ],
 )
 @pytest.mark.parametrize(("depth", "statuses"), [(90, {200}), (1010, {200, 400}), (100_000, {400})])
-def test_no_field_is_nested_without_end(server: Process, path: str, body: bytes, depth: int, statuses: set[int]):
+def test_no_field_is_nested_without_end(
+    server: Process, path: str, body: bytes, depth: int, statuses: set[int]
+):
     """Neither one that takes anything, nor one that is ignored. Where between 100 and 1024 it ends is the interpreter's to say."""
     for left, right in ((b"[", b"]"), (b'{"a":', b"}")):
         answer = server.post(path, body % (left * depth + b"1" + right * depth))
@@ -191,7 +203,9 @@ def test_wrong_in_meaning(server: Process, body: bytes, status: int, name: str, 
 def test_the_same_error_in_every_dialect(server: Process):
     """OpenAI and Cohere fold 422 into 400; TEI has its own words. One field is an empty list, everywhere."""
     got = {
-        name: server.post(path, {("inputs" if name == "tei" else "texts" if name == "cohere" else "input"): []})
+        name: server.post(
+            path, {("inputs" if name == "tei" else "texts" if name == "cohere" else "input"): []}
+        )
         for name, path in DIALECTS.items()
     }
     assert {name: answer.status_code for name, answer in got.items()} == {
@@ -204,10 +218,17 @@ def test_the_same_error_in_every_dialect(server: Process):
     assert got["cohere"].json().keys() == {"id", "message", "detail", "code"}
 
 
-@pytest.mark.parametrize("path", [*DIALECTS.values(), "/", "/rerank", "/v2/rerank", "/v1/score", "/similarity", "/tokenize", "/decode"])
+@pytest.mark.parametrize(
+    "path",
+    [*DIALECTS.values(), "/", "/rerank", "/v2/rerank", "/v1/score", "/similarity", "/tokenize", "/decode"],
+)
 def test_every_route_answers_bad_bodies_in_its_dialect(server: Process, path: str):
     """Wrong JSON, wrong type and wrong method, on every route: never a framework's page."""
-    for answer in (server.post(path, b"{"), server.post(path, b"[]"), server.post(path, b"{}", headers={"content-type": "text/plain"})):
+    for answer in (
+        server.post(path, b"{"),
+        server.post(path, b"[]"),
+        server.post(path, b"{}", headers={"content-type": "text/plain"}),
+    ):
         assert answer.headers["content-type"] == "application/json"
         assert answer.status_code in (400, 415, 422)
         body = answer.json()
@@ -259,7 +280,12 @@ def test_a_text_of_two_megabytes_is_cut(server: Process):
 def test_names_that_would_break_a_log(server: Process):
     """A name with a line break, a huge name and a huge user change nothing and write no line of their own."""
     assert server.post("/v1/embeddings", {"input": "a", "model": 'x\n{"event":"forged"}'}).status_code == 200
-    assert server.post("/v1/embeddings", {"input": "a", "model": "m" * 1_000_000, "user": "u" * 1_000_000}).status_code == 200
+    assert (
+        server.post(
+            "/v1/embeddings", {"input": "a", "model": "m" * 1_000_000, "user": "u" * 1_000_000}
+        ).status_code
+        == 200
+    )
     assert server.post("/v1/encode", {"input": "a", 'f\n{"event":"forged"}': 1}).status_code == 200
     assert server.get("/v1/models/x%0a%7b").status_code == 404
     assert "forged" not in [line["event"] for line in server.log_lines()]
@@ -268,7 +294,14 @@ def test_names_that_would_break_a_log(server: Process):
 
 # B-31, B-32
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "application/x-www-form-urlencoded", "", "application/json; charset=utf-16", "application/json; charset=latin-1"]
+    "kind",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "",
+        "application/json; charset=utf-16",
+        "application/json; charset=latin-1",
+    ],
 )
 def test_content_types(server: Process, kind: str):
     assert code(server, GOOD, headers={"content-type": kind}) == (415, "unsupported_media_type")
@@ -289,8 +322,14 @@ def test_compressed_bodies(server: Process):
         assert server.post("/v1/encode", packed, headers={"content-encoding": name}).status_code == 200
     assert code(server, GOOD, headers={"content-encoding": "br"}) == (415, "unsupported_media_type")
     assert code(server, GOOD, headers={"content-encoding": "gzip"}) == (400, "invalid_request")
-    assert code(server, gzip.compress(GOOD)[:-6], headers={"content-encoding": "gzip"}) == (400, "invalid_request")
-    assert code(server, gzip.compress(GOOD) + b"x", headers={"content-encoding": "gzip"}) == (400, "invalid_request")
+    assert code(server, gzip.compress(GOOD)[:-6], headers={"content-encoding": "gzip"}) == (
+        400,
+        "invalid_request",
+    )
+    assert code(server, gzip.compress(GOOD) + b"x", headers={"content-encoding": "gzip"}) == (
+        400,
+        "invalid_request",
+    )
 
 
 def peak(server: Process) -> int:
@@ -340,7 +379,10 @@ def test_paths_are_taken_as_they_are(server: Process, target: str, status: int):
     assert b"root:" not in found[0][2]
 
 
-@pytest.mark.parametrize("first", ["GET /v1/encode", "PUT /v1/encode", "DELETE /v1/models", "OPTIONS /embed", "TRACE /", "PATCH /rerank"])
+@pytest.mark.parametrize(
+    "first",
+    ["GET /v1/encode", "PUT /v1/encode", "DELETE /v1/models", "OPTIONS /embed", "TRACE /", "PATCH /rerank"],
+)
 def test_other_methods(server: Process, first: str):
     found = answers(server.raw(f"{first} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode()))
     assert found[0][0] == 405
@@ -372,7 +414,20 @@ def settled(server: Process) -> str:
         b"GET / HTTP/1.1\r\nhost: a\r\n folded: b\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
-    ids=["method", "zero byte", "cut off", "TLS", "all bytes", "version", "0.9", "no version", "2.0", "no colon", "folded", "HTTP 2"],
+    ids=[
+        "method",
+        "zero byte",
+        "cut off",
+        "TLS",
+        "all bytes",
+        "version",
+        "0.9",
+        "no version",
+        "2.0",
+        "no colon",
+        "folded",
+        "HTTP 2",
+    ],
 )
 def test_what_is_no_http(server: Process, data: bytes):
     """400 or nothing, and the connection is closed; the log has no more than a line of it."""
@@ -386,9 +441,7 @@ def test_what_is_no_http(server: Process, data: bytes):
 
 def test_a_malformed_host_changes_nothing(server: Process):
     for host in ("a b", "/v1/encode", "evil@x:99999", "[::1", "x" * 4000, ""):
-        data = (
-            f"POST /v1/encode HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: 17\r\nconnection: close\r\n\r\n"
-        )
+        data = f"POST /v1/encode HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: 17\r\nconnection: close\r\n\r\n"
         assert answers(server.raw(data.encode() + GOOD))[0][0] in (200, 400)
 
 
@@ -428,11 +481,17 @@ def test_the_length_of_a_body_is_told_once(server: Process, framing: bytes):
     assert len(found) == 1
 
 
-UPGRADE = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+UPGRADE = (
+    b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n"
+)
 
 
 @pytest.mark.parametrize(
-    "framing", [b"content-length: 17\r\n\r\n" + GOOD, b"transfer-encoding: chunked\r\n\r\n11\r\n" + GOOD + b"\r\n0\r\n\r\n"]
+    "framing",
+    [
+        b"content-length: 17\r\n\r\n" + GOOD,
+        b"transfer-encoding: chunked\r\n\r\n11\r\n" + GOOD + b"\r\n0\r\n\r\n",
+    ],
 )
 @pytest.mark.parametrize("size", [1, 300, 100_000])
 def test_another_protocol_is_not_spoken(server: Process, framing: bytes, size: int):
@@ -474,9 +533,16 @@ def test_a_body_over_the_limit_is_not_read(server: Process):
     chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
     with server.connect() as line:
         line.sendall(
-            HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk * 18 + b"0\r\n\r\n" + request("/v1/encode", GOOD, "connection: close")
+            HEAD
+            + b"transfer-encoding: chunked\r\n\r\n"
+            + chunk * 18
+            + b"0\r\n\r\n"
+            + request("/v1/encode", GOOD, "connection: close")
         )
-        assert [status for status, _, _ in answers(read_all(line))] == [413, 200]  # what is left of it is thrown away, not run
+        assert [status for status, _, _ in answers(read_all(line))] == [
+            413,
+            200,
+        ]  # what is left of it is thrown away, not run
 
 
 def test_a_body_at_the_limit_is_read(server: Process):
@@ -498,14 +564,22 @@ def test_a_million_tiny_chunks(server: Process):
     """The pieces of a body do not add up to more than the body."""
     body = b'{"input": "good"' + b" " * 100_000 + b"}"
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
-    received = server.raw(HEAD + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n" + chunks, timeout=20)
+    received = server.raw(
+        HEAD + b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n" + chunks, timeout=20
+    )
     assert answers(received)[0][0] == 200
 
 
 # B-30
 @pytest.mark.parametrize(
     "headers",
-    [b"x: " + b"a" * 2**20 + b"\r\n", b"x: " + b"a" * 17_000 + b"\r\n", b"x: 1\r\n" * 3000, b"x: 1\r\n" * 101, b"x" * 2**20],
+    [
+        b"x: " + b"a" * 2**20 + b"\r\n",
+        b"x: " + b"a" * 17_000 + b"\r\n",
+        b"x: 1\r\n" * 3000,
+        b"x: 1\r\n" * 101,
+        b"x" * 2**20,
+    ],
     ids=["1 MB", "17 kB", "3000", "101", "no end"],
 )
 def test_heads_have_a_limit(server: Process, headers: bytes):
@@ -516,12 +590,17 @@ def test_heads_have_a_limit(server: Process, headers: bytes):
 
 def test_heads_within_the_limit(server: Process):
     headers = b"x: " + b"a" * 150 + b"\r\n"
-    assert answers(server.raw(b"GET /health HTTP/1.1\r\nconnection: close\r\n" + headers * 90 + b"\r\n"))[0][0] == 200
+    assert (
+        answers(server.raw(b"GET /health HTTP/1.1\r\nconnection: close\r\n" + headers * 90 + b"\r\n"))[0][0]
+        == 200
+    )
 
 
 def test_requests_one_after_the_other(server: Process):
     """Pipelined good requests are answered in order, and the limit on heads counts each by itself."""
-    data = request("/v1/encode", GOOD, "x: " + "a" * 5000) * 6 + request("/nope", b"", "connection: close", method="GET")
+    data = request("/v1/encode", GOOD, "x: " + "a" * 5000) * 6 + request(
+        "/nope", b"", "connection: close", method="GET"
+    )
     assert [status for status, _, _ in answers(server.raw(data, timeout=20))] == [200] * 6 + [404]
 
 

@@ -50,14 +50,24 @@ def test_the_image_s_command_serves(tmp_path: Path):
     assert stop == ["STOPSIGNAL"]
     (cache,) = re.findall(r"GTE_CACHE=(\S+)", last("ENV"))
     assert cache.startswith("/tmp/"), "the only place that may be written"
-    env = {**os.environ, "GTE_API_KEY": "key-of-the-image", "GTE_CACHE": str(tmp_path / "cache"), "HOME": "/nonexistent"}
+    env = {
+        **os.environ,
+        "GTE_API_KEY": "key-of-the-image",
+        "GTE_CACHE": str(tmp_path / "cache"),
+        "HOME": "/nonexistent",
+    }
     process = Process(tmp_path, *entry[2:], *arguments, "--port", "0", env=env)  # the last --port counts
     try:
         check = json.loads(last("HEALTHCHECK").partition(" CMD ")[2])
-        check = [sys.executable if word == "python" else word.replace(":7997", f":{process.port}") for word in check]
+        check = [
+            sys.executable if word == "python" else word.replace(":7997", f":{process.port}")
+            for word in check
+        ]
         assert subprocess.run(check, timeout=60).returncode == 0
         assert process.post("/v1/embeddings", {"input": "x"}).status_code == 401
-        good = process.post("/v1/embeddings", {"input": "x"}, headers={"authorization": "Bearer key-of-the-image"})
+        good = process.post(
+            "/v1/embeddings", {"input": "x"}, headers={"authorization": "Bearer key-of-the-image"}
+        )
         assert good.status_code == 200
     finally:
         assert process.stop() == 0
@@ -67,7 +77,9 @@ def test_the_image_s_command_serves(tmp_path: Path):
 def test_without_a_key_the_image_does_not_start(tmp_path: Path):
     """It listens to all; nobody should find it open by accident."""
     env = {name: value for name, value in os.environ.items() if name != "GTE_API_KEY"}
-    done = subprocess.run([*GTE, *json.loads(last("ENTRYPOINT"))[1:]], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*GTE, *json.loads(last("ENTRYPOINT"))[1:]], env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2
     assert "GTE_API_KEY" in done.stderr
 
@@ -99,7 +111,9 @@ def test_kubernetes_probes_are_answered(server: Process):
         described = server.get("/openapi.json").json()["paths"][probe["path"]]["get"]
         assert described["security"] == []
     assert paths["readinessProbe"] == "/health/ready"
-    assert paths["livenessProbe"] == "/health/live", "a server that drains or is overloaded must not be killed"
+    assert paths["livenessProbe"] == "/health/live", (
+        "a server that drains or is overloaded must not be killed"
+    )
     (service,) = [each for each in manifests() if each["kind"] == "Service"]
     assert service["spec"]["ports"][0]["targetPort"] in ports
 
@@ -109,7 +123,11 @@ def test_kubernetes_gives_it_no_more_than_it_needs():
     pod, one = deployment["spec"]["template"]["spec"], container()
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" == last("USER")
-    assert one["securityContext"] == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    assert one["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     mounts = {mount["name"]: mount for mount in one["volumeMounts"]}
     assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
     assert mounts["models"]["readOnly"] is True
@@ -154,9 +172,14 @@ def test_triton_s_names_are_the_graph_s(tiny_bundle: Path, tmp_path: Path):
     (graph,) = tiny_bundle.glob("portable-fp32*.onnx")
     shutil.copy(graph, tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    recipe = re.findall(r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[ (-?\d+) \]', (DEPLOY / "triton.md").read_text())
+    recipe = re.findall(
+        r'name: "(\w+)" data_type: TYPE_(\w+) dims: \[ (-?\d+) \]', (DEPLOY / "triton.md").read_text()
+    )
     types = {"tensor(int64)": "INT64", "tensor(float)": "FP32"}
-    real = [*session.get_inputs(), *session.get_outputs()[:2]]  # a configuration may leave outputs out, here `token_states`
+    real = [
+        *session.get_inputs(),
+        *session.get_outputs()[:2],
+    ]  # a configuration may leave outputs out, here `token_states`
     assert [(each.name, types[each.type]) for each in real] == [(name, kind) for name, kind, _ in recipe]
     assert [len(each.shape) for each in real] == [2] * len(recipe)
     assert [isinstance(each.shape[1], str) for each in real] == [dims == "-1" for _, _, dims in recipe]

@@ -38,7 +38,11 @@ def test_native_gives_the_library_s_bits(server: Process, gte: Embedder):
         assert item["sparse"]["indices"] == want.sparse[row].indices.tolist()
         np.testing.assert_array_equal(floats(item["sparse"]["values"]), want.sparse[row].values)
         assert (item["tokens"], item["truncated"]) == (want.tokens[row], False)
-    assert answer["usage"] == {"prompt_tokens": int(want.tokens.sum()), "total_tokens": int(want.tokens.sum()), "truncated": 0}
+    assert answer["usage"] == {
+        "prompt_tokens": int(want.tokens.sum()),
+        "total_tokens": int(want.tokens.sum()),
+        "truncated": 0,
+    }
     assert answer["model"] == gte.manifest.model
     assert answer["revision"] == gte.info["bundle"]
 
@@ -47,18 +51,24 @@ def test_sparse_formats_say_the_same(server: Process, gte: Embedder):
     """Ids, pairs, objects and both agree; strings are the library's `token_weights`."""
     text = "Hello hello, world! 北京"
     by_format = {
-        form: server.post("/v1/encode", {"input": text, "dense": False, "sparse": True, "sparse_format": form}).json()["data"][0]["sparse"]
+        form: server.post(
+            "/v1/encode", {"input": text, "dense": False, "sparse": True, "sparse_format": form}
+        ).json()["data"][0]["sparse"]
         for form in ("object", "list", "ids", "tokens", "both")
     }
     vector = gte.encode(text).sparse[0]
     want = vector.as_dict()
-    assert {int(key): np.float32(value) for key, value in by_format["ids"].items()} == {k: np.float32(v) for k, v in want.items()}
+    assert {int(key): np.float32(value) for key, value in by_format["ids"].items()} == {
+        k: np.float32(v) for k, v in want.items()
+    }
     assert [(pair["index"], np.float32(pair["value"])) for pair in by_format["list"]] == list(
         zip(vector.indices.tolist(), vector.values, strict=True)
     )
     assert by_format["object"]["indices"] == by_format["both"]["indices"] == vector.indices.tolist()
     assert len(by_format["both"]["tokens"]) == len(vector)
-    assert {k: np.float32(v) for k, v in by_format["tokens"].items()} == {k: np.float32(v) for k, v in gte.token_weights(text)[0].items()}
+    assert {k: np.float32(v) for k, v in by_format["tokens"].items()} == {
+        k: np.float32(v) for k, v in gte.token_weights(text)[0].items()
+    }
 
 
 def test_tokens_stand_where_they_are_in_the_text(server: Process, gte: Embedder):
@@ -74,13 +84,18 @@ def test_tokens_stand_where_they_are_in_the_text(server: Process, gte: Embedder)
         if piece["weight"] > 0:
             largest[piece["id"]] = max(largest.get(piece["id"], 0), piece["weight"])
     vector = gte.encode(text).sparse[0]
-    assert {k: np.float32(v) for k, v in largest.items()} == {k: np.float32(v) for k, v in vector.as_dict().items()}
+    assert {k: np.float32(v) for k, v in largest.items()} == {
+        k: np.float32(v) for k, v in vector.as_dict().items()
+    }
 
 
 def test_a_cut_text_says_so_everywhere(server: Process):
     """Native per text, OpenAI in usage, TEI in a header; tokens of a cut text are as many as are listed."""
     native = server.post("/v1/encode", {"input": [LONG, "x"], "max_length": 20, "tokens": True}).json()
-    assert [(item["tokens"], item["truncated"]) for item in native["data"]] == [(20, True), (native["data"][1]["tokens"], False)]
+    assert [(item["tokens"], item["truncated"]) for item in native["data"]] == [
+        (20, True),
+        (native["data"][1]["tokens"], False),
+    ]
     assert len(native["data"][0]["token_weights"]) == 20
     assert native["usage"]["truncated"] == 1
     openai = server.post("/v1/embeddings", {"input": LONG, "model": "m"})
@@ -94,7 +109,10 @@ def test_openai(server: Process, gte: Embedder, path: str):
     """Floats and base64 are the same bits; dimensions are cut and normalised again; null is as absent; any model name will do."""
     want = gte.encode(TEXTS)
     for encoding, read in (("float", floats), (None, floats), ("base64", from_base64)):
-        answer = server.post(path, {"input": TEXTS, "model": "any", "encoding_format": encoding, "user": "u", "dimensions": None}).json()
+        answer = server.post(
+            path,
+            {"input": TEXTS, "model": "any", "encoding_format": encoding, "user": "u", "dimensions": None},
+        ).json()
         assert (answer["object"], answer["model"]) == ("list", gte.manifest.model)
         assert [(d["object"], d["index"]) for d in answer["data"]] == [("embedding", i) for i in range(5)]
         for row, item in enumerate(answer["data"]):
@@ -107,7 +125,9 @@ def test_openai(server: Process, gte: Embedder, path: str):
 
 def test_infinity_s_own(server: Process, gte: Embedder):
     """`/embeddings` adds id and created, takes 0 for all dimensions and its client's name for any model."""
-    answer = server.post("/embeddings", {"input": "a", "model": "default/not-specified", "dimensions": 0, "modality": "text"}).json()
+    answer = server.post(
+        "/embeddings", {"input": "a", "model": "default/not-specified", "dimensions": 0, "modality": "text"}
+    ).json()
     assert answer["id"].startswith("infinity-")
     assert answer["created"] > 1e9
     assert len(answer["data"][0]["embedding"]) == gte.dim
@@ -131,7 +151,9 @@ def test_tei_embed(server: Process, gte: Embedder, path: str):
     assert int(answer.headers["x-compute-tokens"]) == gte.encode(TEXTS).tokens.sum()
     assert int(answer.headers["x-compute-characters"]) == sum(map(len, TEXTS))
     assert answer.headers["x-compute-type"] == "cpu"
-    assert all(answer.headers[f"x-{name}-time"].isdigit() for name in ("total", "tokenization", "queue", "inference"))
+    assert all(
+        answer.headers[f"x-{name}-time"].isdigit() for name in ("total", "tokenization", "queue", "inference")
+    )
     assert np.array(server.post(path, {"inputs": "one"}).json()).shape == (1, gte.dim)
     raw = floats(server.post(path, {"inputs": TEXTS[0], "normalize": False, "dimensions": 40}).json())
     np.testing.assert_array_equal(raw, gte.states(TEXTS[0], dim=40))
@@ -157,7 +179,9 @@ def test_tei_sparse_and_similarity(server: Process, gte: Embedder):
     dense = gte.encode(TEXTS).dense
     inputs = {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}
     for path in ("/similarity", "/"):
-        np.testing.assert_allclose(server.post(path, {"inputs": inputs}).json(), dense[1:] @ dense[0], atol=1e-6)
+        np.testing.assert_allclose(
+            server.post(path, {"inputs": inputs}).json(), dense[1:] @ dense[0], atol=1e-6
+        )
 
 
 def test_tei_tokenize_and_decode(server: Process, gte: Embedder):
@@ -167,9 +191,14 @@ def test_tei_tokenize_and_decode(server: Process, gte: Embedder):
         pieces = server.post("/tokenize", {"inputs": text, "add_special_tokens": add}).json()[0]
         ids = [token for token, _ in gte.tokenize(text)]
         assert [piece["id"] for piece in pieces] == (ids if add else ids[1:-1])
-        assert all(piece["special"] or text[piece["start"] : piece["stop"]] == piece["text"] for piece in pieces)
+        assert all(
+            piece["special"] or text[piece["start"] : piece["stop"]] == piece["text"] for piece in pieces
+        )
     ids = [piece["id"] for piece in server.post("/tokenize", {"inputs": text}).json()[0]]
-    flat, nested = server.post("/decode", {"ids": ids}).json(), server.post("/decode", {"ids": [ids, ids]}).json()
+    flat, nested = (
+        server.post("/decode", {"ids": ids}).json(),
+        server.post("/decode", {"ids": [ids, ids]}).json(),
+    )
     assert flat == nested[:1]
     assert len(nested) == 2
     assert server.post("/decode", {"ids": [10**9]}).status_code == 422
@@ -189,20 +218,29 @@ def test_tei_info_and_what_cannot_be(server: Process):
 def test_prompts(golden: Golden, tmp_path: Path):
     """By name where the dialect has a field, else the model's default, as the library does. Of an unknown name it says which there are."""
     bundle = tmp_path / "bundle"
-    build(golden.checkpoint, bundle, graphs=golden.graphs, prompts={"query": "query: ", "passage": "passage: "})
+    build(
+        golden.checkpoint, bundle, graphs=golden.graphs, prompts={"query": "query: ", "passage": "passage: "}
+    )
     change_manifest(bundle, lambda raw: raw.update(default_prompt="passage"))
     with gated(bundle) as (here, _), Embedder.open(bundle) as gte:
         query, default, none = (gte.encode(TEXTS, prompt_name=name).dense for name in ("query", None, ""))
         assert not np.array_equal(query, default)
 
         def openai(path: str, **more: Any) -> np.ndarray:
-            return floats([item["embedding"] for item in here.post(path, {"input": TEXTS, "model": "m", **more}).json()["data"]])
+            return floats(
+                [
+                    item["embedding"]
+                    for item in here.post(path, {"input": TEXTS, "model": "m", **more}).json()["data"]
+                ]
+            )
 
         assert np.array_equal(openai("/v1/embeddings"), default)
         assert np.array_equal(openai("/embeddings"), default)
         for name, want in (("query", query), (None, default), ("", none)):
             assert np.array_equal(openai("/v1/encode", prompt=name), want)
-            assert np.array_equal(floats(here.post("/embed", {"inputs": TEXTS, "prompt_name": name}).json()), want)
+            assert np.array_equal(
+                floats(here.post("/embed", {"inputs": TEXTS, "prompt_name": name}).json()), want
+            )
         cohere = here.post("/v2/embed", {"texts": TEXTS, "model": "m", "embedding_types": ["float"]}).json()
         assert np.array_equal(floats(cohere["embeddings"]["float"]), default)
         (pieces,) = here.post("/tokenize", {"inputs": "a", "prompt_name": "query"}).json()
@@ -212,7 +250,9 @@ def test_prompts(golden: Golden, tmp_path: Path):
         pieces = item["token_weights"]
         assert [piece["id"] for piece in pieces] == [token for token, _ in gte.tokenize("query: " + text)]
         placed = [piece for piece in pieces if piece["start"] is not None]
-        assert all(text[piece["start"] : piece["stop"]] == piece["text"].removeprefix(" ") for piece in placed)
+        assert all(
+            text[piece["start"] : piece["stop"]] == piece["text"].removeprefix(" ") for piece in placed
+        )
         assert (placed[0]["start"], placed[-1]["stop"]) == (0, len(text))
         assert [piece["id"] for piece in pieces if not piece["special"] and piece["stop"] is None] == [
             token for token, _ in gte.tokenize("query:")[1:-1]
@@ -226,7 +266,9 @@ def test_tei_embed_all(server: Process, gte: Embedder):
     """A list of vectors for each text, even for one string: every token as run, special ones too, not normalised."""
     states = gte.token_vectors(TEXTS)
     answer = server.post("/embed_all", {"inputs": TEXTS})
-    assert [np.array_equal(floats(row), state) for row, state in zip(answer.json(), states, strict=True)] == [True] * len(TEXTS)
+    assert [np.array_equal(floats(row), state) for row, state in zip(answer.json(), states, strict=True)] == [
+        True
+    ] * len(TEXTS)
     assert answer.headers["x-compute-tokens"] == str(sum(map(len, states)))
     asked = server.post("/embed_all", {"inputs": TEXTS[0], "normalize": True})  # TEI ignores this
     (one,) = asked.json()
@@ -250,13 +292,19 @@ def test_embed_all_beside_others_changes_nothing(server: Process, gte: Embedder)
     """Requests of both kinds at the same time: each gets its own answer."""
     states, dense = gte.token_vectors(TEXTS), gte.encode(TEXTS).dense
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(server.post, "/embed_all" if n % 2 else "/embed", {"inputs": TEXTS}) for n in range(24)]
+        asked = [
+            pool.submit(server.post, "/embed_all" if n % 2 else "/embed", {"inputs": TEXTS})
+            for n in range(24)
+        ]
         for n, each in enumerate(asked):
             for row, want in zip(each.result().json(), states if n % 2 else dense, strict=True):
                 assert np.array_equal(floats(row), want)
 
 
-QUERY, DOCUMENTS = "What is the capital of China?", ["To sort a list, call sorted().", "北京是中华人民共和国的首都。", "x", "x"]
+QUERY, DOCUMENTS = (
+    "What is the capital of China?",
+    ["To sort a list, call sorted().", "北京是中华人民共和国的首都。", "x", "x"],
+)
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
@@ -265,14 +313,22 @@ def test_rerank_for_cohere_jina_vllm_and_infinity(server: Process, reranker: Rer
     want = reranker.rank(QUERY, DOCUMENTS, sigmoid=True)
     body = {"model": "m", "query": QUERY, "documents": DOCUMENTS}
     answer = server.post(path, body).json()
-    assert [(r["index"], np.float32(r["relevance_score"])) for r in answer["results"]] == [(r.index, np.float32(r.score)) for r in want]
+    assert [(r["index"], np.float32(r["relevance_score"])) for r in answer["results"]] == [
+        (r.index, np.float32(r.score)) for r in want
+    ]
     assert all("document" not in result for result in answer["results"])
     assert answer["usage"]["total_tokens"] == reranker.evaluate([(QUERY, d) for d in DOCUMENTS]).tokens.sum()
-    best = server.post(path, body | {"top_n": 2, "return_documents": True, "raw_scores": True}).json()["results"]
+    best = server.post(path, body | {"top_n": 2, "return_documents": True, "raw_scores": True}).json()[
+        "results"
+    ]
     raw = reranker.rank(QUERY, DOCUMENTS, top_k=2)
-    assert [(r["index"], np.float32(r["relevance_score"])) for r in best] == [(r.index, np.float32(r.score)) for r in raw]
+    assert [(r["index"], np.float32(r["relevance_score"])) for r in best] == [
+        (r.index, np.float32(r.score)) for r in raw
+    ]
     assert [r["document"] for r in best] == [{"text": DOCUMENTS[r.index]} for r in raw]
-    as_objects = server.post(path, body | {"documents": [{"text": d, "id": 1} for d in DOCUMENTS], "top_n": 0}).json()
+    as_objects = server.post(
+        path, body | {"documents": [{"text": d, "id": 1} for d in DOCUMENTS], "top_n": 0}
+    ).json()
     assert as_objects["results"] == answer["results"]
 
 
@@ -284,7 +340,9 @@ def test_rerank_for_tei(server: Process, reranker: Reranker):
         (r.index, np.float32(r.score), DOCUMENTS[r.index]) for r in want
     ]
     assert "x-compute-tokens" in answer.headers
-    assert answer.headers["x-compute-characters"] == str(sum(len(QUERY) + len(document) for document in DOCUMENTS))
+    assert answer.headers["x-compute-characters"] == str(
+        sum(len(QUERY) + len(document) for document in DOCUMENTS)
+    )
 
 
 def test_rerank_errors_speak_the_body_s_dialect(server: Process):
@@ -298,14 +356,23 @@ def test_rerank_errors_speak_the_body_s_dialect(server: Process):
     many = server.post("/v2/rerank", {"query": "a", "documents": ["b"] * 1001})
     assert (many.status_code, many.json()["code"]) == (400, "too_many_inputs")
     assert server.post("/rerank", {"query": "", "documents": ["b"]}).json()["code"] == "empty_input"
-    assert server.post("/rerank", {"query": "a", "documents": ["b"], "top_n": -1}).json()["code"] == "invalid_value"
+    assert (
+        server.post("/rerank", {"query": "a", "documents": ["b"], "top_n": -1}).json()["code"]
+        == "invalid_value"
+    )
 
 
 def test_cohere_embed(server: Process, gte: Embedder):
     """All embedding types come from one vector; output_dimension cuts it; START keeps the end of a long text."""
     dim = gte.dim // 8 * 8
     kinds = ["float", "base64", "binary", "ubinary"]
-    body = {"model": "m", "texts": TEXTS, "input_type": "search_query", "embedding_types": kinds, "output_dimension": dim}
+    body = {
+        "model": "m",
+        "texts": TEXTS,
+        "input_type": "search_query",
+        "embedding_types": kinds,
+        "output_dimension": dim,
+    }
     answer = server.post("/v2/embed", body).json()
     want = gte.encode(TEXTS, dim=dim).dense
     found = answer["embeddings"]
@@ -318,28 +385,38 @@ def test_cohere_embed(server: Process, gte: Embedder):
     assert server.post("/v2/embed", {"texts": [LONG], "truncate": "NONE"}).json()["code"] == "text_too_long"
 
 
-@pytest.mark.parametrize("names", [("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2")])
+@pytest.mark.parametrize(
+    "names", [("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2")]
+)
 def test_score_is_the_library_s(server: Process, gte: Embedder, names: tuple[str, str]):
     """vLLM's shapes, 1 to N and N to N, with our weights."""
     one, many = names
     pairs = [(TEXTS[0], text) for text in TEXTS]
     answer = server.post("/v1/score", {one: TEXTS[0], many: TEXTS}).json()
     np.testing.assert_allclose([d["score"] for d in answer["data"]], gte.score(pairs), atol=1e-6)
-    weighed = server.post("/score", {one: TEXTS[::-1], many: TEXTS, "dense_weight": 0.5, "sparse_weight": 0.3, "dimensions": 32}).json()
+    weighed = server.post(
+        "/score", {one: TEXTS[::-1], many: TEXTS, "dense_weight": 0.5, "sparse_weight": 0.3, "dimensions": 32}
+    ).json()
     want = gte.score(zip(TEXTS[::-1], TEXTS, strict=True), 0.5, 0.3, dim=32)
     np.testing.assert_allclose([d["score"] for d in weighed["data"]], want, atol=1e-6)
     assert server.post("/v1/score", {one: TEXTS[:2], many: TEXTS}).json()["error"]["code"] == "invalid_value"
 
 
 def test_score_by_a_reranker_when_it_is_named(server: Process, reranker: Reranker):
-    answer = server.post("/v1/score", {"model": "gte-tiny-reranker", "text_1": QUERY, "text_2": DOCUMENTS}).json()
+    answer = server.post(
+        "/v1/score", {"model": "gte-tiny-reranker", "text_1": QUERY, "text_2": DOCUMENTS}
+    ).json()
     want = reranker.score([(QUERY, d) for d in DOCUMENTS])
     np.testing.assert_array_equal(floats([d["score"] for d in answer["data"]]), want)
 
 
 def test_one_bad_text_alone_when_asked(server: Process, gte: Embedder):
     """`on_error: item` gives an error in the place of the bad text, and the others their vectors."""
-    body = b'{"input": ["good", "\\u0061", "' + b"word " * 60 + b'"], "truncate": false, "max_length": 20, "on_error": "item"}'
+    body = (
+        b'{"input": ["good", "\\u0061", "'
+        + b"word " * 60
+        + b'"], "truncate": false, "max_length": 20, "on_error": "item"}'
+    )
     data = server.post("/v1/encode", body).json()["data"]
     assert [("error" in item, item["index"]) for item in data] == [(False, 0), (False, 1), (True, 2)]
     assert data[2]["error"]["code"] == "text_too_long"
@@ -355,12 +432,17 @@ def test_the_wrong_kind_of_model(server: Process):
 
 def test_warnings_and_ids_in_headers(server: Process):
     """Unknown fields and untrained dimensions are told of; a good request id comes back, a bad one does not."""
-    answer = server.post("/v1/encode", {"input": "a", "colour": "red", "dimensions": 1}, headers={"x-request-id": "my-id.7"})
+    answer = server.post(
+        "/v1/encode", {"input": "a", "colour": "red", "dimensions": 1}, headers={"x-request-id": "my-id.7"}
+    )
     assert answer.headers["x-request-id"] == "my-id.7"
     warned = answer.headers["x-gte-warning"]
     assert "colour" in warned
     assert "dimensions=1" in warned
-    assert server.post("/v1/encode", {"input": "a"}, headers={"x-request-id": "a b"}).headers["x-request-id"] != "a b"
+    assert (
+        server.post("/v1/encode", {"input": "a"}, headers={"x-request-id": "a b"}).headers["x-request-id"]
+        != "a b"
+    )
     for name in ("tokenization", "queue", "inference", "total"):
         assert float(answer.headers[f"x-{name}-time"]) >= 0
 
@@ -369,9 +451,16 @@ def test_operation(server: Process):
     """Health in three words, and a description that names every route."""
     assert server.get("/health").json()["status"] == "ready"
     assert server.get("/health").json()["unix"] > 1e9
-    assert server.get("/ping").status_code == server.get("/health/ready").status_code == server.get("/health/live").status_code == 200
+    assert (
+        server.get("/ping").status_code
+        == server.get("/health/ready").status_code
+        == server.get("/health/live").status_code
+        == 200
+    )
     described = server.get("/openapi.json").json()
-    assert {"/v1/encode", "/v1/embeddings", "/embed_sparse", "/rerank", "/v2/embed", "/metrics"} <= described["paths"].keys()
+    assert {"/v1/encode", "/v1/embeddings", "/embed_sparse", "/rerank", "/v2/embed", "/metrics"} <= described[
+        "paths"
+    ].keys()
     assert described["openapi"].startswith("3.1")
     before = server.metric("gte_tokens_total")
     tokens = server.post("/v1/encode", {"input": TEXTS}).json()["usage"]["total_tokens"]

@@ -81,12 +81,16 @@ def test_unknown_paths_tell_nothing(locked: Process):
         "http://a/v1/models",
         "/metrics/x",
     ):
-        found = answers(locked.raw(f"GET {target} HTTP/1.1\r\nhost: /health\r\nconnection: close\r\n\r\n".encode()))
+        found = answers(
+            locked.raw(f"GET {target} HTTP/1.1\r\nhost: /health\r\nconnection: close\r\n\r\n".encode())
+        )
         assert found[0][0] == 401, target
         assert found[0][1]["www-authenticate"] == "bearer"  # the helper lowers headers
 
 
-@pytest.mark.parametrize(("path", "shape"), [("/v1/embeddings", "error"), ("/embed", "error_type"), ("/v2/embed", "message")])
+@pytest.mark.parametrize(
+    ("path", "shape"), [("/v1/embeddings", "error"), ("/embed", "error_type"), ("/v2/embed", "message")]
+)
 def test_the_error_speaks_the_dialect(locked: Process, path: str, shape: str):
     body = locked.post(path, {"input": "SECRET TEXT"}).json()
     assert shape in body
@@ -144,7 +148,9 @@ def test_the_world_needs_a_key():
     assert "--insecure" in words
 
 
-@pytest.mark.parametrize("option", ["--max-body", "--max-queue-tokens", "--header-timeout", "--stall-timeout"])
+@pytest.mark.parametrize(
+    "option", ["--max-body", "--max-queue-tokens", "--header-timeout", "--stall-timeout"]
+)
 def test_limits_are_positive(option: str):
     for value in ("0", "-1"):
         assert refused(option, value)[0] == 2

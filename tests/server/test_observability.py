@@ -16,8 +16,8 @@ from serving import Process, eventually, gated, in_threads
 
 from gte_runtime import Embedder
 from gte_runtime.server.app import App
-from gte_runtime.server.models import EmbeddingModel
 from gte_runtime.server.logs import JsonLines, PlainLines
+from gte_runtime.server.models import EmbeddingModel
 from gte_runtime.server.options import Options
 
 SECRET = "the text nobody may read"
@@ -46,7 +46,12 @@ def test_metrics_add_up(watched: Process, tiny_bundle: Path):
     assert watched.metric("gte_run_seconds_count") == watched.metric("gte_batch_tokens_count")
     assert watched.metric("gte_queue_seconds_count") == 11
     assert watched.metric("gte_truncated_texts_total") == 1
-    assert watched.metric("gte_running_runs") == watched.metric("gte_queue_tokens") == watched.metric("gte_in_flight_tokens") == 0
+    assert (
+        watched.metric("gte_running_runs")
+        == watched.metric("gte_queue_tokens")
+        == watched.metric("gte_in_flight_tokens")
+        == 0
+    )
     assert watched.metric("gte_ready") == 1
     assert 'gte_requests_total{route="/v1/encode",status="200"} 11.0' in page.text
     assert 'gte_requests_total{route="/v1/encode",status="422"} 2.0' in page.text
@@ -58,7 +63,11 @@ def test_labels_are_ours(watched: Process):
     """A stranger cannot make new series: unknown paths share one name."""
     for index in range(20):
         watched.get(f"/strange/{index}")
-    routes = {line.split('route="')[1].split('"')[0] for line in watched.get("/metrics").text.splitlines() if 'route="' in line}
+    routes = {
+        line.split('route="')[1].split('"')[0]
+        for line in watched.get("/metrics").text.splitlines()
+        if 'route="' in line
+    }
     assert "other" in routes
     assert not any("strange" in route for route in routes)
 
@@ -88,15 +97,30 @@ def test_what_padding_would_have_cost(tiny_bundle: Path):
 def test_the_log_has_a_line_per_request_and_no_text(watched: Process):
     """JSON lines with the route, the status, the times and the counts; the id is that of the answer."""
     answer = watched.post(
-        "/v1/encode", {"input": [SECRET, SECRET]}, headers={"x-request-id": "find-me", "authorization": "Bearer hush-hush"}
+        "/v1/encode",
+        {"input": [SECRET, SECRET]},
+        headers={"x-request-id": "find-me", "authorization": "Bearer hush-hush"},
     )
     refused = watched.post("/v1/embeddings", {"input": [SECRET, 7]})
-    eventually(lambda: len([line for line in watched.log_lines() if line.get("request_id") == refused.headers["x-request-id"]]) == 1)
+    eventually(
+        lambda: (
+            len(
+                [
+                    line
+                    for line in watched.log_lines()
+                    if line.get("request_id") == refused.headers["x-request-id"]
+                ]
+            )
+            == 1
+        )
+    )
     line = next(line for line in watched.log_lines() if line.get("request_id") == "find-me")
     assert (line["event"], line["route"], line["status"], line["texts"]) == ("request", "/v1/encode", 200, 2)
     assert line["tokens"] == answer.json()["usage"]["total_tokens"]
     assert line["ms"] >= line["inference_ms"] >= 0
-    bad = next(line for line in watched.log_lines() if line.get("request_id") == refused.headers["x-request-id"])
+    bad = next(
+        line for line in watched.log_lines() if line.get("request_id") == refused.headers["x-request-id"]
+    )
     assert (bad["status"], bad["code"]) == (400, "invalid_type")
     for word in ("nobody may read", "hush-hush", "127.0.0.1:5"):
         assert word not in watched.log_text().split("\n", 1)[1]
@@ -142,7 +166,9 @@ def test_spans_continue_the_client_s_trace(tiny_bundle: Path):
 def test_without_the_extra_the_remedy_is_named():
     """`gte serve` where uvicorn is missing: the pip line, and no traceback."""
     code = "import sys; sys.modules['uvicorn'] = None; from gte_runtime.cli import main; sys.argv = ['gte', 'serve']; main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 5
     assert "pip install 'gte-runtime[server]'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -151,8 +177,12 @@ def test_without_the_extra_the_remedy_is_named():
 def test_the_server_loads_when_it_is_called():
     """The package, and `gte --help`, know nothing of it."""
     code = "import sys, gte_runtime, gte_runtime.cli; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert not {"uvicorn", "msgspec", "orjson", "prometheus_client", "gte_runtime.server"} & set(done.stdout.split())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert not {"uvicorn", "msgspec", "orjson", "prometheus_client", "gte_runtime.server"} & set(
+        done.stdout.split()
+    )
 
 
 def test_a_server_here_needs_no_process(tiny_bundle: Path):
@@ -160,7 +190,9 @@ def test_a_server_here_needs_no_process(tiny_bundle: Path):
 
     async def ask(app: App) -> int:
         app.start()
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://test"
+        ) as client:
             answer = await client.post("/v1/encode", json={"input": "a"})
         await app.close()
         return answer.status_code

@@ -19,7 +19,11 @@ from gte_runtime.server.options import Options
 def test_strict_refuses_what_it_does_not_know(tiny_bundle: Path):
     with gated(tiny_bundle, strict=True, strict_model=True) as (here, _):
         unknown = here.post("/v1/encode", {"input": "a", "colour": "red"})
-        assert (unknown.status_code, unknown.json()["error"]["code"], unknown.json()["error"]["param"]) == (422, "unknown_field", "colour")
+        assert (unknown.status_code, unknown.json()["error"]["code"], unknown.json()["error"]["param"]) == (
+            422,
+            "unknown_field",
+            "colour",
+        )
         other = here.post("/v1/embeddings", {"input": "a", "model": "text-embedding-3-small"})
         assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
         for name in ("m" * 1_000_000, 'x\n{"event":"forged"}'):
@@ -74,7 +78,10 @@ def test_the_empty_string_when_allowed(tiny_bundle: Path):
 
 
 def test_smaller_limits_are_named_in_their_errors(tiny_bundle: Path):
-    with gated(tiny_bundle, max_inputs=3, max_request_tokens=20, max_body=300, max_header_bytes=1000) as (here, _):
+    with gated(tiny_bundle, max_inputs=3, max_request_tokens=20, max_body=300, max_header_bytes=1000) as (
+        here,
+        _,
+    ):
         for body, word in (
             ({"input": ["a"] * 4}, "--max-inputs"),
             ({"input": "a " * 50}, "--max-request-tokens"),
@@ -86,7 +93,9 @@ def test_smaller_limits_are_named_in_their_errors(tiny_bundle: Path):
         assert "--max-header-bytes" in head.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("bad", [{"keys": (b"",)}, {"max_body": 0}, {"header_timeout": 0.0}, {"patience": -0.1}])
+@pytest.mark.parametrize(
+    "bad", [{"keys": (b"",)}, {"max_body": 0}, {"header_timeout": 0.0}, {"patience": -0.1}]
+)
 def test_options_check_themselves(bad: dict[str, object]):
     with pytest.raises(ConfigError):
         Options(**bad)  # type: ignore[arg-type]

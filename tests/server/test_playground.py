@@ -81,12 +81,19 @@ def embed(page: Any, *texts: str) -> None:
 
 
 def cells(page: Any) -> np.ndarray:
-    return np.array([[float(c) for c in row.locator("td").all_inner_texts()] for row in page.locator("#heat tbody tr").all()])
+    return np.array(
+        [
+            [float(c) for c in row.locator("td").all_inner_texts()]
+            for row in page.locator("#heat tbody tr").all()
+        ]
+    )
 
 
 def slide(page: Any, name: str, value: float) -> None:
     """As a hand does: the value, then the event."""
-    page.get_by_label(name).evaluate("(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles: true})); }", value)
+    page.get_by_label(name).evaluate(
+        "(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles: true})); }", value
+    )
 
 
 def test_its_policy_allows_only_itself(server: Process):
@@ -94,7 +101,13 @@ def test_its_policy_allows_only_itself(server: Process):
     answer = server.get("/")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
-    assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
+    assert (
+        policy["default-src"]
+        == policy["base-uri"]
+        == policy["form-action"]
+        == policy["frame-ancestors"]
+        == "'none'"
+    )
     for tag, name in (("script", "script-src"), ("style", "style-src")):
         (source,) = re.findall(rf"<{tag}[^>]*>(.*?)</{tag}>", answer.text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
@@ -105,10 +118,18 @@ def test_its_policy_allows_only_itself(server: Process):
 
 def test_it_shows_what_the_server_says(server: Process, page: Any):
     """Marks, counts, and every cell of the three heat maps, against the server's own answers."""
-    texts = ["What is the capital of China?", ARABIC, MIXED, "capital of China", "<b>&amp;</b> <script>alert(1)</script>"]
+    texts = [
+        "What is the capital of China?",
+        ARABIC,
+        MIXED,
+        "capital of China",
+        "<b>&amp;</b> <script>alert(1)</script>",
+    ]
     page.goto(server.url)
     embed(page, *texts)
-    answer = server.post("/v1/encode", {"input": texts, "sparse": True, "sparse_format": "tokens", "tokens": True}).json()["data"]
+    answer = server.post(
+        "/v1/encode", {"input": texts, "sparse": True, "sparse_format": "tokens", "tokens": True}
+    ).json()["data"]
     for index, text in enumerate(texts):
         shown = page.locator(".weights").nth(index)
         assert shown.text_content() == text
@@ -123,7 +144,12 @@ def test_it_shows_what_the_server_says(server: Process, page: Any):
 
     width = len(answer[0]["embedding"])
     half = width // 2
-    settings = [("hybrid", 1.0, 0.1, width), ("hybrid", 0.5, 0.85, half), ("dense", 1.0, 0.0, half), ("sparse", 0.0, 1.0, width)]
+    settings = [
+        ("hybrid", 1.0, 0.1, width),
+        ("hybrid", 0.5, 0.85, half),
+        ("dense", 1.0, 0.0, half),
+        ("sparse", 0.0, 1.0, width),
+    ]
     for kind, dense, sparse, dim in settings:
         page.get_by_label(kind, exact=True).check()
         if kind == "hybrid":
@@ -133,7 +159,13 @@ def test_it_shows_what_the_server_says(server: Process, page: Any):
             slide(page, "Dimension", dim)
         want = []
         for text in texts:
-            body = {"queries": text, "documents": texts, "dense_weight": dense, "sparse_weight": sparse, "dimensions": dim}
+            body = {
+                "queries": text,
+                "documents": texts,
+                "dense_weight": dense,
+                "sparse_weight": sparse,
+                "dimensions": dim,
+            }
             want.append([item["score"] for item in server.post("/v1/score", body).json()["data"]])
         np.testing.assert_allclose(cells(page), want, atol=6e-4, err_msg=f"{kind} {dense} {sparse} {dim}")
     total = page.locator("#timings div", has_text="server in all").locator("dd").inner_text()
@@ -166,8 +198,24 @@ def test_by_keyboard_alone(server: Process, page: Any):
     reached = []
     for _ in range(60):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.id || document.activeElement.value || document.activeElement.className"))
-    wanted = {"model", "key", "text-1", "text-6", "run", "add", "hybrid", "dense-weight", "sparse-weight", "dimension", "heat-scroll"}
+        reached.append(
+            page.evaluate(
+                "document.activeElement.id || document.activeElement.value || document.activeElement.className"
+            )
+        )
+    wanted = {
+        "model",
+        "key",
+        "text-1",
+        "text-6",
+        "run",
+        "add",
+        "hybrid",
+        "dense-weight",
+        "sparse-weight",
+        "dimension",
+        "heat-scroll",
+    }
     assert wanted <= set(reached)
     page.locator("#text-1").focus()
     page.keyboard.press("Control+A")
@@ -209,7 +257,10 @@ def test_it_can_be_read_in_light_and_dark(guarded: Process, browser: Any, tmp_pa
         page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
         for width in (1280, 360):
             page.set_viewport_size({"width": width, "height": 800})
-            assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+            assert (
+                page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+                <= 0
+            )
 
 
 CONTRAST = """all => {

@@ -51,7 +51,9 @@ def drained(s: Scheduler, now: float = 0.0) -> list[Run]:
     return runs
 
 
-LENGTHS = st.lists(st.one_of(st.integers(1, 40), st.integers(100, 600), st.integers(1000, 8192)), min_size=1, max_size=12)
+LENGTHS = st.lists(
+    st.one_of(st.integers(1, 40), st.integers(100, 600), st.integers(1000, 8192)), min_size=1, max_size=12
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -143,7 +145,10 @@ def test_a_stream_of_queries_does_not_starve_a_large_request():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 600), min_size=1, max_size=40), st.lists(st.integers(1, 600), min_size=1, max_size=40))
+@given(
+    st.lists(st.integers(1, 600), min_size=1, max_size=40),
+    st.lists(st.integers(1, 600), min_size=1, max_size=40),
+)
 def test_two_requests_share_evenly(mine: list[int], yours: list[int]):
     """While both wait, neither is ahead by more than a run and a text: nobody pays for the size of another's request."""
     s = scheduler(slots=1)

@@ -19,7 +19,19 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from serving import GTE, Gate, Here, Process, answers, eventually, gated, in_threads, read_all, request, statuses
+from serving import (
+    GTE,
+    Gate,
+    Here,
+    Process,
+    answers,
+    eventually,
+    gated,
+    in_threads,
+    read_all,
+    request,
+    statuses,
+)
 
 from gte_runtime import Embedder
 from gte_runtime.server.dialects import native
@@ -78,10 +90,17 @@ def test_a_request_gets_in_whole_or_not_at_all(quick: tuple[Here, Gate]):
 
 def test_a_flood_loses_nobody(tiny_bundle: Path):
     """150 requests of 1 to 32 texts at once and little room: each gets the right vectors or 429, and all are counted."""
-    with gated(tiny_bundle, max_queue_tokens=600, max_connections=500) as (here, _), Embedder.open(tiny_bundle) as gte:
+    with (
+        gated(tiny_bundle, max_queue_tokens=600, max_connections=500) as (here, _),
+        Embedder.open(tiny_bundle) as gte,
+    ):
         choose = random.Random(3)
         batches = [
-            [f"text {choose.randrange(50)} " + "a " * choose.randrange(30) for _ in range(choose.randint(1, 32))] for _ in range(150)
+            [
+                f"text {choose.randrange(50)} " + "a " * choose.randrange(30)
+                for _ in range(choose.randint(1, 32))
+            ]
+            for _ in range(150)
         ]
         results = in_threads(lambda i: here.post("/v1/encode", {"input": batches[i]}), 150)
         counts = statuses(results)
@@ -91,7 +110,9 @@ def test_a_flood_loses_nobody(tiny_bundle: Path):
         for texts, answer in zip(batches, results, strict=True):
             if answer.status_code == 200:
                 want = gte.encode(texts).dense
-                np.testing.assert_array_equal(np.array([d["embedding"] for d in answer.json()["data"]], np.float32), want)
+                np.testing.assert_array_equal(
+                    np.array([d["embedding"] for d in answer.json()["data"]], np.float32), want
+                )
         assert here.app.scheduler.held == here.app.held == 0
 
 
@@ -99,7 +120,10 @@ def test_answers_do_not_depend_on_the_company(server: Process, gte: Embedder):
     """32 clients at once with texts of 1 to 700 tokens: every vector and weight is bitwise that of the text alone."""
     choose = random.Random(5)
     texts = [
-        " ".join(choose.choice(["北京", "мир", "word", "China?", "a"]) for _ in range(choose.choice([1, 5, 20, 300, 700])))
+        " ".join(
+            choose.choice(["北京", "мир", "word", "China?", "a"])
+            for _ in range(choose.choice([1, 5, 20, 300, 700]))
+        )
         for _ in range(96)
     ]
     want = [gte.encode(text) for text in texts]
@@ -109,7 +133,9 @@ def test_answers_do_not_depend_on_the_company(server: Process, gte: Embedder):
             for row in range(index, len(texts), 32):
                 item = client.post("/v1/encode", json={"input": texts[row], "sparse": True}).json()["data"][0]
                 np.testing.assert_array_equal(np.array(item["embedding"], np.float32), want[row].dense[0])
-                np.testing.assert_array_equal(np.array(item["sparse"]["values"], np.float32), want[row].sparse[0].values)
+                np.testing.assert_array_equal(
+                    np.array(item["sparse"]["values"], np.float32), want[row].sparse[0].values
+                )
                 item["done"] = True
 
     with ThreadPoolExecutor(32) as pool:
@@ -133,7 +159,9 @@ def test_a_poison_text_fails_alone(tiny_bundle: Path):
         assert results[31].status_code == 500
         assert "secret" not in results[31].text
         for text, answer in zip(texts, results[:31], strict=True):
-            np.testing.assert_array_equal(np.array(answer.json()["data"][0]["embedding"], np.float32), gte.encode(text).dense[0])
+            np.testing.assert_array_equal(
+                np.array(answer.json()["data"][0]["embedding"], np.float32), gte.encode(text).dense[0]
+            )
         assert max(len(run) for run in gate.runs) > 8  # they did share a run
         by_item = here.post("/v1/encode", {"input": ["a", poison], "on_error": "item"}).json()["data"]
         assert ["error" in item for item in by_item] == [False, True]
@@ -179,7 +207,9 @@ def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
     assert first[0].result().status_code == 200
     pool.shutdown()
     assert len(gate.runs) == 1
-    eventually(lambda: here.metric("gte_disconnected_requests_total") == before + 9)  # the one without a whole head is no request
+    eventually(
+        lambda: here.metric("gte_disconnected_requests_total") == before + 9
+    )  # the one without a whole head is no request
     assert here.app.scheduler.held == here.app.held == 0
     start = time.monotonic()
     assert here.post("/v1/encode", GOOD).status_code == 200
@@ -519,7 +549,9 @@ def test_descriptors_and_threads_come_back(server: Process):
     files, threads = process.num_fds(), process.num_threads()
     for index in range(300):
         with server.connect() as line:
-            line.sendall((request("/v1/encode", GOOD), b"\x00", request("/v1/encode", GOOD)[:40], b"")[index % 4])
+            line.sendall(
+                (request("/v1/encode", GOOD), b"\x00", request("/v1/encode", GOOD)[:40], b"")[index % 4]
+            )
     eventually(lambda: process.num_fds() <= files + 2, 20)
     assert process.num_threads() <= threads + 2
 
@@ -543,7 +575,11 @@ def test_a_port_that_is_taken(tiny_bundle: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = subprocess.run(
-            [*GTE, "serve", "--port", port, "--model", str(tiny_bundle)], capture_output=True, text=True, timeout=60, check=False
+            [*GTE, "serve", "--port", port, "--model", str(tiny_bundle)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
     assert done.returncode != 0
     assert "Traceback" not in done.stderr

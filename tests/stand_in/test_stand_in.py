@@ -75,7 +75,17 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stand-in, compiled once for each library that the provider is linked with."""
     folder = tmp_path_factory.mktemp("libraries")
     for name, symbols in LIBRARIES.items():
-        command = ["gcc", "-shared", "-fPIC", "-w", "-O1", "-o", str(folder / name), str(HERE / "cuda.c"), f"-Wl,-soname,{name}"]
+        command = [
+            "gcc",
+            "-shared",
+            "-fPIC",
+            "-w",
+            "-O1",
+            "-o",
+            str(folder / name),
+            str(HERE / "cuda.c"),
+            f"-Wl,-soname,{name}",
+        ]
         if symbols:
             (folder / "versions").write_text(f"{name} {{ global: {symbols} }};")
             command.append(f"-Wl,--version-script={folder / 'versions'}")
@@ -99,7 +109,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("tiny") / "bundle"
-    build(golden.checkpoint, target, graphs=golden.graphs, variants=("cuda-fp16", "portable-fp16", "portable-fp32"))
+    build(
+        golden.checkpoint,
+        target,
+        graphs=golden.graphs,
+        variants=("cuda-fp16", "portable-fp16", "portable-fp32"),
+    )
     return target
 
 
@@ -107,10 +122,16 @@ def tiny(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def on_gpu(libraries: Path, tmp_path: Path) -> Any:
     """Runs code with the stand-in in place; gives its last line as JSON, and the log as (section, what, detail)."""
 
-    def run(code: str, *arguments: object, with_libraries: bool = True, **environment: object) -> tuple[Any, list[tuple[str, str, str]]]:
+    def run(
+        code: str, *arguments: object, with_libraries: bool = True, **environment: object
+    ) -> tuple[Any, list[tuple[str, str, str]]]:
         log = tmp_path / "log"
         log.touch()
-        settings = {**os.environ, "STAND_IN_LOG": str(log), **{name: str(value) for name, value in environment.items()}}
+        settings = {
+            **os.environ,
+            "STAND_IN_LOG": str(log),
+            **{name: str(value) for name, value in environment.items()},
+        }
         if with_libraries:
             settings["LD_LIBRARY_PATH"] = str(libraries)
         command = [sys.executable, "-c", PRELUDE + code, *map(str, arguments)]
@@ -150,8 +171,19 @@ session.close(); print(json.dumps(True))
 """
     _, log = on_gpu(code, base, STAND_IN_MEMORY=20 * 10**9)
     for section in ("1x16", "32x512", "4x8192"):
-        started = Counter(short(d) if w == "kernel" else d.split()[0] for s, w, d in log if s == section and w in ("kernel", "product"))
-        layers = {"GemmEx": 6, "OP_Add": 2, "RotaryEmbedding": 2, "flash_fwd_kernel": 1, "SkipLayerNorm": 2, "biasSplitGelu": 1}
+        started = Counter(
+            short(d) if w == "kernel" else d.split()[0]
+            for s, w, d in log
+            if s == section and w in ("kernel", "product")
+        )
+        layers = {
+            "GemmEx": 6,
+            "OP_Add": 2,
+            "RotaryEmbedding": 2,
+            "flash_fwd_kernel": 1,
+            "SkipLayerNorm": 2,
+            "biasSplitGelu": 1,
+        }
         # One Add more with weights that are not zero: ONNX Runtime takes out the head's bias of 0.
         outside = {"GemmEx": 1, "OP_Add": 1, "OP_Cast": 2, "OP_Relu": 1, "Gather": 2, "cuApplyLayerNorm": 1}
         assert sum(layers.values()) == 14

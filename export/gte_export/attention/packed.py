@@ -27,7 +27,11 @@ class PackedAttention(nn.Module):
         "cu_seqlens": {0: "texts_plus_one"},
         "token_offset": {0: "texts", 1: "longest"},
     }
-    outputs: ClassVar[Axes] = {"cls": {0: "texts"}, "token_weights": {0: "tokens"}, "token_states": {1: "tokens"}}
+    outputs: ClassVar[Axes] = {
+        "cls": {0: "texts"},
+        "token_weights": {0: "tokens"},
+        "token_states": {1: "tokens"},
+    }
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -58,6 +62,8 @@ class PackedAttention(nn.Module):
             "input_ids": torch.randint(0, ids, (8,)),
             "position_ids": torch.tensor([0, 1, 2, 0, 1, 2, 3, 4]),
             "cu_seqlens": torch.tensor([0, 0, 3, 8], dtype=torch.int32),
-            "token_offset": torch.tensor([[5, 6, 7, 10, 11], [12, 13, 14, 0, 1], [2, 3, 4, 8, 9]], dtype=torch.int32),
+            "token_offset": torch.tensor(
+                [[5, 6, 7, 10, 11], [12, 13, 14, 0, 1], [2, 3, 4, 8, 9]], dtype=torch.int32
+            ),
         }
         return [mixed]

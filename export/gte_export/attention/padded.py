@@ -21,7 +21,10 @@ Context = tuple[Tensor, Tensor, Tensor]
 
 
 class PaddedAttention(nn.Module):
-    inputs: ClassVar[Axes] = {"input_ids": {0: "batch", 1: "sequence"}, "attention_mask": {0: "batch", 1: "sequence"}}
+    inputs: ClassVar[Axes] = {
+        "input_ids": {0: "batch", 1: "sequence"},
+        "attention_mask": {0: "batch", 1: "sequence"},
+    }
     outputs: ClassVar[Axes] = {
         "cls": {0: "batch"},
         "token_weights": {0: "batch", 1: "sequence"},

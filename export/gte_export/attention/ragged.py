@@ -37,7 +37,11 @@ class RaggedAttention(nn.Module):
         "flat_index": {0: "tokens"},
         "uniform": {},
     }
-    outputs: ClassVar[Axes] = {"cls": {0: "texts"}, "token_weights": {0: "tokens"}, "token_states": {1: "tokens"}}
+    outputs: ClassVar[Axes] = {
+        "cls": {0: "texts"},
+        "token_weights": {0: "tokens"},
+        "token_states": {1: "tokens"},
+    }
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -104,7 +108,9 @@ def _attend(
     if bool(uniform):
         texts = padded_index.shape[0]
         batch = [texts, -1, width]
-        mixed = torch.ops.gte.multi_head_attention(q.reshape(batch), k.reshape(batch), v.reshape(batch), None, heads)
+        mixed = torch.ops.gte.multi_head_attention(
+            q.reshape(batch), k.reshape(batch), v.reshape(batch), None, heads
+        )
         out = mixed.reshape([1, -1, width])
     else:
         gathered = torch.ops.gte.multi_head_attention(

@@ -116,7 +116,9 @@ class Batches:
         cache: a file to keep the translations' tokens in, some minutes' work
     """
 
-    def __init__(self, path: Path, tokenizer: Path, order: list[str], words: list[str], spans: list[str], cache: Path) -> None:
+    def __init__(
+        self, path: Path, tokenizer: Path, order: list[str], words: list[str], spans: list[str], cache: Path
+    ) -> None:
         made = Tokenizer.from_file(str(tokenizer))
         self._pieces = [made.id_to_token(n) for n in range(made.get_vocab_size())]
         known = {text: n for n, text in enumerate(order)}
@@ -130,7 +132,10 @@ class Batches:
                         pairs[language][source].append((known[english], len(others)))
                     others.append(other)
         # arrays, since processes that make batches would copy lists as they read them
-        self._found = {language: {source: np.array(rows) for source, rows in found.items()} for language, found in pairs.items()}
+        self._found = {
+            language: {source: np.array(rows) for source, rows in found.items()}
+            for language, found in pairs.items()
+        }
         self._words, self._alone = tokenized(made, [*words, *spans]), len(words)
         self._english, self._lower = tokenized(made, order), tokenized(made, [text.lower() for text in order])
         if not cache.exists():
@@ -139,12 +144,18 @@ class Batches:
             self._others = Texts(saved["flat"], saved["starts"])
         self._frames = {
             language: [
-                [np.array(made.encode(part, add_special_tokens=False).ids, np.int32) for part in frame.split("{}")] for frame in frames
+                [
+                    np.array(made.encode(part, add_special_tokens=False).ids, np.int32)
+                    for part in frame.split("{}")
+                ]
+                for frame in frames
             ]
             for language, frames in QUESTIONS.items()
         }
         self._languages = sorted(self._found)
-        self._often = [HARD.get(language, 1.0) if language in MAIN else SECONDARY for language in self._languages]
+        self._often = [
+            HARD.get(language, 1.0) if language in MAIN else SECONDARY for language in self._languages
+        ]
 
     def pairs(self, number: int, size: int) -> Batch:
         rng = random.Random(number)
@@ -180,7 +191,9 @@ class Batches:
             for found in self._found[language].values():
                 number[found[:, 1]] = n
         places = np.repeat(number, np.diff(self._others.starts)) * len(self._pieces) + self._others.flat
-        counts = np.bincount(places, minlength=len(self._languages) * len(self._pieces)).reshape(-1, len(self._pieces))
+        counts = np.bincount(places, minlength=len(self._languages) * len(self._pieces)).reshape(
+            -1, len(self._pieces)
+        )
         counts = np.vstack([counts, np.bincount(self._english.flat, minlength=len(self._pieces))])
         shares = (counts / counts.sum(1, keepdims=True)).max(0)
         told = np.sqrt(np.maximum(-np.log(np.maximum(shares, 1e-7)) - FREQUENT, 0) / RARE)
@@ -207,13 +220,19 @@ class Pages:
                 _, language, title, text = json.loads(line)
                 if len(found[language]) < PAGES:
                     found[language].append((title, text[:LETTERS]))
-        self._texts = {language: [tokenized(made, [pair[side] for pair in pairs]) for side in (0, 1)] for language, pairs in found.items()}
+        self._texts = {
+            language: [tokenized(made, [pair[side] for pair in pairs]) for side in (0, 1)]
+            for language, pairs in found.items()
+        }
 
     def titles(self, number: int, size: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids of titles and of texts, one language a batch, no title twice."""
         rng = random.Random(f"titles {number}")
         titles, texts = self._texts[rng.choice(sorted(self._texts))]
-        rows = {titles[n].tobytes(): (titles[n], texts[n]) for n in rng.sample(range(len(titles.starts) - 1), size)}
+        rows = {
+            titles[n].tobytes(): (titles[n], texts[n])
+            for n in rng.sample(range(len(titles.starts) - 1), size)
+        }
         left, right = zip(*rows.values(), strict=True)
         return padded(list(left), limit), padded(list(right), limit)
 

@@ -18,7 +18,20 @@ from typing import Any
 
 import heldout
 import scripture
-from sources import Pair, Paragraph, articles, chromium, cldr, firefox, help_pages, home, iso_codes, libreoffice, places, unihan
+from sources import (
+    Pair,
+    Paragraph,
+    articles,
+    chromium,
+    cldr,
+    firefox,
+    help_pages,
+    home,
+    iso_codes,
+    libreoffice,
+    places,
+    unihan,
+)
 
 SEED = 0
 LONGEST = 600
@@ -38,7 +51,12 @@ def _useful(pair: Pair) -> bool:
     a, b = pair.english, pair.other
     if not (a and b) or (_key(a) == _key(b) and (len(a) > 20 or pair.source in MESSAGES)):
         return False
-    return 1 < len(a) <= LONGEST and len(b) <= LONGEST and any(c.isalpha() for c in b) and len(a) < 10 * len(b) + 40
+    return (
+        1 < len(a) <= LONGEST
+        and len(b) <= LONGEST
+        and any(c.isalpha() for c in b)
+        and len(a) < 10 * len(b) + 40
+    )
 
 
 def _as_written(pair: Pair) -> Pair:
@@ -49,7 +67,11 @@ def _as_written(pair: Pair) -> Pair:
 
 def _keywords(pair: Pair) -> list[str]:
     """Names of signs and places are among their keywords, so a held-out name takes its keywords with it."""
-    return [_key(text) for text in pair.english.split(", ")] if pair.source in ("cldr-keywords", "places-words") else []
+    return (
+        [_key(text) for text in pair.english.split(", ")]
+        if pair.source in ("cldr-keywords", "places-words")
+        else []
+    )
 
 
 def _held_message(pair: Pair) -> str:
@@ -65,7 +87,9 @@ def _pages(root: Path, language: str) -> dict[str, dict[str, Paragraph]]:
     return pages
 
 
-def _of_pages(english: dict[str, dict[str, Paragraph]], other: dict[str, dict[str, Paragraph]], language: str) -> Iterator[Pair]:
+def _of_pages(
+    english: dict[str, dict[str, Paragraph]], other: dict[str, dict[str, Paragraph]], language: str
+) -> Iterator[Pair]:
     for page, paragraphs in other.items():
         if heldout.page(page) == "train":
             for number, paragraph in paragraphs.items():
@@ -95,8 +119,12 @@ def make(root: Path, out: Path, languages: Sequence[str]) -> None:
     """Read every source and write the files."""
     english = _pages(root, "en")
     pairs: set[Pair] = set(unihan(root))
-    measured: dict[str, Any] = {part: {"pages": {"en": list(_title_and_text(english, part))}, "terms": {}} for part in ("test", "dev")}
-    same: list[Pair] = [Pair("title", "en", title, text) for _, title, text in _title_and_text(english, "train")]
+    measured: dict[str, Any] = {
+        part: {"pages": {"en": list(_title_and_text(english, part))}, "terms": {}} for part in ("test", "dev")
+    }
+    same: list[Pair] = [
+        Pair("title", "en", title, text) for _, title, text in _title_and_text(english, "train")
+    ]
     for language in languages:
         for source in (libreoffice, iso_codes, cldr, chromium, firefox, home, places):
             pairs.update(source(root, language))
@@ -111,13 +139,18 @@ def make(root: Path, out: Path, languages: Sequence[str]) -> None:
                 for page, found in pages.items()
                 if heldout.page(page) == part
                 for number, p in found.items()
-                if number in english.get(page, {}) and 50 < len(english[page][number].text) < 250 and english[page][number].text != p.text
+                if number in english.get(page, {})
+                and 50 < len(english[page][number].text) < 250
+                and english[page][number].text != p.text
             ][:300]
     test, dev = _held_terms(pairs, len(languages))
     for part, terms in (("test", test), ("dev", dev)):
-        names = {(pair.language, pair.english): pair.other for pair in sorted(pairs) if pair.source == "cldr-terms"}
+        names = {
+            (pair.language, pair.english): pair.other for pair in sorted(pairs) if pair.source == "cldr-terms"
+        }
         measured[part]["terms"] = {
-            language: [(term, names[language, term]) for term in terms if (language, term) in names] for language in languages
+            language: [(term, names[language, term]) for term in terms if (language, term) in names]
+            for language in languages
         }
     messages: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     for pair in pairs:
@@ -135,7 +168,9 @@ def make(root: Path, out: Path, languages: Sequence[str]) -> None:
     kept = [
         _as_written(pair)
         for pair in sorted(pairs)
-        if _useful(pair) and pair.english not in quoting and not never & {_key(pair.english), _key(pair.other), *_keywords(pair)}
+        if _useful(pair)
+        and pair.english not in quoting
+        and not never & {_key(pair.english), _key(pair.other), *_keywords(pair)}
     ]
     for name, found in (("train.jsonl", kept), ("pages.jsonl", same)):
         random.Random(SEED).shuffle(found)

@@ -40,14 +40,19 @@ class Dev:
                 sets["scripture"][language] = held["scripture"][language][: SEARCHES * GROUP]
             sets["prose"][language] = [list(pair) for pair in zip(PROSE["en"], PROSE[language], strict=True)]
             if language in EVERYDAY:
-                sets["everyday"][language] = [list(pair) for pair in zip(EVERYDAY["en"], EVERYDAY[language], strict=True)]
+                sets["everyday"][language] = [
+                    list(pair) for pair in zip(EVERYDAY["en"], EVERYDAY[language], strict=True)
+                ]
 
         def ids(texts: list[str]) -> Tensor:
             rows = tokenized(made, texts)
             return sent(padded([rows[n] for n in range(len(texts))], TOKENS))
 
         self._sets = {
-            name: {language: [ids([pair[side] for pair in pairs]) for side in (0, 1)] for language, pairs in found.items()}
+            name: {
+                language: [ids([pair[side] for pair in pairs]) for side in (0, 1)]
+                for language, pairs in found.items()
+            }
             for name, found in sets.items()
         }
         self._card = ids(list(CARD))
@@ -58,7 +63,9 @@ class Dev:
         for name, found in self._sets.items():
             scores = {}
             for language, sides in found.items():
-                english, other = (f.normalize(torch.cat([vectors(part) for part in rows.split(PART)])) for rows in sides)
+                english, other = (
+                    f.normalize(torch.cat([vectors(part) for part in rows.split(PART)])) for rows in sides
+                )
                 size = GROUP if name in ("messages", "paragraphs", "scripture") else len(english)
                 hits = [
                     (b @ a.T).argmax(1) == torch.arange(len(a), device=a.device)
@@ -67,7 +74,9 @@ class Dev:
                 ]
                 scores[language] = float(torch.cat(hits).float().mean() * 100)
             worst = sorted(scores, key=lambda language: scores[language])[:3]
-            out.append(f"{name} {sum(scores.values()) / len(scores):.1f} ({' '.join(f'{x} {scores[x]:.0f}' for x in worst)})")
+            out.append(
+                f"{name} {sum(scores.values()) / len(scores):.1f} ({' '.join(f'{x} {scores[x]:.0f}' for x in worst)})"
+            )
         rows = f.normalize(vectors(self._card))
         near = (rows @ rows.T).fill_diagonal_(-1).argmax(1)
         return "; ".join([*out, f"card {sum(a == b for a, b in zip(near.tolist(), PARTNER, strict=True))}"])

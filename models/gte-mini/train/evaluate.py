@@ -46,19 +46,26 @@ def top1(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Both:
     """How many percent of the queries have their own row's document first, at full length and at SHORT."""
     found = []
     for dim in (None, SHORT):
-        a, b = (rows[:, :dim] / np.linalg.norm(rows[:, :dim], axis=1, keepdims=True) for rows in (queries, documents))
+        a, b = (
+            rows[:, :dim] / np.linalg.norm(rows[:, :dim], axis=1, keepdims=True)
+            for rows in (queries, documents)
+        )
         found.append(float(((a @ b.T).argmax(1) == np.arange(len(a))).mean() * 100))
     return found[0], found[1]
 
 
 def declaration(gte: Embedder, root: Path) -> dict[str, Both]:
     english = vectors(gte, articles(root, "eng"))
-    return {language: top1(vectors(gte, articles(root, code)), english) for language, code in DECLARATION.items()}
+    return {
+        language: top1(vectors(gte, articles(root, code)), english) for language, code in DECLARATION.items()
+    }
 
 
 def terms(gte: Embedder, held: dict[str, list[list[str]]]) -> dict[str, Both]:
     return {
-        language: top1(vectors(gte, [b for _, b in held[language]]), vectors(gte, [a for a, _ in held[language]]))
+        language: top1(
+            vectors(gte, [b for _, b in held[language]]), vectors(gte, [a for a, _ in held[language]])
+        )
         for language in DECLARATION
     }
 
@@ -91,7 +98,9 @@ def card(gte: Embedder) -> int:
 
 def everyday(gte: Embedder) -> dict[str, Both]:
     english = vectors(gte, SENTENCES["en"])
-    return {language: top1(vectors(gte, SENTENCES[language]), english) for language in ("de", "es", "zh", "ru")}
+    return {
+        language: top1(vectors(gte, SENTENCES[language]), english) for language in ("de", "es", "zh", "ru")
+    }
 
 
 def row(name: str, found: dict[str, Both]) -> Iterator[str]:
@@ -99,12 +108,19 @@ def row(name: str, found: dict[str, Both]) -> Iterator[str]:
     mean, short = np.mean(list(found.values()), axis=0)
     worst = min(found, key=lambda language: found[language][0])
     yield f"| {name} | {mean:.1f} % | {worst} {found[worst][0]:.1f} % | {short:.1f} %, {100 * short / mean:.1f} % kept |"
-    yield f"<!-- {name}: " + " ".join(f"{language} {value:.1f}" for language, (value, _) in found.items()) + " -->"
+    yield (
+        f"<!-- {name}: "
+        + " ".join(f"{language} {value:.1f}" for language, (value, _) in found.items())
+        + " -->"
+    )
 
 
 def table(gte: Embedder, work: Path, part: str, search: bool) -> Iterator[str]:
     held: dict[str, Any] = json.loads((work / "heldout.json").read_text(encoding="utf-8"))[part]
-    yield from (f"| {part}, {gte.info['variant']} | top-1, mean | worst | at {SHORT} numbers |", "|---|---|---|---|")
+    yield from (
+        f"| {part}, {gte.info['variant']} | top-1, mean | worst | at {SHORT} numbers |",
+        "|---|---|---|---|",
+    )
     if part == "test":
         yield from row("Declaration of Human Rights, 30 articles", declaration(gte, work / "raw"))
     yield from row("everyday sentences, 8", everyday(gte))
@@ -120,7 +136,9 @@ def table(gte: Embedder, work: Path, part: str, search: bool) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("work", type=Path, help="the folder that run.py worked in")
     parser.add_argument("bundle", type=Path, help="a built bundle")
     parser.add_argument("--variant", default="cpu-fp32")

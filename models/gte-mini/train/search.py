@@ -71,6 +71,9 @@ def ndcg_table(gte: Embedder, held: dict[str, list[list[str]]]) -> list[str]:
     return [
         "| title to page, nDCG@10 | " + " | ".join(names) + " |",
         "|---|" + "---|" * len(names),
-        *(f"| {language} | " + " | ".join(f"{scores[name]:.3f}" for name in names) + " |" for language, scores in found.items()),
+        *(
+            f"| {language} | " + " | ".join(f"{scores[name]:.3f}" for name in names) + " |"
+            for language, scores in found.items()
+        ),
         "| mean | " + " | ".join(f"{mean[name]:.3f}" for name in names) + " |",
     ]

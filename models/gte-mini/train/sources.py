@@ -18,7 +18,27 @@ LANGUAGES = [
     "ar", "bg", "ca", "cs", "da", "de", "el", "es", "et", "fa", "fi", "fr", "he", "hi", "hr", "hu", "id", "it", "ja",
     "ko", "lt", "nb", "nl", "pl", "pt", "pt-BR", "ro", "ru", "sk", "sl", "sv", "th", "tr", "uk", "vi", "zh", "zh-TW",
 ]  # fmt: skip
-MAIN = ("ar", "cs", "de", "es", "fr", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "th", "tr", "uk", "vi", "zh")
+MAIN = (
+    "ar",
+    "cs",
+    "de",
+    "es",
+    "fr",
+    "hi",
+    "id",
+    "it",
+    "ja",
+    "ko",
+    "nl",
+    "pl",
+    "pt",
+    "ru",
+    "th",
+    "tr",
+    "uk",
+    "vi",
+    "zh",
+)
 """Languages that are measured: they come more often, and their pieces count more."""
 DOMAINS = ("iso_3166-1", "iso_639-2", "iso_639-5", "iso_4217", "iso_15924")
 """Catalogues of iso-codes with names that people use; the long lists are mostly transliterations."""
@@ -95,15 +115,22 @@ def iso_codes(root: Path, language: str) -> Iterator[Pair]:
     for domain in DOMAINS:
         path = root / "usr/share/locale" / folder / "LC_MESSAGES" / f"{domain}.mo"
         if path.exists():
-            yield from (Pair("iso-codes", language, a.replace(";", ","), b.replace(";", ",")) for a, b in _catalogue(path))
+            yield from (
+                Pair("iso-codes", language, a.replace(";", ","), b.replace(";", ","))
+                for a, b in _catalogue(path)
+            )
 
 
 def help_pages(root: Path, language: str) -> Iterator[Paragraph]:
     """libreoffice-help-*: the paragraphs of every page, numbered alike in all languages (MPL-2.0)."""
-    folder = root / "usr/share/libreoffice/help" / {"en": "en-US", "zh": "zh-CN"}.get(language, language) / "text"
+    folder = (
+        root / "usr/share/libreoffice/help" / {"en": "en-US", "zh": "zh-CN"}.get(language, language) / "text"
+    )
     for path in sorted(folder.rglob("*.html")):
         page, seen = str(path.relative_to(folder)), set()
-        for tag, number, body in re.findall(r'<(p|h\d) id="([^"]+)"[^>]*>(.*?)</\1>', path.read_text(encoding="utf-8"), re.DOTALL):
+        for tag, number, body in re.findall(
+            r'<(p|h\d) id="([^"]+)"[^>]*>(.*?)</\1>', path.read_text(encoding="utf-8"), re.DOTALL
+        ):
             text = plain(body)
             if text and number not in seen:
                 seen.add(number)
@@ -112,9 +139,13 @@ def help_pages(root: Path, language: str) -> Iterator[Paragraph]:
 
 def _message(text: str) -> str:
     """A message without markup and placeholders; of a plural its last form."""
-    text = re.sub(r"\{\w+, *(?:plural|select),.*other *\{((?:[^{}]|\{[^{}]*\})*)\}.*", r"\1", text, flags=re.DOTALL)
+    text = re.sub(
+        r"\{\w+, *(?:plural|select),.*other *\{((?:[^{}]|\{[^{}]*\})*)\}.*", r"\1", text, flags=re.DOTALL
+    )
     text = re.sub(r"\{ ?-[^}]*\}", "Firefox", text)
-    return plain(re.sub(r"\{[^{}]*\}|%\d?\$?[A-Za-z]\b|\$\d|\[%[^%]*%\]|\[/?\w+\]|https?://\S+|[&#`*]", "", text)).strip(" .:…|")
+    return plain(
+        re.sub(r"\{[^{}]*\}|%\d?\$?[A-Za-z]\b|\$\d|\[%[^%]*%\]|\[/?\w+\]|https?://\S+|[&#`*]", "", text)
+    ).strip(" .:…|")
 
 
 def _pak(path: Path) -> dict[int, str]:
@@ -135,7 +166,15 @@ def chromium(root: Path, language: str) -> Iterator[Pair]:
             yield Pair("chromium", language, _message(text), _message(other[number]))
 
 
-MOZILLA = {"es": "es-ES", "hi": "hi-IN", "nb": "nb-NO", "pt": "pt-PT", "sv": "sv-SE", "zh": "zh-CN", "en": "en-GB"}
+MOZILLA = {
+    "es": "es-ES",
+    "hi": "hi-IN",
+    "nb": "nb-NO",
+    "pt": "pt-PT",
+    "sv": "sv-SE",
+    "zh": "zh-CN",
+    "en": "en-GB",
+}
 
 
 @cache
@@ -143,7 +182,9 @@ def _messages(root: Path, language: str) -> dict[str, str]:
     """Firefox's messages by file and name: Fluent without its selectors, and .properties."""
     locale = MOZILLA.get(language, language)
     found: dict[str, str] = {}
-    with zipfile.ZipFile(root / f"usr/lib/firefox-esr/browser/extensions/langpack-{locale}@firefox-esr.mozilla.org.xpi") as file:
+    with zipfile.ZipFile(
+        root / f"usr/lib/firefox-esr/browser/extensions/langpack-{locale}@firefox-esr.mozilla.org.xpi"
+    ) as file:
         for name in file.namelist():
             if name.endswith((".ftl", ".properties")):
                 base = key = name.replace(f"/{locale}/", "//")
@@ -154,7 +195,9 @@ def _messages(root: Path, language: str) -> dict[str, str]:
                         found[key] = start[3]
                     elif line.startswith(" ") and key in found:
                         found[key] += " " + line.strip()
-    return {key: text for key, text in found.items() if "->" not in text and not key.endswith(("key", "style"))}
+    return {
+        key: text for key, text in found.items() if "->" not in text and not key.endswith(("key", "style"))
+    }
 
 
 def firefox(root: Path, language: str) -> Iterator[Pair]:
@@ -171,14 +214,22 @@ def home(root: Path, language: str) -> Iterator[Pair]:
         other = english.with_name(f"{locale}.json")
         if other.exists():
             theirs = dict(_leaves(_json(other)))
-            yield from (Pair("home", language, _message(text), _message(theirs[k])) for k, text in _leaves(_json(english)) if k in theirs)
+            yield from (
+                Pair("home", language, _message(text), _message(theirs[k]))
+                for k, text in _leaves(_json(english))
+                if k in theirs
+            )
     base = root / "hass_frontend/static/translations"
     for english in sorted(base.rglob("en-*.json")):
         for other in english.parent.glob(f"{locale}-*.json"):
-            if re.fullmatch(r"en-[0-9a-f]{32}\.json", english.name) and re.fullmatch(rf"{locale}-[0-9a-f]{{32}}\.json", other.name):
+            if re.fullmatch(r"en-[0-9a-f]{32}\.json", english.name) and re.fullmatch(
+                rf"{locale}-[0-9a-f]{{32}}\.json", other.name
+            ):
                 theirs = _json(other)
                 yield from (
-                    Pair("home", language, _message(text), _message(theirs[k])) for k, text in _json(english).items() if k in theirs
+                    Pair("home", language, _message(text), _message(theirs[k]))
+                    for k, text in _json(english).items()
+                    if k in theirs
                 )
 
 
@@ -192,7 +243,9 @@ def cldr(root: Path, language: str) -> Iterator[Pair]:
         for sign in english.keys() & other.keys():
             a, b = english[sign], other[sign]
             if "tts" in a and "tts" in b:
-                yield Pair("cldr-terms" if folder == "annotations" else "cldr", language, a["tts"][0], b["tts"][0])
+                yield Pair(
+                    "cldr-terms" if folder == "annotations" else "cldr", language, a["tts"][0], b["tts"][0]
+                )
             if "default" in a and "default" in b:
                 yield Pair("cldr-keywords", language, ", ".join(a["default"]), ", ".join(b["default"]))
     for part, inside in (("localenames", "localeDisplayNames"), ("units", "units"), ("dates", "dates")):
@@ -201,7 +254,11 @@ def cldr(root: Path, language: str) -> Iterator[Pair]:
             if other_file.exists() and file.name not in ("variants.json", "timeZoneNames.json"):
                 a, b = (_json(f)["main"][x].get(inside, {}) for f, x in ((file, "en"), (other_file, locale)))
                 theirs = dict(_leaves(b))
-                yield from (Pair("cldr", language, text, theirs[key]) for key, text in _leaves(a) if key in theirs and "{" not in text)
+                yield from (
+                    Pair("cldr", language, text, theirs[key])
+                    for key, text in _leaves(a)
+                    if key in theirs and "{" not in text
+                )
 
 
 def places(root: Path, language: str) -> Iterator[Pair]:
@@ -236,7 +293,11 @@ def _json(path: Path) -> Any:
 
 def unihan(root: Path) -> Iterator[Pair]:
     """Unihan: what Chinese characters mean (Unicode-3.0)."""
-    for line in bz2.decompress((root / "usr/share/unicode/Unihan_Readings.txt.bz2").read_bytes()).decode().splitlines():
+    for line in (
+        bz2.decompress((root / "usr/share/unicode/Unihan_Readings.txt.bz2").read_bytes())
+        .decode()
+        .splitlines()
+    ):
         if "\tkDefinition\t" in line:
             code, _, meaning = line.split("\t")
             character = chr(int(code.removeprefix("U+"), 16))

@@ -54,7 +54,9 @@ class Static(nn.Module):
         vectors = f.layer_norm(self.pieces[present] @ self.projection + self.free[present], (WIDTH,), eps=EPS)
         weighted = vectors * (vectors @ self.score).exp()[:, None]
         lengths = kept.sum(1)
-        return f.layer_norm(f.embedding_bag(rows, weighted, lengths.cumsum(0) - lengths, mode="sum"), (WIDTH,), eps=EPS)
+        return f.layer_norm(
+            f.embedding_bag(rows, weighted, lengths.cumsum(0) - lengths, mode="sum"), (WIDTH,), eps=EPS
+        )
 
 
 @torch.no_grad()

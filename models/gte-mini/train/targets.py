@@ -39,6 +39,9 @@ def make(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], out: Path) ->
     for number, start in enumerate(range(0, len(texts), CHUNK)):
         path = out / f"{number:04}.npy"
         if not path.exists():
-            np.save(path.with_suffix(".part.npy"), embed(teacher, tokenizer, texts[start : start + CHUNK]).astype(np.float16))
+            np.save(
+                path.with_suffix(".part.npy"),
+                embed(teacher, tokenizer, texts[start : start + CHUNK]).astype(np.float16),
+            )
             path.with_suffix(".part.npy").replace(path)
             print(f"targets {min(start + CHUNK, len(texts))}/{len(texts)}", flush=True)

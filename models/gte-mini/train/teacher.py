@@ -61,7 +61,9 @@ class Teacher:
     def _attend(self, h: Tensor, hidden: Tensor, at: str) -> Tensor:
         size = h.shape[-1] // self.heads
         q, k, v = (self._linear(h, at + x).unflatten(-1, (self.heads, size)).transpose(1, 2) for x in "qkv")
-        return self._linear(f.scaled_dot_product_attention(q, k, v, hidden).transpose(1, 2).flatten(2), at + "ao")
+        return self._linear(
+            f.scaled_dot_product_attention(q, k, v, hidden).transpose(1, 2).flatten(2), at + "ao"
+        )
 
 
 def read_teacher(path: Path) -> Teacher:
@@ -72,7 +74,12 @@ def read_teacher(path: Path) -> Teacher:
     pieces, at = _pieces(data, 44)
     (size,) = struct.unpack_from("<I", data, at + 4)
     at += 8 + size
-    rows = {"emb.word": (vocabulary, width), "fi.w": (inner, width), "fo.w": (width, inner), "emb.pos": (positions, width)}
+    rows = {
+        "emb.word": (vocabulary, width),
+        "fi.w": (inner, width),
+        "fo.w": (width, inner),
+        "emb.pos": (positions, width),
+    }
     (count,) = struct.unpack_from("<i", data, at)
     at += 4
     weights: dict[str, Tensor] = {}
@@ -105,7 +112,10 @@ def _pieces(data: bytes, at: int) -> tuple[list[tuple[str, float]], int]:
     at += 4 * (count + 1)
     scores = np.frombuffer(data, np.float32, count, at)
     at += 4 * count
-    texts = [data[at + a : at + b].decode() for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+    texts = [
+        data[at + a : at + b].decode()
+        for a, b in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    ]
     return list(zip(texts, scores.tolist(), strict=True)), at + length
 
 
@@ -119,7 +129,9 @@ def _expand(data: bytes, offset: int, number: int) -> NDArray[np.float32]:
 
 
 @torch.inference_mode()
-def embed(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], budget: int = BUDGET) -> NDArray[np.float32]:
+def embed(
+    teacher: Teacher, tokenizer: Tokenizer, texts: list[str], budget: int = BUDGET
+) -> NDArray[np.float32]:
     """Vectors of texts, batched by length to `budget` tokens."""
     tokenizer.enable_truncation(TOKENS)
     encoded = [found.ids for found in tokenizer.encode_batch_fast([PREFIX + text for text in texts])]

@@ -131,7 +131,10 @@ def _run(
         loss: of what was made, on the device
     """
     optimizer = torch.optim.AdamW(
-        [{"params": group, "lr": rate, "weight_decay": 0.0} for group, rate in zip(groups, stage.rates, strict=True)],
+        [
+            {"params": group, "lr": rate, "weight_decay": 0.0}
+            for group, rate in zip(groups, stage.rates, strict=True)
+        ],
         betas=(0.9, 0.98),
         fused=True,
     )
@@ -144,8 +147,18 @@ def _run(
         schedule.load_state_dict(saved["schedule"])
         first = saved["step"]
     began, running = time.monotonic(), torch.zeros((), device=DEVICE)
-    numbers, context = range(first, stage.steps), "fork" if WORKERS else None  # forked workers share the texts with this process
-    made = DataLoader(Steps(make), None, sampler=numbers, num_workers=WORKERS, collate_fn=as_made, multiprocessing_context=context)
+    numbers, context = (
+        range(first, stage.steps),
+        "fork" if WORKERS else None,
+    )  # forked workers share the texts with this process
+    made = DataLoader(
+        Steps(make),
+        None,
+        sampler=numbers,
+        num_workers=WORKERS,
+        collate_fn=as_made,
+        multiprocessing_context=context,
+    )
     for step, prepared in enumerate(made, first):
         optimizer.zero_grad(set_to_none=True)
         value = loss(sent(prepared))
@@ -155,12 +168,20 @@ def _run(
         schedule.step()
         running += value.detach()
         if (step + 1) % LOG_EVERY == 0:
-            print(f"{stage.name} {step + 1}/{stage.steps} loss {running / LOG_EVERY:.4f} {time.monotonic() - began:.0f} s", flush=True)
+            print(
+                f"{stage.name} {step + 1}/{stage.steps} loss {running / LOG_EVERY:.4f} {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
             running.zero_()
         if look and ((step + 1) % LOOK_EVERY == 0 or step + 1 == stage.steps):
             print(f"{stage.name} {step + 1} dev: {look()}", flush=True)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == stage.steps:
-            kept = {"module": module.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "step": step + 1}
+            kept = {
+                "module": module.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "step": step + 1,
+            }
             torch.save(kept, state.with_suffix(".part"))
             state.with_suffix(".part").replace(state)
 
@@ -168,23 +189,37 @@ def _run(
 def _loss(a: Tensor, b: Tensor, words: Tensor, step: Step, aims: Aims) -> Tensor:
     """Of the sides' and the words' vectors: translations find each other, and all lie where the teacher has them."""
     there = losses.aims(aims.texts, step.texts)
-    taught = losses.taught(torch.cat([a, b]), there.repeat(2, 1)) + WORD_SHARE * losses.taught(words, aims.words[step.words])
+    taught = losses.taught(torch.cat([a, b]), there.repeat(2, 1)) + WORD_SHARE * losses.taught(
+        words, aims.words[step.words]
+    )
     return losses.dense(a, b, losses.alike(there, step.first)) + TAUGHT * taught
 
 
-def train_static(batches: Batches, dev: Dev, aims: Aims, pieces: Tensor, projection: Tensor, out: Path, stage: Stage) -> Static:
+def train_static(
+    batches: Batches, dev: Dev, aims: Aims, pieces: Tensor, projection: Tensor, out: Path, stage: Stage
+) -> Static:
     static = Static(pieces, projection).to(DEVICE)
 
     def make(step: int) -> Step:
         batch = batches.pairs(step, stage.pairs)
         words, numbers = batches.words(step, WORDS, alone=True)
-        return Step((padded(batch.english), padded(batch.other), padded(words)), batch.texts, batch.first, numbers)
+        return Step(
+            (padded(batch.english), padded(batch.other), padded(words)), batch.texts, batch.first, numbers
+        )
 
     def loss(step: Step) -> Tensor:
         a, b, words = (static(ids) for ids in step.rows)
         return _loss(a, b, words, step, aims)
 
-    _run(stage, static, [[static.projection], [static.free], [static.score]], make, loss, lambda: dev.line(static), out)
+    _run(
+        stage,
+        static,
+        [[static.projection], [static.free], [static.score]],
+        make,
+        loss,
+        lambda: dev.line(static),
+        out,
+    )
     return static.cpu()
 
 
@@ -198,7 +233,9 @@ def _weights_loss(student: Student, texts: Titles, rarity: Tensor) -> tuple[Tens
         found = [student(ids) for ids in texts]
     scores = [scores.float() for _, scores in found]
     lexical = losses.lexical(texts[:2], (f.relu(scores[0]), f.relu(scores[1])), VOCABULARY)
-    kept = torch.stack([losses.plausible(ids, row, rarity) for ids, row in zip(texts, scores, strict=True)]).sum()
+    kept = torch.stack(
+        [losses.plausible(ids, row, rarity) for ids, row in zip(texts, scores, strict=True)]
+    ).sum()
     return lexical + PLAUSIBLE_SHARE * kept, found[0][0].float(), found[1][0].float()
 
 
@@ -213,11 +250,21 @@ def train_weights(batches: Batches, pages: Pages, student: Student, out: Path, s
         batch = batches.pairs(10**6 + step, stage.pairs)
         return Titles(*pages.titles(step, stage.pairs, PAGE), padded(batch.english + batch.other))
 
-    _run(stage, student.classifier, [head], make, lambda titles: _weights_loss(student, titles, rarity)[0], None, out)
+    _run(
+        stage,
+        student.classifier,
+        [head],
+        make,
+        lambda titles: _weights_loss(student, titles, rarity)[0],
+        None,
+        out,
+    )
     student.requires_grad_(True)
 
 
-def train_encoder(batches: Batches, pages: Pages, dev: Dev, aims: Aims, student: Student, out: Path, stage: Stage) -> None:
+def train_encoder(
+    batches: Batches, pages: Pages, dev: Dev, aims: Aims, student: Student, out: Path, stage: Stage
+) -> None:
     rarity = batches.rarity().to(DEVICE)
 
     def make(step: int) -> Step:
@@ -228,7 +275,9 @@ def train_encoder(batches: Batches, pages: Pages, dev: Dev, aims: Aims, student:
             return Step(rows, batch.texts, batch.first, numbers)
         some = slice(stage.pairs // 8)
         short = padded(batch.english[some] + batch.other[some] + words[:SHORT])
-        return Step(rows, batch.texts, batch.first, numbers, Titles(*pages.titles(10**6 + step, TITLES, PAGE), short))
+        return Step(
+            rows, batch.texts, batch.first, numbers, Titles(*pages.titles(10**6 + step, TITLES, PAGE), short)
+        )
 
     def loss(step: Step) -> Tensor:
         with autocast():
@@ -237,14 +286,31 @@ def train_encoder(batches: Batches, pages: Pages, dev: Dev, aims: Aims, student:
         if step.titles is None:
             return value
         lexical, left, right = _weights_loss(student, step.titles, rarity)
-        return value + LEXICAL_SHARE * (lexical + losses.dense(left, right, torch.eye(len(left), device=DEVICE) > 0))
+        return value + LEXICAL_SHARE * (
+            lexical + losses.dense(left, right, torch.eye(len(left), device=DEVICE) > 0)
+        )
 
     words, head = student.embeddings.word_embeddings.weight, list(student.classifier.parameters())
-    _run(stage, student, [list(student.encoder.parameters()), [words], head], make, loss, lambda: dev.line(student.cls), out)
+    _run(
+        stage,
+        student,
+        [list(student.encoder.parameters()), [words], head],
+        make,
+        loss,
+        lambda: dev.line(student.cls),
+        out,
+    )
 
 
 def train(
-    batches: Batches, pages: Pages, dev: Dev, aims: Aims, pieces: Tensor, projection: Tensor, out: Path, stages: Sequence[Stage]
+    batches: Batches,
+    pages: Pages,
+    dev: Dev,
+    aims: Aims,
+    pieces: Tensor,
+    projection: Tensor,
+    out: Path,
+    stages: Sequence[Stage],
 ) -> Student:
     """All stages; `out` keeps their states."""
     torch.manual_seed(0)

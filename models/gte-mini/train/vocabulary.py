@@ -37,8 +37,15 @@ IDEOGRAPHS = 3500
 
 def tokenizer_json(template: dict[str, Any], pieces: list[tuple[str, float]]) -> str:
     """A tokenizer.json with these pieces and the template's normaliser, pre-tokenizer and special tokens."""
-    rows = [[piece, 0.0] for piece in SPECIALS] + [[piece, round(score, 5)] for piece, score in pieces] + [[MASK, 0.0]]
-    added = [token | {"id": len(rows) - 1} if token["content"] == MASK else token for token in template["added_tokens"]]
+    rows = (
+        [[piece, 0.0] for piece in SPECIALS]
+        + [[piece, round(score, 5)] for piece, score in pieces]
+        + [[MASK, 0.0]]
+    )
+    added = [
+        token | {"id": len(rows) - 1} if token["content"] == MASK else token
+        for token in template["added_tokens"]
+    ]
     made = template | {"added_tokens": added, "model": template["model"] | {"vocab": rows}}
     return json.dumps(made, ensure_ascii=False, separators=(",", ":"))
 
@@ -62,12 +69,16 @@ def _is_ideograph(piece: str) -> bool:
 def count(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> dict[str, Counter[str]]:
     """By language, how often its texts use a piece."""
     return {
-        language: Counter(piece for found in tokenizer.encode_batch(given) for piece in found.tokens)  # the fast one leaves tokens empty
+        language: Counter(
+            piece for found in tokenizer.encode_batch(given) for piece in found.tokens
+        )  # the fast one leaves tokens empty
         for language, given in texts.items()
     }
 
 
-def choose(pieces: list[tuple[str, float]], counts: dict[str, Counter[str]], characters: set[str], size: int) -> list[tuple[str, float]]:
+def choose(
+    pieces: list[tuple[str, float]], counts: dict[str, Counter[str]], characters: set[str], size: int
+) -> list[tuple[str, float]]:
     """The pieces our languages use most, each language counting the same, and the likeliest of the crawl.
 
     Args:
@@ -78,7 +89,11 @@ def choose(pieces: list[tuple[str, float]], counts: dict[str, Counter[str]], cha
     crawled: Counter[str] = Counter()
     for piece, score in body:
         crawled[scripts[piece] or "?"] += math.exp(score)  # type: ignore[assignment]
-    weight = {script: CRAWL * share / sum(SCRIPTS.values()) / crawled[script] for script, share in SCRIPTS.items() if crawled[script]}
+    weight = {
+        script: CRAWL * share / sum(SCRIPTS.values()) / crawled[script]
+        for script, share in SCRIPTS.items()
+        if crawled[script]
+    }
     worth = {piece: weight[scripts[piece] or "?"] * math.exp(score) for piece, score in body}
     often = {language: 1.0 if language in (*MAIN, "en") else SECONDARY for language in counts}
     for language, found in counts.items():
@@ -104,7 +119,17 @@ def words(pieces: list[tuple[str, float]], have: set[str], number: int) -> list[
     for piece, _ in pieces:
         name, text = script(piece) or "", piece.removeprefix("▁")
         whole = piece.startswith("▁") or name in UNSPACED
-        if whole and piece not in have and len(text) >= (2 if name in UNSPACED else 3) and _is_word(text) and text not in CARD:
+        if (
+            whole
+            and piece not in have
+            and len(text) >= (2 if name in UNSPACED else 3)
+            and _is_word(text)
+            and text not in CARD
+        ):
             found.setdefault(name, []).append(piece)
     shares = {name: share for name, share in SCRIPTS.items() if name in found}
-    return [word for name, share in shares.items() for word in found[name][: int(number * share / sum(shares.values()))]]
+    return [
+        word
+        for name, share in shares.items()
+        for word in found[name][: int(number * share / sum(shares.values()))]
+    ]

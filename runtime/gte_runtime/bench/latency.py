@@ -51,7 +51,11 @@ class Options:
         if self.repeats is not None:
             _check_integer("repeats", self.repeats, 1)
         _check_integer("warmup", self.warmup, 0)
-        if isinstance(self.seconds, bool) or not isinstance(self.seconds, (int, float)) or not 0 < self.seconds < math.inf:
+        if (
+            isinstance(self.seconds, bool)
+            or not isinstance(self.seconds, (int, float))
+            or not 0 < self.seconds < math.inf
+        ):
             raise ConfigError(f"seconds is {str(self.seconds)[:40]}; expected a positive number")
 
 
@@ -126,7 +130,11 @@ def works(embedder: Embedder, options: Options, texts: Sequence[str] | None = No
             raise ConfigError("there are no texts to measure")
         return (Work(None, batch, texts) for batch in batches)
     fewest = embedder.tokenizer.specials
-    lengths = tuple(n for n in TOKENS if n <= embedder.max_length) if options.tokens is None else tuple(dict.fromkeys(options.tokens))
+    lengths = (
+        tuple(n for n in TOKENS if n <= embedder.max_length)
+        if options.tokens is None
+        else tuple(dict.fromkeys(options.tokens))
+    )
     for tokens in lengths:
         _check_integer("tokens", tokens, fewest, embedder.max_length)
     composer = Composer(embedder.tokenizer)
@@ -172,7 +180,9 @@ def record(cell: Cell) -> dict[str, Any]:
     """A cell as plain numbers, times in milliseconds."""
     calls = cell.calls
     tokens, nanoseconds = sum(call.tokens for call in calls), sum(call.total for call in calls)
-    times = {"total": [call.total for call in calls]} | {stage: [call.stages[stage] for call in calls] for stage in STAGES}
+    times = {"total": [call.total for call in calls]} | {
+        stage: [call.stages[stage] for call in calls] for stage in STAGES
+    }
     return {
         "tokens": cell.work.tokens,
         "batch": cell.work.batch,
@@ -186,10 +196,17 @@ def record(cell: Cell) -> dict[str, Any]:
 
 
 def _milliseconds(nanoseconds: Sequence[int]) -> dict[str, float | None]:
-    return {name: None if value is None else round(value / 1e6, 6) for name, value in summary(nanoseconds).items()}
+    return {
+        name: None if value is None else round(value / 1e6, 6) for name, value in summary(nanoseconds).items()
+    }
 
 
 def _check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or value < least
+        or (most is not None and value > most)
+    ):
         expected = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ConfigError(f"{name} is {repr(value)[:40]}; expected an integer {expected}")

@@ -21,6 +21,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
 def summary(values: Sequence[float]) -> dict[str, float | None]:
     """p50, p95, p99 by nearest rank, and mean. p99 is None for fewer than P99_FROM values."""
     numbers: dict[str, float | None] = {
-        f"p{percent}": percentile(values, percent) if percent < 99 or len(values) >= P99_FROM else None for percent in PERCENTILES
+        f"p{percent}": percentile(values, percent) if percent < 99 or len(values) >= P99_FROM else None
+        for percent in PERCENTILES
     }
     return numbers | {"mean": sum(values) / len(values)}

@@ -61,10 +61,14 @@ class Composer:
             ConfigError: fewer than the special tokens, or a tokenizer for which no such text is found.
         """
         if (room := tokens - self._tokenizer.specials) < 0:
-            raise ConfigError(f"tokens is {tokens}; expected at least {self._tokenizer.specials}, the special tokens")
+            raise ConfigError(
+                f"tokens is {tokens}; expected at least {self._tokenizer.specials}, the special tokens"
+            )
         first = number % len(self._costs)
         words: list[str] = []
-        for word, cost in itertools.chain.from_iterable(itertools.cycle(self._costs[first:] + self._costs[:first])):
+        for word, cost in itertools.chain.from_iterable(
+            itertools.cycle(self._costs[first:] + self._costs[:first])
+        ):
             if room == 0:
                 break
             if cost <= room:
@@ -84,11 +88,19 @@ class Composer:
         sentences = []
         for sentence in SENTENCES.strip().splitlines():
             words = sentence.split()
-            bodies = [self._body(tokens.ids.tolist()) for tokens in self._tokenizer.encode(words, max_length=512)]
-            known = [(word, len(ids)) for word, ids in zip(words, bodies, strict=True) if ids and not unknown & set(ids)]
+            bodies = [
+                self._body(tokens.ids.tolist()) for tokens in self._tokenizer.encode(words, max_length=512)
+            ]
+            known = [
+                (word, len(ids))
+                for word, ids in zip(words, bodies, strict=True)
+                if ids and not unknown & set(ids)
+            ]
             sentences += [known] if known else []
         if all(cost > 1 for sentence in sentences for _, cost in sentence):
-            raise ConfigError("this tokenizer has no word of ours as one token, so no texts can be made; measure texts of your own")
+            raise ConfigError(
+                "this tokenizer has no word of ours as one token, so no texts can be made; measure texts of your own"
+            )
         return sentences
 
     def _body(self, ids: list[int]) -> list[int]:

@@ -38,13 +38,21 @@ class Answer:
     def self_check(self) -> SelfCheck:
         dense = cut_and_normalise(self.reference.cls[None].astype(np.float32))[0]
         return SelfCheck(
-            text=self.text, ids=tuple(self.ids.tolist()), dense=_rounded(dense), token_weights=_rounded(self.reference.token_weights)
+            text=self.text,
+            ids=tuple(self.ids.tolist()),
+            dense=_rounded(dense),
+            token_weights=_rounded(self.reference.token_weights),
         )
 
     def pair_check(self) -> PairCheck:
         assert self.pair is not None
         query, document = self.pair
-        return PairCheck(query=query, document=document, ids=tuple(self.ids.tolist()), logit=float(f"{self.reference.logit:.8g}"))
+        return PairCheck(
+            query=query,
+            document=document,
+            ids=tuple(self.ids.tolist()),
+            logit=float(f"{self.reference.logit:.8g}"),
+        )
 
 
 def ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
@@ -52,7 +60,9 @@ def ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ..
     if checkpoint.reranker:
         pairs = (*SHORT_PAIRS, (SHORT_TEXTS[0], LONG_TEXT))
         encoded = [tokens.ids for tokens in tokenizer.encode_pairs(pairs, max_length=longest)]
-        return tuple(Answer("", one, forward(checkpoint, one), pair) for pair, one in zip(pairs, encoded, strict=True))
+        return tuple(
+            Answer("", one, forward(checkpoint, one), pair) for pair, one in zip(pairs, encoded, strict=True)
+        )
     texts = (*SHORT_TEXTS, LONG_TEXT)
     ids = [tokens.ids for tokens in tokenizer.encode(texts, max_length=longest)]
     return tuple(Answer(text, one, forward(checkpoint, one)) for text, one in zip(texts, ids, strict=True))

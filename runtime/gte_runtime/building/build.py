@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from ..bundle.directory import LFS_POINTER
 from ..checkpoint.modules import Usage, read_usage
 from ..checkpoint.tensors import Checkpoint
-from ..errors import BundleCorruptError, BundleError, CheckpointError, ConfigError, GteError, OutputError, SelfCheckFailed
+from ..errors import (
+    BundleCorruptError,
+    BundleError,
+    CheckpointError,
+    ConfigError,
+    GteError,
+    OutputError,
+    SelfCheckFailed,
+)
 from ..format import manifest as manifests
 from ..format.manifest import FileRecord, Manifest, Variant
 from ..format.models import models_directory
@@ -82,7 +90,9 @@ def build(
     """
     _check_target(bundle, overwrite=overwrite, keep_existing=keep_existing)
     with Checkpoint(checkpoint, ignore_unused=ignore_unused) as opened:
-        source, recipe = find_graphs(opened.config.architecture, graphs, shipped=models_directory(), reranker=opened.reranker)
+        source, recipe = find_graphs(
+            opened.config.architecture, graphs, shipped=models_directory(), reranker=opened.reranker
+        )
         chosen = _choose(recipe, variants, opened.table_dtype)
         usage = read_usage(checkpoint)
         if prompts and not usage.prompts:
@@ -170,7 +180,9 @@ def _stage(staged: Path, work: Work, chosen: Sequence[GraphRecipe]) -> Staged:
         prompts=work.usage.prompts,
         default_prompt=work.usage.default_prompt,
     )
-    return Staged(staged, manifest, {name: prove(staged, manifest, name, work.tokenizer) for name in manifest.variants})
+    return Staged(
+        staged, manifest, {name: prove(staged, manifest, name, work.tokenizer) for name in manifest.variants}
+    )
 
 
 def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
@@ -182,7 +194,9 @@ def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None
     if there and not (overwrite or keep_existing):
         raise OutputError(f"{bundle.name} exists already; choose another name or pass --overwrite")
     if there and not is_bundle:
-        raise OutputError(f"{bundle.name} is no bundle (it has no {manifests.FILE}) and is not replaced; choose another name")
+        raise OutputError(
+            f"{bundle.name} is no bundle (it has no {manifests.FILE}) and is not replaced; choose another name"
+        )
 
 
 def _choose(recipe: Recipe, variants: Iterable[str], table: str) -> list[GraphRecipe]:
@@ -190,7 +204,9 @@ def _choose(recipe: Recipe, variants: Iterable[str], table: str) -> list[GraphRe
     for name in dict.fromkeys(variants):
         graph = recipe.choose(name, table)
         if graph is None:
-            raise ConfigError(f"no graph for variant {name!r}; {recipe.name} has {', '.join(recipe.variants)}")
+            raise ConfigError(
+                f"no graph for variant {name!r}; {recipe.name} has {', '.join(recipe.variants)}"
+            )
         chosen.append(graph)
     if not chosen:
         raise ConfigError(f"no variant was named; {recipe.name} has {', '.join(recipe.variants)}")
@@ -225,19 +241,29 @@ def _write_graphs(staged: Path, source: Path, chosen: Iterable[GraphRecipe]) -> 
             data = read_regular(source / graph.file)
         except OSError:
             raise BundleCorruptError(
-                graph.file, expected=f"a graph in {source.name}", got="nothing", hint="trace the architecture again"
+                graph.file,
+                expected=f"a graph in {source.name}",
+                got="nothing",
+                hint="trace the architecture again",
             ) from None
         found = hashlib.sha256(data).hexdigest()
         if found != graph.sha256:
             raise BundleCorruptError(
-                graph.file, expected=f"sha256 {graph.sha256[:12]}…", got=f"{found[:12]}…", hint="trace the architecture again"
+                graph.file,
+                expected=f"sha256 {graph.sha256[:12]}…",
+                got=f"{found[:12]}…",
+                hint="trace the architecture again",
             )
         files[_graph_name(graph)] = write(staged / _graph_name(graph), [data])
     return files
 
 
 def _manifest(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, chosen: Iterable[GraphRecipe], files: dict[str, FileRecord], answers: Iterable[Answer]
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    chosen: Iterable[GraphRecipe],
+    files: dict[str, FileRecord],
+    answers: Iterable[Answer],
 ) -> Manifest:
     config = checkpoint.config
     return Manifest(
@@ -247,7 +273,9 @@ def _manifest(
         notice=config.notice,
         architecture=config.architecture,
         sparse=checkpoint.has_sparse_head,
-        smallest_dim=config.trained_dims[0] if config.trained_dims else min(TRAINED_DIM, config.architecture.hidden_size // 2),
+        smallest_dim=config.trained_dims[0]
+        if config.trained_dims
+        else min(TRAINED_DIM, config.architecture.hidden_size // 2),
         tokenizer=tokenizer.record,
         files=files,
         variants={graph.variant: _variant(graph) for graph in chosen},

@@ -22,7 +22,12 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.floating[Any]]
 
-READERS = {"attention": ("query", "key", "value"), "mix": ("output",), "mlp": ("gate", "up"), "product": ("down",)}
+READERS = {
+    "attention": ("query", "key", "value"),
+    "mix": ("output",),
+    "mlp": ("gate", "up"),
+    "product": ("down",),
+}
 """The activations that are rounded in every layer, and the products that read them."""
 
 OUTLIERS = 16
@@ -36,7 +41,9 @@ STEPS = 4
 should give the same bytes with all of them."""
 
 
-def factors(place: str, largest: Mapping[str, Float], read: Callable[[str], NDArray[np.float32]]) -> NDArray[np.float64]:
+def factors(
+    place: str, largest: Mapping[str, Float], read: Callable[[str], NDArray[np.float32]]
+) -> NDArray[np.float64]:
     """What the channels of an activation are divided by, [K].
 
     Args:
@@ -48,11 +55,15 @@ def factors(place: str, largest: Mapping[str, Float], read: Callable[[str], NDAr
     readers = [f"{layer}.{name}" for name in READERS[activation]]
     seen = largest[readers[0]].astype(np.float64)
     weights = np.max([np.abs(read(f"{name}.weight")).max(0) for name in readers], axis=0).astype(np.float64)
-    usable = (seen > 0) & (weights > 0)  # a channel that is always zero, or that nothing reads, needs no factor
+    usable = (seen > 0) & (
+        weights > 0
+    )  # a channel that is always zero, or that nothing reads, needs no factor
     return _on_the_grid(np.sqrt(np.divide(seen, weights, out=np.ones_like(seen), where=usable)), usable)
 
 
-def outliers(place: str, largest: Mapping[str, Float], factor: Callable[[str], NDArray[np.float64]]) -> NDArray[np.int64]:
+def outliers(
+    place: str, largest: Mapping[str, Float], factor: Callable[[str], NDArray[np.float64]]
+) -> NDArray[np.int64]:
     """The OUTLIERS largest channels, ascending: of an activation after its factors, or of what a norm gives.
 
     Args:
@@ -61,7 +72,11 @@ def outliers(place: str, largest: Mapping[str, Float], factor: Callable[[str], N
         factor: `factors` of an activation.
     """
     layer, _, activation = place.rpartition(".")
-    seen = largest[f"{layer}.{READERS[activation][0]}"] / factor(place) if activation in READERS else largest[place]
+    seen = (
+        largest[f"{layer}.{READERS[activation][0]}"] / factor(place)
+        if activation in READERS
+        else largest[place]
+    )
     # Rounded as factors are: the order of nearly equal channels must not hang on a BLAS library's last bit.
     steps = np.round(np.log2(np.maximum(seen, np.finfo(np.float32).tiny)) * STEPS)
     return np.sort(np.argsort(-steps, kind="stable")[:OUTLIERS])

@@ -31,7 +31,9 @@ def pieces(tensor: Tensor, material: Material) -> Iterator[Array]:
         done += piece.size
         yield np.ascontiguousarray(piece, dtype=dtype.newbyteorder("<"))
     if done != prod(tensor.shape):
-        raise BundleError(f"{tensor.name}: {tensor.transform} gave {done} values for shape {list(tensor.shape)}")
+        raise BundleError(
+            f"{tensor.name}: {tensor.transform} gave {done} values for shape {list(tensor.shape)}"
+        )
 
 
 def _copy(tensor: Tensor, material: Material) -> Iterator[Array]:
@@ -57,18 +59,28 @@ def _zeros(tensor: Tensor, material: Material) -> Iterator[Array]:
 def _first_row_or_zeros(tensor: Tensor, material: Material) -> Iterator[Array]:
     """The token-type row. Adding zeros is exact, so a checkpoint without the table needs no other graph."""
     weights = material.weights
-    yield weights.read(tensor.sources[0])[0] if tensor.sources[0] in weights else np.zeros(tensor.shape, np.float32)
+    yield (
+        weights.read(tensor.sources[0])[0]
+        if tensor.sources[0] in weights
+        else np.zeros(tensor.shape, np.float32)
+    )
 
 
 def _transpose_or_zeros(tensor: Tensor, material: Material) -> Iterator[Array]:
     """The sparse head, [1, H] to [H, 1]; zeros where there is none, and the manifest says so."""
     weights = material.weights
-    yield weights.read(tensor.sources[0]).T if tensor.sources[0] in weights else np.zeros(tensor.shape, np.float32)
+    yield (
+        weights.read(tensor.sources[0]).T
+        if tensor.sources[0] in weights
+        else np.zeros(tensor.shape, np.float32)
+    )
 
 
 def _fold_value_bias(tensor: Tensor, material: Material) -> Iterator[Array]:
     """bo + Wo bv. Attention weights sum to one, so the value bias passes through attention unchanged."""
-    output_bias, output_weight, value_bias = (material.weights.read(name).astype(np.float64) for name in tensor.sources)
+    output_bias, output_weight, value_bias = (
+        material.weights.read(name).astype(np.float64) for name in tensor.sources
+    )
     yield output_bias + output_weight @ value_bias
 
 
@@ -79,7 +91,9 @@ def _add(tensor: Tensor, material: Material) -> Iterator[Array]:
 
 def _add_folded(tensor: Tensor, material: Material) -> Iterator[Array]:
     """The same before attention, whose output bias takes in the value bias."""
-    norm_bias, output_bias, output_weight, value_bias = (material.weights.read(name).astype(np.float64) for name in tensor.sources)
+    norm_bias, output_bias, output_weight, value_bias = (
+        material.weights.read(name).astype(np.float64) for name in tensor.sources
+    )
     yield norm_bias + output_bias + output_weight @ value_bias
 
 
@@ -133,7 +147,9 @@ def _outlier_select(tensor: Tensor, material: Material) -> Iterator[Array]:
     picks[channels, np.arange(len(channels))] = 1
     if columns:
         name, norm = columns
-        picks = np.concatenate([picks, _multiplied(name, place, material)[:, material.outliers(norm)]], axis=1)
+        picks = np.concatenate(
+            [picks, _multiplied(name, place, material)[:, material.outliers(norm)]], axis=1
+        )
     yield picks
 
 

@@ -16,7 +16,9 @@ from .transforms import pieces
 from .write import write
 
 
-def write_weights(staged: Path, source: Path, chosen: Iterable[GraphRecipe], material: Material) -> dict[str, FileRecord]:
+def write_weights(
+    staged: Path, source: Path, chosen: Iterable[GraphRecipe], material: Material
+) -> dict[str, FileRecord]:
     """Each weight file once, however many graphs point into it; every pointer is checked against the layout."""
     layouts: dict[str, Layout] = {}
     for graph in chosen:
@@ -32,18 +34,26 @@ def _read_layout(source: Path, file: str) -> Layout:
         text = read_regular(path).decode("utf-8", "replace")
     except OSError:
         raise BundleCorruptError(
-            path.name, expected=f"a layout in {source.name}", got="nothing", hint="trace the architecture again"
+            path.name,
+            expected=f"a layout in {source.name}",
+            got="nothing",
+            hint="trace the architecture again",
         ) from None
     return Layout.from_json(text)
 
 
 def _check_pointers(graph: GraphRecipe, data: bytes, layouts: dict[str, Layout]) -> None:
-    expected = {(layouts[f].file, t.name, t.offset, t.size) for f in graph.weights for t in layouts[f].tensors}
+    expected = {
+        (layouts[f].file, t.name, t.offset, t.size) for f in graph.weights for t in layouts[f].tensors
+    }
     found = {(p.file, p.name, p.offset, p.length) for p in inspect_graph(data, graph.file).pointers}
     if found != expected:
         odd = min(found ^ expected)
         raise BundleCorruptError(
-            graph.file, expected="the places its layouts name", got=f"another place for {odd[1]}", hint="trace the architecture again"
+            graph.file,
+            expected="the places its layouts name",
+            got=f"another place for {odd[1]}",
+            hint="trace the architecture again",
         )
 
 

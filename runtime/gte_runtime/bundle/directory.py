@@ -83,7 +83,9 @@ class Bundle:
             raise BundleError(f"{name} has no {manifests.FILE}; {hint}")
         data = _read(directory, manifests.FILE, limit=manifests.MAX_BYTES)
         if (hint := _hint(data[:32])) != AGAIN:
-            raise BundleCorruptError(manifests.FILE, expected="JSON", got=_describe(data[:32], len(data)), hint=hint)
+            raise BundleCorruptError(
+                manifests.FILE, expected="JSON", got=_describe(data[:32], len(data)), hint=hint
+            )
         return cls(directory, manifests.parse_manifest(data), hashlib.sha256(data).hexdigest())
 
     def variant(self, name: str) -> manifests.Variant:
@@ -104,7 +106,9 @@ class Bundle:
         memory = {} if verify == "always" else _recall(self.digest)
         # Taken before hashing, so that a file replaced at any later moment is noticed.
         identities = {name: self.identity(name) for name in files}
-        fresh = {name: identity for name, identity in identities.items() if memory.get(self._key(name)) != identity}
+        fresh = {
+            name: identity for name, identity in identities.items() if memory.get(self._key(name)) != identity
+        }
         for name in fresh:
             self._hash(name)
         return Checked(identities, bool(fresh))
@@ -116,7 +120,9 @@ class Bundle:
             expected = self.manifest.files[name].size
             if status.st_size != expected:
                 head = os.read(descriptor.fd, 32)
-                raise BundleCorruptError(name, expected=f"{expected} bytes", got=_describe(head, status.st_size), hint=_hint(head))
+                raise BundleCorruptError(
+                    name, expected=f"{expected} bytes", got=_describe(head, status.st_size), hint=_hint(head)
+                )
             return Identity.of(status)
 
     def remember(self, checked: Checked) -> None:
@@ -158,7 +164,9 @@ class Bundle:
     def _compare(self, name: str, found: str, head: bytes) -> None:
         expected = self.manifest.files[name].sha256
         if found != expected:
-            raise BundleCorruptError(name, expected=f"sha256 {expected[:12]}…", got=f"{found[:12]}…", hint=_hint(head))
+            raise BundleCorruptError(
+                name, expected=f"sha256 {expected[:12]}…", got=f"{found[:12]}…", hint=_hint(head)
+            )
 
     def _key(self, name: str) -> str:
         return os.path.abspath(self.directory / name)
@@ -173,7 +181,9 @@ class _Opened:
         except FileNotFoundError:
             raise BundleCorruptError(name, expected="a file", got="nothing") from None
         except OSError as error:
-            raise BundleCorruptError(name, expected="a regular file of the bundle", got=_kind(directory / name, error)) from None
+            raise BundleCorruptError(
+                name, expected="a regular file of the bundle", got=_kind(directory / name, error)
+            ) from None
         status = os.fstat(self.fd)
         if not stat.S_ISREG(status.st_mode):
             os.close(self.fd)
@@ -255,4 +265,6 @@ def _recall(digest: str) -> dict[str, Identity]:
 
 
 def _remember(digest: str, identities: dict[str, Identity]) -> None:
-    remember(VERIFIED, digest, {name: [i.device, i.inode, i.size, i.mtime_ns] for name, i in identities.items()})
+    remember(
+        VERIFIED, digest, {name: [i.device, i.inode, i.size, i.mtime_ns] for name, i in identities.items()}
+    )

@@ -36,7 +36,14 @@ class Loaded(NamedTuple):
 
 
 def load(
-    bundle: Bundle, name: str, *, provider: str, threads: int, encode_special_tokens: bool, verify: Verify, gpu: CudaOptions | None = None
+    bundle: Bundle,
+    name: str,
+    *,
+    provider: str,
+    threads: int,
+    encode_special_tokens: bool,
+    verify: Verify,
+    gpu: CudaOptions | None = None,
 ) -> Loaded:
     """Check a variant's files, load them, and compare what runs with what the manifest recorded.
 
@@ -58,7 +65,9 @@ def load(
     with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
         opened = loading.submit(_open, bundle, name, graph, provider, threads, gpu)
         try:
-            tokenizer = Tokenizer(bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens)
+            tokenizer = Tokenizer(
+                bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens
+            )
         except GteError:
             opened.result().close()  # or its own error, which is the first to tell
             raise
@@ -101,7 +110,9 @@ def _invariance(bundle: Bundle, name: str, session: Session, provider: str, thre
     manifest = bundle.manifest
     checks = manifest.pair_checks if manifest.reranker else manifest.self_checks
     found = measure(session, bundle.variant(name), [token for check in checks for token in check.ids])
-    remember(MEASURED, bundle.digest, recall(MEASURED, bundle.digest) | {_measured_with(name, threads): found})
+    remember(
+        MEASURED, bundle.digest, recall(MEASURED, bundle.digest) | {_measured_with(name, threads): found}
+    )
     return Invariance(_promised(bundle, name), found)
 
 
@@ -111,15 +122,27 @@ def _promised(bundle: Bundle, name: str) -> bool:
 
 def _measured_with(name: str, threads: int) -> str:
     """All that decides which kernels run."""
-    return ", ".join((name, f"{threads} threads", f"onnxruntime {runtime().__version__}", processor.model(), *processor.features()))
+    return ", ".join(
+        (
+            name,
+            f"{threads} threads",
+            f"onnxruntime {runtime().__version__}",
+            processor.model(),
+            *processor.features(),
+        )
+    )
 
 
-def _open(bundle: Bundle, name: str, graph: bytes, provider: str, threads: int, gpu: CudaOptions | None) -> Session:
+def _open(
+    bundle: Bundle, name: str, graph: bytes, provider: str, threads: int, gpu: CudaOptions | None
+) -> Session:
     """The session of a provider. What GPUs need is not even imported for a CPU."""
     variant, width = bundle.variant(name), bundle.manifest.architecture.hidden_size
     if provider == "cpu":
         if variant.batch == "packed":
-            raise ConfigError(f"{variant.graph} runs on NVIDIA GPUs only; pass provider='cuda', or name another variant")
+            raise ConfigError(
+                f"{variant.graph} runs on NVIDIA GPUs only; pass provider='cuda', or name another variant"
+            )
         return CpuSession(graph, bundle.directory, variant, width, threads=threads)
     from ..device.cuda import CudaOptions, CudaSession
 

@@ -72,7 +72,9 @@ def wanted(name: str, models: dict[str, KnownModel]) -> Wanted:
     known = models.get(model) or next((m for m in models.values() if m.hub == model), None)
     hub = known.hub if known else model
     if not HUB_ID.fullmatch(hub) or (at and not REVISION.fullmatch(revision)) or ".." in name:
-        raise ConfigError(f"{name[:80]!r} is neither a known model ({', '.join(models)}) nor of the form OWNER/NAME or OWNER/NAME@REVISION")
+        raise ConfigError(
+            f"{name[:80]!r} is neither a known model ({', '.join(models)}) nor of the form OWNER/NAME or OWNER/NAME@REVISION"
+        )
     if known and (not at or revision == known.revision):
         return Wanted(hub, known.revision or MAIN, known.files, known)
     return Wanted(hub, revision or MAIN, {}, known)
@@ -92,7 +94,9 @@ def download(want: Wanted, *, wait: Callable[[float], None] = time.sleep) -> Dow
         for name in REQUIRED:
             path = _fetch(want, name, commit, wait)
             if path is None:
-                raise DownloadError(f"{want.hub} has no {name} at {commit[:12]}; a checkpoint that can be built has {', '.join(REQUIRED)}")
+                raise DownloadError(
+                    f"{want.hub} has no {name} at {commit[:12]}; a checkpoint that can be built has {', '.join(REQUIRED)}"
+                )
             _check_hash(want, name, path)
         for name in OPTIONAL:
             if (path := _fetch(want, name, commit, wait)) is not None:
@@ -168,12 +172,24 @@ def _commit(want: Wanted, wait: Callable[[float], None]) -> str:
 
     if constants.HF_HUB_OFFLINE:
         return _cached_commit(want)
-    info = _attempt(want, None, lambda: huggingface_hub.HfApi().model_info(want.hub, revision=want.revision, timeout=20), wait)
+    info = _attempt(
+        want,
+        None,
+        lambda: huggingface_hub.HfApi().model_info(want.hub, revision=want.revision, timeout=20),
+        wait,
+    )
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
-        raise DownloadError(f"{want.hub}: the hub names no commit for revision {want.revision!r:.80}; is HF_ENDPOINT a model hub?")
+        raise DownloadError(
+            f"{want.hub}: the hub names no commit for revision {want.revision!r:.80}; is HF_ENDPOINT a model hub?"
+        )
     # Asked for by the branch's name, the library notes which commit it means: that is what counts offline.
     with contextlib.suppress(_Missing):
-        _attempt(want, REQUIRED[0], lambda: huggingface_hub.hf_hub_download(want.hub, REQUIRED[0], revision=want.revision), wait)
+        _attempt(
+            want,
+            REQUIRED[0],
+            lambda: huggingface_hub.hf_hub_download(want.hub, REQUIRED[0], revision=want.revision),
+            wait,
+        )
     return info.sha
 
 
@@ -213,7 +229,11 @@ def _fetch(want: Wanted, name: str, commit: str, wait: Callable[[float], None]) 
             "unset it, or copy the cache from a machine that has it"
         )
     try:
-        return Path(_attempt(want, name, lambda: huggingface_hub.hf_hub_download(want.hub, name, revision=commit), wait))
+        return Path(
+            _attempt(
+                want, name, lambda: huggingface_hub.hf_hub_download(want.hub, name, revision=commit), wait
+            )
+        )
     except _Missing:
         return None
 
@@ -318,7 +338,9 @@ def _is_network(error: BaseException | None) -> bool:
     """By name, in whichever HTTP client the library uses (requests, later httpx)."""
     words = ("Connect", "Timeout", "Protocol", "ChunkedEncoding", "ReadError", "Network", "IncompleteRead")
     while error is not None:
-        if any(word in kind.__name__ for kind in type(error).__mro__ for word in words) or "Consistency check failed" in str(error):
+        if any(
+            word in kind.__name__ for kind in type(error).__mro__ for word in words
+        ) or "Consistency check failed" in str(error):
             return True
         error = error.__cause__
     return False
@@ -340,17 +362,27 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
     status, _ = _response(error)
     what = f"{want.hub}{f' ({name})' if name else ''}"
     if isinstance(error, errors.RevisionNotFoundError):
-        return DownloadError(f"{want.hub} has no revision {want.revision!r:.80}; look at its branches, tags and commits on the hub")
+        return DownloadError(
+            f"{want.hub} has no revision {want.revision!r:.80}; look at its branches, tags and commits on the hub"
+        )
     if isinstance(error, errors.GatedRepoError):
-        return DownloadError(f"{want.hub} is gated: accept its terms on the hub and set HF_TOKEN to a token of that account")
+        return DownloadError(
+            f"{want.hub} is gated: accept its terms on the hub and set HF_TOKEN to a token of that account"
+        )
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
-        return DownloadError(f"{want.hub} is not on the hub, or not for you: check its name, and for a private one set HF_TOKEN")
+        return DownloadError(
+            f"{want.hub} is not on the hub, or not for you: check its name, and for a private one set HF_TOKEN"
+        )
     if isinstance(error, errors.EntryNotFoundError) and status == 404:
         return _Missing()
     if status == 429:
-        return DownloadError(f"{what}: the hub says that there were too many requests (429); wait some minutes and pull again")
+        return DownloadError(
+            f"{what}: the hub says that there were too many requests (429); wait some minutes and pull again"
+        )
     if status is not None and status >= 500:
-        return DownloadError(f"{what}: the hub is not well ({status}); pull again later, what is loaded is kept")
+        return DownloadError(
+            f"{what}: the hub is not well ({status}); pull again later, what is loaded is kept"
+        )
     if status is not None:
         return DownloadError(f"{what}: the hub answered {status}")
     if _is_unreachable(error):
@@ -358,7 +390,9 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
             f"{what}: the connection failed; is this machine online? HF_ENDPOINT and HTTPS_PROXY name other ways to the hub"
         )
     if _is_network(error):
-        return DownloadError(f"{what}: the connection broke off; pull again, the download goes on where it stopped")
+        return DownloadError(
+            f"{what}: the connection broke off; pull again, the download goes on where it stopped"
+        )
     if isinstance(error, OSError) and error.strerror:
         return DownloadError(f"{what}: {error.strerror}; HF_HOME names where downloads go")
     return DownloadError(f"{what}: {_line(error)}")

@@ -35,7 +35,9 @@ def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
         if isinstance(model, Path) or (path / MANIFEST).exists():
             return path
     except OSError as error:
-        raise BundleError(f"{str(model)[:40]}…: {error.strerror}; expected a bundle directory or the name of a shipped model") from None
+        raise BundleError(
+            f"{str(model)[:40]}…: {error.strerror}; expected a bundle directory or the name of a shipped model"
+        ) from None
     if model in shipped_models():
         return _built(models_directory() / model, variant)
     if path.is_dir():
@@ -46,7 +48,9 @@ def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
     if (pulled := pulled_directory(model, known)) and (pulled / MANIFEST).exists():
         return pulled
     if model in known or any(each.hub == model for each in known.values()):
-        raise BundleError(f"{model} is not on this machine yet; `gte pull {model}` downloads its checkpoint and builds it")
+        raise BundleError(
+            f"{model} is not on this machine yet; `gte pull {model}` downloads its checkpoint and builds it"
+        )
     raise BundleError(
         f"{model!r:.80} is neither a bundle directory nor a model that is here (shipped: {', '.join(shipped_models()) or 'none'}); "
         "`gte pull OWNER/NAME` makes a bundle of a checkpoint on the hub, `gte build CHECKPOINT BUNDLE` of one on disk"
@@ -67,12 +71,20 @@ def _built(checkpoint: Path, variant: str) -> Path:
     from ..version import __version__
 
     status = (checkpoint / "model.safetensors").stat()
-    facts = (__version__, (checkpoint / FILE).read_text(encoding="utf-8"), status.st_size, status.st_mtime_ns, variant)
+    facts = (
+        __version__,
+        (checkpoint / FILE).read_text(encoding="utf-8"),
+        status.st_size,
+        status.st_mtime_ns,
+        variant,
+    )
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
     target = cache_directory() / "bundles" / f"{checkpoint.name}-{key}"
     if not target.exists():
         try:
             build(checkpoint, target, graphs=checkpoint, variants=(variant,), keep_existing=True)
         except OutputError as error:
-            raise OutputError(f"{error}; it belongs into this package's cache: GTE_CACHE names another directory for that") from None
+            raise OutputError(
+                f"{error}; it belongs into this package's cache: GTE_CACHE names another directory for that"
+            ) from None
     return target

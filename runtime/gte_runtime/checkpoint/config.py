@@ -22,27 +22,125 @@ MODEL_TYPES = ("new", "gte")
 """`new` is upstream's own type, `gte` that of Snowflake and of the native class in transformers."""
 
 READ = {
-    *("architectures", "hidden_act", "hidden_size", "intermediate_size", "layer_norm_eps", "layer_norm_type", "logn_attention_clip1"),
-    *("logn_attention_scale", "matryoshka_dimensions", "matryoshka_dims", "max_position_embeddings", "model_type", "notice"),
-    *("num_attention_heads", "num_hidden_layers", "pack_qkv", "pad_token_id", "position_embedding_type", "rope_parameters"),
-    *("rope_scaling", "rope_theta", "type_vocab_size", "unpad_inputs", "use_memory_efficient_attention", "vocab_size"),
+    *(
+        "architectures",
+        "hidden_act",
+        "hidden_size",
+        "intermediate_size",
+        "layer_norm_eps",
+        "layer_norm_type",
+        "logn_attention_clip1",
+    ),
+    *(
+        "logn_attention_scale",
+        "matryoshka_dimensions",
+        "matryoshka_dims",
+        "max_position_embeddings",
+        "model_type",
+        "notice",
+    ),
+    *(
+        "num_attention_heads",
+        "num_hidden_layers",
+        "pack_qkv",
+        "pad_token_id",
+        "position_embedding_type",
+        "rope_parameters",
+    ),
+    *(
+        "rope_scaling",
+        "rope_theta",
+        "type_vocab_size",
+        "unpad_inputs",
+        "use_memory_efficient_attention",
+        "vocab_size",
+    ),
     *("add_cross_attention", "head_dim", "is_decoder", "is_encoder_decoder", "pruned_heads"),
 }
 """Keys that this module looks at."""
 
 WITHOUT_EFFECT = {
     # Training, and what else upstream's class stores.
-    *("attention_probs_dropout_prob", "auto_map", "classifier_dropout", "hidden_dropout_prob", "initializer_range", "num_labels"),
+    *(
+        "attention_probs_dropout_prob",
+        "auto_map",
+        "classifier_dropout",
+        "hidden_dropout_prob",
+        "initializer_range",
+        "num_labels",
+    ),
     # What transformers' base class writes into every config, in its releases 4 and 5, and sentence-transformers beside it.
-    *("_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "attn_implementation", "bad_words_ids"),
-    *("begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "cls_token_id", "cross_attention_hidden_size"),
-    *("decoder_start_token_id", "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size"),
-    *("eos_token_id", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id"),
-    *("gradient_checkpointing", "id2label", "label2id", "length_penalty", "mask_token_id", "max_length", "min_length"),
-    *("no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states"),
-    *("output_scores", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict"),
-    *("return_dict_in_generate", "sentence_transformers", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature"),
-    *("tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype"),
+    *(
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_name_or_path",
+        "attn_implementation",
+        "bad_words_ids",
+    ),
+    *(
+        "begin_suppress_tokens",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "cls_token_id",
+        "cross_attention_hidden_size",
+    ),
+    *(
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "do_sample",
+        "dtype",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+    ),
+    *(
+        "eos_token_id",
+        "exponential_decay_length_penalty",
+        "finetuning_task",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+    ),
+    *(
+        "gradient_checkpointing",
+        "id2label",
+        "label2id",
+        "length_penalty",
+        "mask_token_id",
+        "max_length",
+        "min_length",
+    ),
+    *(
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "output_attentions",
+        "output_hidden_states",
+    ),
+    *(
+        "output_scores",
+        "prefix",
+        "problem_type",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict",
+    ),
+    *(
+        "return_dict_in_generate",
+        "sentence_transformers",
+        "sep_token_id",
+        "suppress_tokens",
+        "task_specific_params",
+        "temperature",
+    ),
+    *(
+        "tf_legacy_loss",
+        "tie_encoder_decoder",
+        "tie_word_embeddings",
+        "tokenizer_class",
+        "top_k",
+        "top_p",
+        "torch_dtype",
+    ),
     *("torchscript", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache"),
 }
 """Keys that are known not to change a vector."""
@@ -81,7 +179,9 @@ def read_config(path: Path) -> Config:
     try:
         raw = json.loads(read_regular(file).decode("utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"no config.json in {path.name or path}; a checkpoint directory has one") from None
+        raise CheckpointError(
+            f"no config.json in {path.name or path}; a checkpoint directory has one"
+        ) from None
     except OSError as error:
         raise CheckpointError(f"{file.name} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
@@ -104,7 +204,9 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
             f"hidden_size {hidden} over num_attention_heads {heads}: heads must share the width evenly and RoPE needs an even head size"
         )
     if raw.get("head_dim") not in (None, hidden // heads):
-        raise CheckpointError(f"head_dim is {_shown(raw['head_dim'])}; hidden_size over num_attention_heads is {hidden // heads}")
+        raise CheckpointError(
+            f"head_dim is {_shown(raw['head_dim'])}; hidden_size over num_attention_heads is {hidden // heads}"
+        )
     eps = raw.get("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1:
         raise CheckpointError(f"layer_norm_eps is {_shown(eps)}; expected a small positive number")
@@ -149,9 +251,13 @@ def _refuse_other_models(raw: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{key} is set; no released model uses it and it is not implemented")
     for key in ("add_cross_attention", "is_decoder", "is_encoder_decoder"):
         if _flag(raw, key):
-            raise CheckpointError(f"{key} is set; this model is an encoder, in which every token sees every other")
+            raise CheckpointError(
+                f"{key} is set; this model is an encoder, in which every token sees every other"
+            )
     if raw.get("pruned_heads"):
-        raise CheckpointError("pruned_heads is set; the checkpoint lacks attention heads, which is not implemented")
+        raise CheckpointError(
+            "pruned_heads is set; the checkpoint lacks attention heads, which is not implemented"
+        )
     # Runtime switches of the PyTorch code; Snowflake's configs hold them as the strings "true".
     for key in ("pack_qkv", "unpad_inputs", "use_memory_efficient_attention"):
         _flag(raw, key)
@@ -164,7 +270,11 @@ def _rope(raw: Mapping[str, Any], head_size: int) -> Rope:
     if native is None:
         return _upstream_rope(raw, theta, head_size)
     rope = _native_rope(raw, native, theta, head_size)
-    if raw.get("rope_scaling") is not None or raw.get("rope_theta") not in (None, rope.theta, native.get("rope_theta")):
+    if raw.get("rope_scaling") is not None or raw.get("rope_theta") not in (
+        None,
+        rope.theta,
+        native.get("rope_theta"),
+    ):
         other = _upstream_rope(raw, theta, head_size)
         if not np.allclose(rope.frequencies(), other.frequencies(), rtol=1e-5):
             raise CheckpointError(
@@ -179,14 +289,18 @@ def _native_rope(raw: Mapping[str, Any], native: Any, theta: float, head_size: i
     kind = _kind(native, "rope_parameters", "default")
     if "rope_theta" not in native and "rope_theta" not in raw:
         # Upstream's default is 10000, the native class's 160000: a guess would be silently wrong.
-        raise CheckpointError("rope_parameters has no rope_theta, and config.json has none either; add the one the model was trained with")
+        raise CheckpointError(
+            "rope_parameters has no rope_theta, and config.json has none either; add the one the model was trained with"
+        )
     theta = _number(native, "rope_theta", theta)
     if kind == "default":
         return Rope(head_size=head_size, theta=theta)
     if kind == "linear":
         return Rope(head_size=head_size, theta=theta, divisor=_number(native, "factor"))
     if kind != "ntk":
-        raise CheckpointError(f"rope_parameters has rope_type {_shown(kind)}; implemented: default, linear, ntk")
+        raise CheckpointError(
+            f"rope_parameters has rope_type {_shown(kind)}; implemented: default, linear, ntk"
+        )
     return _ntk(native, theta, head_size)
 
 
@@ -207,10 +321,14 @@ def _upstream_rope(raw: Mapping[str, Any], theta: float, head_size: int) -> Rope
 def _kind(scaling: Mapping[str, Any], name: str, default: Any) -> Any:
     """`type` is upstream's key, `rope_type` that of later transformers."""
     if odd := sorted(map(str, scaling.keys() - ROPE_KEYS)):
-        raise CheckpointError(f"{name} has the key {odd[0]:.80}, which is not implemented; known: {', '.join(sorted(ROPE_KEYS))}")
+        raise CheckpointError(
+            f"{name} has the key {odd[0]:.80}, which is not implemented; known: {', '.join(sorted(ROPE_KEYS))}"
+        )
     kinds = [scaling[key] for key in ("rope_type", "type") if key in scaling]
     if len(kinds) == 2 and kinds[0] != kinds[1]:
-        raise CheckpointError(f"{name} has rope_type {_shown(kinds[0])} and type {_shown(kinds[1])}, which contradict each other")
+        raise CheckpointError(
+            f"{name} has rope_type {_shown(kinds[0])} and type {_shown(kinds[1])}, which contradict each other"
+        )
     return kinds[0] if kinds else default
 
 

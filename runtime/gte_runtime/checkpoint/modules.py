@@ -37,32 +37,50 @@ def read_usage(checkpoint: Path) -> Usage:
         CheckpointError: another pooling than the first token's, a module that is not implemented, or not JSON.
     """
     for module in _read(checkpoint, MODULES, []):
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1] if isinstance(module, dict) else repr(module)[:40]
+        kind = (
+            str(module.get("type", "")).rsplit(".", 1)[-1] if isinstance(module, dict) else repr(module)[:40]
+        )
         if kind not in PLAIN:
-            raise CheckpointError(f"{MODULES} puts a {kind[:80]} behind the encoder; implemented: {', '.join(PLAIN)}")
+            raise CheckpointError(
+                f"{MODULES} puts a {kind[:80]} behind the encoder; implemented: {', '.join(PLAIN)}"
+            )
         if kind == "Pooling":
             _check_pooling(checkpoint, f"{module.get('path')}/config.json")
     raw = _read(checkpoint, PROMPTS, {})
     prompts = raw.get("prompts") or {}
     default = raw.get("default_prompt_name") or ""
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) for item in prompts.items() for text in item):
+    if not isinstance(prompts, dict) or not all(
+        isinstance(text, str) for item in prompts.items() for text in item
+    ):
         raise CheckpointError(f"{PROMPTS}: prompts is {repr(prompts)[:80]}; expected names and texts")
     if default and default not in prompts:
-        raise CheckpointError(f"{PROMPTS}: default_prompt_name is {default!r:.80}, which is none of the prompts ({', '.join(prompts)})")
+        raise CheckpointError(
+            f"{PROMPTS}: default_prompt_name is {default!r:.80}, which is none of the prompts ({', '.join(prompts)})"
+        )
     # Empty prompts are what sentence-transformers writes where there are none.
-    return Usage({name: text for name, text in prompts.items() if text}, default if prompts.get(default) else "")
+    return Usage(
+        {name: text for name, text in prompts.items() if text}, default if prompts.get(default) else ""
+    )
 
 
 def _check_pooling(checkpoint: Path, name: str) -> None:
     raw = _read(checkpoint, name, None)
     if raw is None:
-        raise CheckpointError(f"{MODULES} names {name[:80]}, which is not there; without it the pooling is not known")
-    modes = [key.removeprefix("pooling_mode_") for key, value in raw.items() if key.startswith("pooling_mode_") and value is True]
+        raise CheckpointError(
+            f"{MODULES} names {name[:80]}, which is not there; without it the pooling is not known"
+        )
+    modes = [
+        key.removeprefix("pooling_mode_")
+        for key, value in raw.items()
+        if key.startswith("pooling_mode_") and value is True
+    ]
     if isinstance(raw.get("pooling_mode"), str):  # how later versions spell it
         modes.append(raw["pooling_mode"])
     if not set(modes) <= {"cls", "cls_token"} or not modes:
         found = ", ".join(modes) or "none"
-        raise CheckpointError(f"{name}: the pooling is {found[:80]}; implemented is the state of the first token (cls)")
+        raise CheckpointError(
+            f"{name}: the pooling is {found[:80]}; implemented is the state of the first token (cls)"
+        )
 
 
 def _read(checkpoint: Path, name: str, absent: Any) -> Any:
@@ -72,7 +90,9 @@ def _read(checkpoint: Path, name: str, absent: Any) -> Any:
     except (FileNotFoundError, NotADirectoryError):
         return absent
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name[:80]} cannot be read: {str(getattr(error, 'strerror', None) or error)[:120]}") from None
+        raise CheckpointError(
+            f"{name[:80]} cannot be read: {str(getattr(error, 'strerror', None) or error)[:120]}"
+        ) from None
     kind = list if isinstance(absent, list) else dict
     if not isinstance(raw, kind):
         raise CheckpointError(f"{name[:80]} holds a {type(raw).__name__}, expected a {kind.__name__}")

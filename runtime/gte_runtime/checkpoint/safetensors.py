@@ -23,7 +23,18 @@ from ..errors import CheckpointError
 MAX_HEADER = 100_000_000
 """The limit of the reference implementation, in bytes."""
 
-ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+ITEM_SIZES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 FLOATS = ("F32", "F16", "BF16")
 """The types that weights may have. bfloat16 is widened to float32, which loses nothing."""
 
@@ -83,7 +94,9 @@ def _parse_header(prefix: bytes, read: Any, size: int, name: str) -> dict[str, E
     if prefix.startswith(b"version "):
         raise CheckpointError(f"{name} is a Git LFS pointer, not the file itself; run git lfs pull")
     if len(prefix) < 8 or not 2 <= length <= min(MAX_HEADER, size - 8):
-        raise CheckpointError(f"{name} is not a safetensors file, or is cut off: {size} bytes, header of {length}")
+        raise CheckpointError(
+            f"{name} is not a safetensors file, or is cut off: {size} bytes, header of {length}"
+        )
     try:
         header = json.loads(read(length))
     except (ValueError, RecursionError) as error:
@@ -103,11 +116,17 @@ def _entry(tensor: str, record: Any, start: int, size: int, name: str) -> Entry:
     except (TypeError, KeyError, ValueError):
         raise CheckpointError(f"{name}: the header entry of tensor {shown} is not understood") from None
     if dtype not in ITEM_SIZES:
-        raise CheckpointError(f"{name}: tensor {shown} has type {dtype[:80]}; implemented: {', '.join(FLOATS)}")
+        raise CheckpointError(
+            f"{name}: tensor {shown} has type {dtype[:80]}; implemented: {', '.join(FLOATS)}"
+        )
     if min(shape, default=0) < 0 or not 0 <= begin <= end:
         raise CheckpointError(f"{name}: the header entry of tensor {shown} is not understood")
     if end > size - start:
-        raise CheckpointError(f"{name}: tensor {shown} ends at byte {start + end}, the file has {size}; download it again")
+        raise CheckpointError(
+            f"{name}: tensor {shown} ends at byte {start + end}, the file has {size}; download it again"
+        )
     if end - begin != prod(shape) * ITEM_SIZES[dtype]:
-        raise CheckpointError(f"{name}: tensor {shown} has {end - begin} bytes, its shape {str(list(shape))[:80]} does not fit")
+        raise CheckpointError(
+            f"{name}: tensor {shown} has {end - begin} bytes, its shape {str(list(shape))[:80]} does not fit"
+        )
     return Entry(dtype, shape, start + begin)

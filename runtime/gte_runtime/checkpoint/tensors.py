@@ -105,7 +105,9 @@ class Checkpoint:
     def read(self, name: str) -> NDArray[np.float32]:
         """A tensor as float32, in the orientation of the checkpoint."""
         source = self._sources[name]
-        values: NDArray[np.float32] = self._file.read(source.tensor, slice(source.start, source.stop)).astype(np.float32)
+        values: NDArray[np.float32] = self._file.read(source.tensor, slice(source.start, source.stop)).astype(
+            np.float32
+        )
         return values
 
     def read_rows(self, name: str, chunk: int) -> Iterator[NDArray[Any]]:
@@ -118,7 +120,9 @@ class Checkpoint:
     def rows(self, name: str, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """A few rows of a matrix as float32 [len(index), width], without reading the others."""
         tensor = self._sources[name].tensor
-        return np.stack([self._file.read(tensor, slice(int(i), int(i) + 1))[0] for i in index]).astype(np.float32)
+        return np.stack([self._file.read(tensor, slice(int(i), int(i) + 1))[0] for i in index]).astype(
+            np.float32
+        )
 
     def close(self) -> None:
         self._file.close()
@@ -139,11 +143,15 @@ class Checkpoint:
                     f"tensor {source.tensor}: expected shape {list(whole)} from config.json, found {list(source.stored_shape)}"
                 )
             if stored.dtype not in FLOATS:
-                raise CheckpointError(f"tensor {source.tensor}: expected type {' or '.join(FLOATS)}, found {stored.dtype}")
+                raise CheckpointError(
+                    f"tensor {source.tensor}: expected type {' or '.join(FLOATS)}, found {stored.dtype}"
+                )
 
     def _unused(self, prefix: str) -> tuple[str, ...]:
         used = {source.tensor for source in self._sources.values()}
-        return tuple(name for name in self._file if name not in used and name.removeprefix(prefix) not in BUFFERS)
+        return tuple(
+            name for name in self._file if name not in used and name.removeprefix(prefix) not in BUFFERS
+        )
 
 
 def expected_shapes(config: Config, sparse: bool, reranker: bool = False) -> dict[str, tuple[int, ...]]:
@@ -174,7 +182,9 @@ def _weights_file(directory: Path) -> Path:
     if file.is_file():
         return file
     if (directory / "model.safetensors.index.json").exists():
-        raise CheckpointError(f"{directory.name} is a sharded checkpoint; merge its parts into one model.safetensors")
+        raise CheckpointError(
+            f"{directory.name} is a sharded checkpoint; merge its parts into one model.safetensors"
+        )
     if any(directory.glob("*.bin")) or any(directory.glob("*.pt")):
         raise CheckpointError(
             f"{directory.name} has only pickled weights, which can run code and are not read; convert them to model.safetensors"
@@ -209,7 +219,9 @@ def _sources(file: SafetensorsFile, prefix: str, config: Config) -> dict[str, So
         layer = (
             _native_layer(f"{prefix}layers.{n}.", whole)
             if native
-            else _upstream_layer(f"{prefix}encoder.layer.{n}.", file, whole, a.hidden_size, a.intermediate_size)
+            else _upstream_layer(
+                f"{prefix}encoder.layer.{n}.", file, whole, a.hidden_size, a.intermediate_size
+            )
         )
         sources |= {f"layers.{n}.{name}": source for name, source in layer.items()}
     if "classifier.weight" in file:
@@ -223,13 +235,19 @@ def _sources(file: SafetensorsFile, prefix: str, config: Config) -> dict[str, So
 
 def _pooler(file: SafetensorsFile, prefix: str) -> str | None:
     """The pooler's name without its kind: behind the prefix in upstream's files, without one in those of some fine-tunes."""
-    found = [name for name in dict.fromkeys((f"{prefix}pooler.dense", "pooler.dense")) if f"{name}.weight" in file]
+    found = [
+        name for name in dict.fromkeys((f"{prefix}pooler.dense", "pooler.dense")) if f"{name}.weight" in file
+    ]
     if len(found) > 1:
-        raise CheckpointError(f"{file.name} holds two poolers, {' and '.join(found)}; only one of them can be the trained one")
+        raise CheckpointError(
+            f"{file.name} holds two poolers, {' and '.join(found)}; only one of them can be the trained one"
+        )
     return found[0] if found else None
 
 
-def _upstream_layer(at: str, file: SafetensorsFile, whole: Any, hidden: int, intermediate: int) -> dict[str, Source]:
+def _upstream_layer(
+    at: str, file: SafetensorsFile, whole: Any, hidden: int, intermediate: int
+) -> dict[str, Source]:
     """Names of upstream's code: attention packed (`qkv_proj`) or not, up and gate always packed, up first."""
     layer: dict[str, Source] = {}
     packed = f"{at}attention.qkv_proj.weight" in file or f"{at}attention.q_proj.weight" not in file
@@ -237,7 +255,10 @@ def _upstream_layer(at: str, file: SafetensorsFile, whole: Any, hidden: int, int
         if packed:
             layer |= _split(whole(f"{at}attention.qkv_proj.{kind}"), ("query", "key", "value"), hidden, kind)
         else:
-            layer |= {f"{name}.{kind}": whole(f"{at}attention.{name[0]}_proj.{kind}") for name in ("query", "key", "value")}
+            layer |= {
+                f"{name}.{kind}": whole(f"{at}attention.{name[0]}_proj.{kind}")
+                for name in ("query", "key", "value")
+            }
         layer[f"output.{kind}"] = whole(f"{at}attention.o_proj.{kind}")
         layer[f"down.{kind}"] = whole(f"{at}mlp.down_proj.{kind}")
         layer[f"attention_norm.{kind}"] = whole(f"{at}attn_ln.{kind}")
@@ -249,7 +270,10 @@ def _native_layer(at: str, whole: Any) -> dict[str, Source]:
     """Names of the `gte` class in transformers 5: nothing is packed."""
     layer: dict[str, Source] = {}
     for kind in ("weight", "bias"):
-        layer |= {f"{name}.{kind}": whole(f"{at}self_attn.{name[0]}_proj.{kind}") for name in ("query", "key", "value", "output")}
+        layer |= {
+            f"{name}.{kind}": whole(f"{at}self_attn.{name[0]}_proj.{kind}")
+            for name in ("query", "key", "value", "output")
+        }
         layer[f"down.{kind}"] = whole(f"{at}mlp.down_proj.{kind}")
         layer[f"attention_norm.{kind}"] = whole(f"{at}post_attention_layernorm.{kind}")
         layer[f"mlp_norm.{kind}"] = whole(f"{at}post_mlp_layernorm.{kind}")
@@ -259,8 +283,13 @@ def _native_layer(at: str, whole: Any) -> dict[str, Source]:
 def _split(packed: Source, names: tuple[str, ...], rows: int, kind: str) -> dict[str, Source]:
     if packed.stored_shape[:1] != (rows * len(names),):
         expected = [rows * len(names), *packed.stored_shape[1:]]
-        raise CheckpointError(f"tensor {packed.tensor}: expected shape {expected} from config.json, found {list(packed.stored_shape)}")
-    return {f"{name}.{kind}": Source(packed.tensor, packed.stored_shape, n * rows, (n + 1) * rows) for n, name in enumerate(names)}
+        raise CheckpointError(
+            f"tensor {packed.tensor}: expected shape {expected} from config.json, found {list(packed.stored_shape)}"
+        )
+    return {
+        f"{name}.{kind}": Source(packed.tensor, packed.stored_shape, n * rows, (n + 1) * rows)
+        for n, name in enumerate(names)
+    }
 
 
 def _stored_expectation(source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -272,9 +301,13 @@ def _refuse_other_heads(file: SafetensorsFile, sources: dict[str, Source], confi
     logit = sources.get("pair_head.logit.weight")
     if config.names_reranker and logit is None:
         missing = "pooler.dense" if "classifier.weight" in file else "classifier"
-        raise CheckpointError(f"architectures names a sequence classifier, but there is no {missing} tensor; the checkpoint is incomplete")
+        raise CheckpointError(
+            f"architectures names a sequence classifier, but there is no {missing} tensor; the checkpoint is incomplete"
+        )
     if logit is not None and logit.shape[:1] != (1,):
-        raise CheckpointError(f"the classifier has {logit.shape[0]} labels; implemented are rerankers, which have one")
+        raise CheckpointError(
+            f"the classifier has {logit.shape[0]} labels; implemented are rerankers, which have one"
+        )
     if logit is not None and config.type_vocab_size > 1:
         # Its documents would take the second row. No released reranker has one.
         raise CheckpointError(

@@ -31,13 +31,35 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--tokens", type=int, multiple=True, help="Length of every text; may be given several times. Default: 16, 128, 512.")
-@click.option("--batch", "batches", type=int, multiple=True, default=(1, 8), show_default=True, help="Texts per call; the same.")
+@click.option(
+    "--tokens",
+    type=int,
+    multiple=True,
+    help="Length of every text; may be given several times. Default: 16, 128, 512.",
+)
+@click.option(
+    "--batch",
+    "batches",
+    type=int,
+    multiple=True,
+    default=(1, 8),
+    show_default=True,
+    help="Texts per call; the same.",
+)
 @click.option("--seconds", type=float, help="Time for each cell, at least 5 calls. Default: 5.")
 @click.option("--repeats", type=int, help="Calls of each cell instead.")
-@click.option("--warmup", type=int, default=3, show_default=True, help="Calls of each cell before any counts.")
-@click.option("-i", "--input", "source", help="Measure these texts instead (the first 10,000), one per line or JSONL; - is stdin.")
-@click.option("--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text.")
+@click.option(
+    "--warmup", type=int, default=3, show_default=True, help="Calls of each cell before any counts."
+)
+@click.option(
+    "-i",
+    "--input",
+    "source",
+    help="Measure these texts instead (the first 10,000), one per line or JSONL; - is stdin.",
+)
+@click.option(
+    "--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text."
+)
 @click.option("--cuda-graphs", is_flag=True, help="Latency mode: capture CUDA graphs for small requests.")
 @model_options
 @gpu_options
@@ -60,11 +82,21 @@ def latency(
     from ..embedder import Embedder
 
     options = bench.Options(
-        tokens=tokens or None, batches=batches, seconds=5.0 if seconds is None else seconds, repeats=repeats, warmup=warmup
+        tokens=tokens or None,
+        batches=batches,
+        seconds=5.0 if seconds is None else seconds,
+        repeats=repeats,
+        warmup=warmup,
     )
     texts = None if source is None else _texts(source, text_field)
     with Embedder.open(
-        model, variant=variant, provider=provider, threads=threads, latency=cuda_graphs, devices=devices, gpu_mem_limit=gpu_mem_limit
+        model,
+        variant=variant,
+        provider=provider,
+        threads=threads,
+        latency=cuda_graphs,
+        devices=devices,
+        gpu_mem_limit=gpu_mem_limit,
     ) as gte:
         if captured := gte.info.get("cuda_graphs"):
             shapes = ", ".join(str(shape["tokens"]) for shape in captured["shapes"])
@@ -82,7 +114,9 @@ def latency(
         click.echo(json.dumps(_report(gte, options, texts, cells), ensure_ascii=False, indent=1))
 
 
-def _report(gte: Embedder, options: Options, texts: list[str] | None, cells: list[dict[str, Any]]) -> dict[str, Any]:
+def _report(
+    gte: Embedder, options: Options, texts: list[str] | None, cells: list[dict[str, Any]]
+) -> dict[str, Any]:
     from ..bench import machine
 
     return {
@@ -117,7 +151,9 @@ def _texts(source: str, text_field: str) -> list[str]:
         try:
             texts.append(check_text(row.text, index))
         except InputError as error:
-            raise reading.InputFileError(f"{rows.place(index)}: {rows.problem(index) or error.reason}") from None
+            raise reading.InputFileError(
+                f"{rows.place(index)}: {rows.problem(index) or error.reason}"
+            ) from None
     if not texts:
         raise reading.InputFileError("there are no texts in the input")
     return texts
@@ -133,20 +169,34 @@ def _lines(cell: dict[str, Any]) -> list[str]:
     head = ("any" if cell["tokens"] is None else str(cell["tokens"]), str(cell["batch"]), str(cell["n"]))
     rate = f"{cell['tokens_per_second']:,.0f}"
     return [
-        _line((*(head if stage == "total" else ("", "", "")), stage, *map(_time, map(times.get, TIMES)), rate if stage == "total" else ""))
+        _line(
+            (
+                *(head if stage == "total" else ("", "", "")),
+                stage,
+                *map(_time, map(times.get, TIMES)),
+                rate if stage == "total" else "",
+            )
+        )
         for stage, times in cell["ms"].items()
     ]
 
 
 def _line(values: tuple[str, ...]) -> str:
     cells = [
-        value.ljust(width) if name == "stage" else value.rjust(width) for name, value, width in zip(COLUMNS, values, WIDTHS, strict=True)
+        value.ljust(width) if name == "stage" else value.rjust(width)
+        for name, value, width in zip(COLUMNS, values, WIDTHS, strict=True)
     ]
     return "  ".join(cells).rstrip()
 
 
 def _time(milliseconds: float | None) -> str:
-    return "-" if milliseconds is None else f"{milliseconds:,.3f}" if milliseconds < 100 else f"{milliseconds:,.1f}"
+    return (
+        "-"
+        if milliseconds is None
+        else f"{milliseconds:,.3f}"
+        if milliseconds < 100
+        else f"{milliseconds:,.1f}"
+    )
 
 
 def _say(line: str) -> None:

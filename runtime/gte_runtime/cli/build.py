@@ -12,12 +12,26 @@ import click
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "--graphs", type=click.Path(path_type=Path), help="A directory of traced graphs. Default: found by architecture among those shipped."
+    "--graphs",
+    type=click.Path(path_type=Path),
+    help="A directory of traced graphs. Default: found by architecture among those shipped.",
 )
-@click.option("--variant", "variants", multiple=True, help="What to build; may be given several times. Default: cpu-fp32.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    help="What to build; may be given several times. Default: cpu-fp32.",
+)
 @click.option("--ignore-unused", is_flag=True, help="Accept tensors that the architecture does not use.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
-def command(checkpoint: Path, bundle: Path, graphs: Path | None, variants: tuple[str, ...], ignore_unused: bool, overwrite: bool) -> None:
+def command(
+    checkpoint: Path,
+    bundle: Path,
+    graphs: Path | None,
+    variants: tuple[str, ...],
+    ignore_unused: bool,
+    overwrite: bool,
+) -> None:
     """Turn a CHECKPOINT directory into a BUNDLE directory.
 
     The checkpoint is what the hub ships: config.json, model.safetensors, tokenizer.json. Every
@@ -32,12 +46,20 @@ def command(checkpoint: Path, bundle: Path, graphs: Path | None, variants: tuple
             f"{checkpoint.name} is {what}; a checkpoint is a directory of config.json, model.safetensors and tokenizer.json"
         )
     manifest = build(
-        checkpoint, bundle, graphs=graphs, variants=variants or DEFAULT_VARIANTS, ignore_unused=ignore_unused, overwrite=overwrite
+        checkpoint,
+        bundle,
+        graphs=graphs,
+        variants=variants or DEFAULT_VARIANTS,
+        ignore_unused=ignore_unused,
+        overwrite=overwrite,
     )
     size = sum(record.size for record in manifest.files.values()) / 1e6
     vectors = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"
     head = "a reranker" if manifest.reranker else vectors
-    print(f"gte: {bundle.name}: {', '.join(manifest.variants)}; {head}; {size:.0f} MB; agrees with the oracle", file=sys.stderr)
+    print(
+        f"gte: {bundle.name}: {', '.join(manifest.variants)}; {head}; {size:.0f} MB; agrees with the oracle",
+        file=sys.stderr,
+    )
 
 
 def _no_checkpoint(path: Path) -> str | None:

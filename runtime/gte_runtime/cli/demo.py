@@ -25,7 +25,9 @@ def command(model: str, variant: str | None, provider: str, threads: int | None)
             print(f"gte: note: {gte.manifest.notice}", file=sys.stderr)
         out = gte.encode(TEXTS, sparse=False)
         assert out.dense is not None
-        click.echo(f"{gte.info['model']}, {gte.info['variant']}, {gte.info['threads']} threads, {gte.dim} dimensions\n")
+        click.echo(
+            f"{gte.info['model']}, {gte.info['variant']}, {gte.info['threads']} threads, {gte.dim} dimensions\n"
+        )
         for number, (text, tokens) in enumerate(zip(TEXTS, out.tokens, strict=True)):
             click.echo(f"  [{number}] {text}   ({tokens} tokens)")
         click.echo("\nDense similarity (cosine)")
@@ -36,12 +38,16 @@ def command(model: str, variant: str | None, provider: str, threads: int | None)
         click.echo("\nStrongest sparse tokens")
         for number, weights in enumerate(gte.token_weights(TEXTS)):
             strongest = sorted(weights.items(), key=lambda item: -item[1])[:STRONGEST]
-            click.echo(f"  [{number}] " + "  ".join(f"{token or '▁'} {weight:.2f}" for token, weight in strongest))
+            click.echo(
+                f"  [{number}] " + "  ".join(f"{token or '▁'} {weight:.2f}" for token, weight in strongest)
+            )
         click.echo(f"\nScores for the query {QUERY}\n       dense  sparse  hybrid (1.0 and 0.3)")
         pairs = [(QUERY, text) for text in TEXTS]
         columns = [gte.score(pairs, dense, sparse) for dense, sparse in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.3))]
         for number, scores in enumerate(zip(*columns, strict=True)):
-            click.echo(f"  [{number}]  " + "  ".join(f"{score:6.3f}" for score in scores) + f"  {TEXTS[number]}")
+            click.echo(
+                f"  [{number}]  " + "  ".join(f"{score:6.3f}" for score in scores) + f"  {TEXTS[number]}"
+            )
 
 
 def _matrix(similarity: np.ndarray) -> str:

@@ -28,7 +28,11 @@ def command(model: str | None, provider: str | None, as_json: bool) -> int:
     good, line = doctor.verdict(found, provider)
     placed = _placements(model, provider) if model is not None and found.providers else []
     if as_json:
-        click.echo(json.dumps({**found.as_dict(), "placement": placed, "ready": good, "verdict": line}, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                {**found.as_dict(), "placement": placed, "ready": good, "verdict": line}, ensure_ascii=False
+            )
+        )
         return 0 if good else 5
     for name, answer in doctor.lines(found):
         click.echo(f"{name:<12}{answer}")
@@ -54,7 +58,12 @@ def _placements(model: str, provider: str | None) -> list[dict[str, Any]]:
         for each in [provider] if provider is not None and provider in suited else suited[:1]:
             try:
                 variant = bundle.variant(name)
-                placed.append({"variant": name, **placement(bundle.read(variant.graph), bundle.directory, variant, each)})
+                placed.append(
+                    {
+                        "variant": name,
+                        **placement(bundle.read(variant.graph), bundle.directory, variant, each),
+                    }
+                )
             except GteError as error:
                 placed.append({"variant": name, "provider": each, "error": str(error)})
     return placed
@@ -64,6 +73,8 @@ def _placement(one: dict[str, Any]) -> str:
     head = f"{one['variant']} on {one['provider']}: "
     if "error" in one:
         return f"{head}{one['error']}"
-    nodes = ", ".join(f"{count} nodes on {name.removesuffix('ExecutionProvider')}" for name, count in one["nodes"].items())
+    nodes = ", ".join(
+        f"{count} nodes on {name.removesuffix('ExecutionProvider')}" for name, count in one["nodes"].items()
+    )
     others = ", ".join(f"{count} {name}" for name, count in one["elsewhere"].items())
     return head + nodes + (f" ({others})" if others else "")

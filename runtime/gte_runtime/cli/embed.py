@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 @click.argument("texts", nargs=-1)
 @click.option("-i", "--input", "source", help="A file of texts, one per line or JSONL; - is stdin.")
 @click.option("-o", "--output", default="-", show_default=True, help="Where to write; - is stdout.")
-@click.option("--format", "form", type=click.Choice(["jsonl", "npy", "npz", "parquet"]), help="Default: by the output's name, else jsonl.")
-@click.option("--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "npy", "npz", "parquet"]),
+    help="Default: by the output's name, else jsonl.",
+)
+@click.option(
+    "--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text."
+)
 @click.option("--dim", type=int, help="Cut dense vectors to this many values, then normalise.")
 @click.option("--sparse/--no-sparse", default=False, help="Give sparse vectors too.")
 @click.option("--dense/--no-dense", default=True, help="Give dense vectors.")
@@ -54,8 +61,17 @@ def command(
 
     rejected = 0
     with (
-        Embedder.open(model, variant=variant, provider=provider, threads=threads, devices=devices, gpu_mem_limit=gpu_mem_limit) as gte,
-        writing.open_writer(output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse) as writer,
+        Embedder.open(
+            model,
+            variant=variant,
+            provider=provider,
+            threads=threads,
+            devices=devices,
+            gpu_mem_limit=gpu_mem_limit,
+        ) as gte,
+        writing.open_writer(
+            output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse
+        ) as writer,
         Progress(None, output != "-" or not sys.stdout.isatty()) as advance,
     ):
         while not rows.ended:
@@ -73,7 +89,9 @@ def command(
                 writer.write(part, rows.ids(part.index))
                 for row in part.rejected:
                     rejected += 1
-                    reason = rows.problem(row.index) or (row.error.reason if isinstance(row.error, InputError) else str(row.error))
+                    reason = rows.problem(row.index) or (
+                        row.error.reason if isinstance(row.error, InputError) else str(row.error)
+                    )
                     print(f"gte: {rows.place(row.index)}: {reason}", file=sys.stderr)
                 rows.forget(len(part) + len(part.rejected))
                 advance(len(part) + len(part.rejected))
@@ -84,4 +102,8 @@ def command(
 
 def _counted_from(first: int, part: Embeddings) -> Embeddings:
     """A part of a stream that began behind other rows."""
-    return replace(part, index=part.index + first, rejected=tuple(replace(row, index=row.index + first) for row in part.rejected))
+    return replace(
+        part,
+        index=part.index + first,
+        rejected=tuple(replace(row, index=row.index + first) for row in part.rejected),
+    )

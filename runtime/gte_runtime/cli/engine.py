@@ -46,5 +46,7 @@ def build(bundle: Path, variant: str, profiles: tuple[str, ...], devices: tuple[
     source = engine_source(opened, variant)
     opened.check(opened.manifest.files_of(variant))
     for device in devices:
-        folder = build_engines(source, chosen, device, lambda line: print(f"gte: {line}", file=sys.stderr, flush=True))
+        folder = build_engines(
+            source, chosen, device, lambda line: print(f"gte: {line}", file=sys.stderr, flush=True)
+        )
         print(f"gte: GPU {device}: {folder}", file=sys.stderr)

@@ -47,7 +47,9 @@ def command(model: str, as_json: bool) -> None:
             name: {
                 **_invariance(bundle, name),
                 "tolerance": v.tolerance,
-                "megabytes": round(sum(manifest.files[file].size for file in manifest.files_of(name)) / 1e6, 1),
+                "megabytes": round(
+                    sum(manifest.files[file].size for file in manifest.files_of(name)) / 1e6, 1
+                ),
             }
             for name, v in manifest.variants.items()
         },

@@ -11,10 +11,24 @@ import click
 
 @click.command()
 @click.argument("name")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write the bundle. Default: where --model NAME finds it.")
-@click.option("--variant", "variants", multiple=True, help="What to build; may be given several times. Default: cpu-fp32.")
-@click.option("--graphs", type=click.Path(path_type=Path), help="A directory of traced graphs. Default: those shipped.")
-@click.option("--ignore-unused", is_flag=True, help="Accept tensors and config keys that the architecture does not use.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Where to write the bundle. Default: where --model NAME finds it.",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    help="What to build; may be given several times. Default: cpu-fp32.",
+)
+@click.option(
+    "--graphs", type=click.Path(path_type=Path), help="A directory of traced graphs. Default: those shipped."
+)
+@click.option(
+    "--ignore-unused", is_flag=True, help="Accept tensors and config keys that the architecture does not use."
+)
 @click.option("--overwrite", is_flag=True, help="Build again what is there already.")
 def command(
     name: str, output: Path | None, variants: tuple[str, ...], graphs: Path | None, ignore_unused: bool, overwrite: bool

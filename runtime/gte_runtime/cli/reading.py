@@ -117,7 +117,9 @@ def open_rows(source: str, text_field: str) -> Rows:
     except (OSError, ValueError) as error:
         hint = "; a URL is not downloaded, give a file" if "://" in source else ""
         raise InputFileError(f"{name[:80]}: {getattr(error, 'strerror', error)}{hint}") from None
-    return Rows(_rows(file, "jsonl" if path.suffix in (".jsonl", ".ndjson") else "lines", text_field, name), "line")
+    return Rows(
+        _rows(file, "jsonl" if path.suffix in (".jsonl", ".ndjson") else "lines", text_field, name), "line"
+    )
 
 
 def _rows(file: IO[bytes], form: str, text_field: str, name: str) -> Iterator[tuple[int, Row] | None]:

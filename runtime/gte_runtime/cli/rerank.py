@@ -15,12 +15,28 @@ from .options import reranker_options
 @click.command()
 @click.argument("query")
 @click.argument("documents", nargs=-1)
-@click.option("-i", "--input", "source", help="A file of documents, one per line or JSONL; - is stdin. Default without DOCUMENTS.")
-@click.option("--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the document.")
+@click.option(
+    "-i",
+    "--input",
+    "source",
+    help="A file of documents, one per line or JSONL; - is stdin. Default without DOCUMENTS.",
+)
+@click.option(
+    "--text-field",
+    default="text",
+    show_default=True,
+    help="The field of a JSONL object that holds the document.",
+)
 @click.option("--top-k", type=click.IntRange(min=1), help="Print so many of the best. Default: all.")
 @click.option("--sigmoid", is_flag=True, help="Scores from 0 to 1 instead of the model's own.")
 @click.option("--truncate/--no-truncate", default=True, help="Cut pairs over --max-length, or refuse them.")
-@click.option("--max-length", type=int, default=8192, show_default=True, help="Tokens of query and document, special tokens included.")
+@click.option(
+    "--max-length",
+    type=int,
+    default=8192,
+    show_default=True,
+    help="Tokens of query and document, special tokens included.",
+)
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
 @reranker_options
 def command(
@@ -47,15 +63,29 @@ def command(
                 kept.append(index)
             except InputError as error:
                 print(f"gte: {rows.place(index)}: {rows.problem(index) or error.reason}", file=sys.stderr)
-        ranked = gte.rank(query, texts, top_k, True, max_length, truncate, show_progress=True, sigmoid=sigmoid) if texts else []
+        ranked = (
+            gte.rank(query, texts, top_k, True, max_length, truncate, show_progress=True, sigmoid=sigmoid)
+            if texts
+            else []
+        )
     identities = rows.ids(kept)
     for found in ranked:
         if form == "table":
             click.echo(f"{found.score:9.6f}  {found.document}")
             continue
         identity = identities[found.index]
-        line = {"index": kept[found.index], "id": identity, "score": round(found.score, 7), "document": found.document}
-        click.echo(json.dumps({key: value for key, value in line.items() if key != "id" or value is not None}, ensure_ascii=False))
+        line = {
+            "index": kept[found.index],
+            "id": identity,
+            "score": round(found.score, 7),
+            "document": found.document,
+        }
+        click.echo(
+            json.dumps(
+                {key: value for key, value in line.items() if key != "id" or value is not None},
+                ensure_ascii=False,
+            )
+        )
     rejected = rows.count - len(kept)
     if rejected:
         print(f"gte: {rejected} of {rows.count} documents were rejected", file=sys.stderr)

@@ -14,7 +14,13 @@ from .options import max_length_option, model_options
 @click.argument("query")
 @click.argument("documents", nargs=-1, required=True)
 @click.option("--dense-weight", type=float, default=1.0, show_default=True)
-@click.option("--sparse-weight", type=float, default=0.1, show_default=True, help="The authors' script uses 0.1, the model card 0.3.")
+@click.option(
+    "--sparse-weight",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="The authors' script uses 0.1, the model card 0.3.",
+)
 @click.option("--dim", type=int, help="Cut dense vectors to this many values.")
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
 @max_length_option
@@ -34,6 +40,11 @@ def command(
     for index in sorted(range(len(documents)), key=lambda i: -scores[i]):
         score = float(scores[index])
         if form == "jsonl":
-            click.echo(json.dumps({"index": index, "score": round(score, 7), "document": documents[index]}, ensure_ascii=False))
+            click.echo(
+                json.dumps(
+                    {"index": index, "score": round(score, 7), "document": documents[index]},
+                    ensure_ascii=False,
+                )
+            )
         else:
             click.echo(f"{score:9.6f}  {documents[index]}")

@@ -23,7 +23,10 @@ LIMITS = {
     "max_request_tokens": (int, "Tokens of one request."),
     "max_token_vectors": (int, "Tokens of one request for a vector per token."),
     "max_queue_tokens": (int, "Tokens that may wait or run; above, requests get 429."),
-    "max_held": (int, "Bytes of the bodies of all requests in flight, and of answers with a vector per token."),
+    "max_held": (
+        int,
+        "Bytes of the bodies of all requests in flight, and of answers with a vector per token.",
+    ),
     "max_header_bytes": (int, "Bytes of a request's head."),
     "max_headers": (int, "Headers of a request."),
     "max_connections": (int, "Connections at a time."),
@@ -45,26 +48,49 @@ def limit_options(function: Any) -> Any:
 
     defaults = {field.name: field.default for field in fields(Options)}
     for name, (kind, words) in reversed(LIMITS.items()):
-        function = click.option(f"--{name.replace('_', '-')}", type=kind, default=defaults[name], show_default=True, help=words)(function)
+        function = click.option(
+            f"--{name.replace('_', '-')}", type=kind, default=defaults[name], show_default=True, help=words
+        )(function)
     return function
 
 
 @click.command()
 @click.option("--model", "models", multiple=True, default=("gte-mini",), show_default=True, help="A bundle directory or a shipped model; may be given several times. The first of each kind answers to any name.")  # fmt: skip  # noqa: E501
-@click.option("--host", default="127.0.0.1", show_default=True, help="Any other than loopback needs a key, or --insecure.")
-@click.option("--port", type=click.IntRange(0, 65535), default=7997, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Any other than loopback needs a key, or --insecure.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=7997, show_default=True, help="0 takes a free one."
+)
 @click.option("--variant", help="A variant of the bundles. Default: the best for the provider.")
 @click.option("--provider", type=click.Choice(["cpu", "cuda", "tensorrt"]), default="cpu", show_default=True, help="Where to run. There is no fallback.")  # fmt: skip  # noqa: E501
-@click.option("--threads", type=click.IntRange(min=1), help="Processors to use. Default: all this process may use.")
-@click.option("--api-key-file", type=click.Path(path_type=Path), help=f"A file of keys, one per line. Or set {KEY_VARIABLE}.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Processors to use. Default: all this process may use."
+)
+@click.option(
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    help=f"A file of keys, one per line. Or set {KEY_VARIABLE}.",
+)
 @click.option("--insecure", is_flag=True, help="Serve an address that others reach, without a key.")
 @click.option("--strict", is_flag=True, help="Refuse unknown fields instead of warning of them.")
-@click.option("--strict-model", is_flag=True, help="Refuse unknown model names instead of answering with the default.")
-@click.option("--accept-token-ids", is_flag=True, help="Take token ids of the model's own tokenizer as input.")
+@click.option(
+    "--strict-model", is_flag=True, help="Refuse unknown model names instead of answering with the default."
+)
+@click.option(
+    "--accept-token-ids", is_flag=True, help="Take token ids of the model's own tokenizer as input."
+)
 @click.option("--allow-empty", is_flag=True, help="Embed the empty string instead of refusing it.")
-@click.option("--encode-special-tokens", is_flag=True, help="Read </s> and the like inside a text as plain characters.")
+@click.option(
+    "--encode-special-tokens", is_flag=True, help="Read </s> and the like inside a text as plain characters."
+)
 @click.option("--log-format", type=click.Choice(["json", "plain"]), default="json", show_default=True)
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
 @limit_options
 def command(
     models: tuple[str, ...], host: str, port: int, variant: str | None, provider: str, threads: int | None, api_key_file: Path | None,
@@ -83,7 +109,9 @@ def command(
         keys=keys, strict=strict, strict_model=strict_model, accept_token_ids=accept_token_ids, allow_empty=allow_empty, **limits
     )  # fmt: skip
     if host not in LOOPBACK and not keys and not insecure:
-        raise click.UsageError(f"{host} can be reached by others: give --api-key-file or set {KEY_VARIABLE}, or pass --insecure")
+        raise click.UsageError(
+            f"{host} can be reached by others: give --api-key-file or set {KEY_VARIABLE}, or pass --insecure"
+        )
     try:
         from ..server.serve import serve
     except ImportError as error:
@@ -100,7 +128,9 @@ def command(
             engine.close()
 
 
-def _open(model: str, provider: str, variant: str | None, threads: int | None, encode_special_tokens: bool) -> ServedModel:
+def _open(
+    model: str, provider: str, variant: str | None, threads: int | None, encode_special_tokens: bool
+) -> ServedModel:
     """A bundle of either kind, run once on one processor and once on all, so that no request pays for that."""
     from ..bundle.directory import Bundle
     from ..catalog.locate import locate
@@ -110,7 +140,12 @@ def _open(model: str, provider: str, variant: str | None, threads: int | None, e
     from ..server.models import EmbeddingModel, RerankerModel
 
     manifest = Bundle.open(locate(model, variant or VARIANTS[provider][0])).manifest
-    options: dict[str, Any] = {"provider": provider, "variant": variant, "threads": threads, "encode_special_tokens": encode_special_tokens}
+    options: dict[str, Any] = {
+        "provider": provider,
+        "variant": variant,
+        "threads": threads,
+        "encode_special_tokens": encode_special_tokens,
+    }
     engine: ServedModel
     if manifest.reranker:
         engine = RerankerModel(manifest.model, Reranker.open(model, **options))

@@ -16,7 +16,13 @@ from .options import max_length_option, model_options
 @max_length_option
 @model_options
 def command(
-    texts: tuple[str, ...], form: str, max_length: int, model: str, variant: str | None, provider: str, threads: int | None
+    texts: tuple[str, ...],
+    form: str,
+    max_length: int,
+    model: str,
+    variant: str | None,
+    provider: str,
+    threads: int | None,
 ) -> None:
     """Tokens of a text and their sparse weights.
 
@@ -30,7 +36,11 @@ def command(
     with Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte:
         if form == "jsonl":
             for weights in gte.token_weights(texts, max_length=max_length):
-                click.echo(json.dumps({token: round(weight, 6) for token, weight in weights.items()}, ensure_ascii=False))
+                click.echo(
+                    json.dumps(
+                        {token: round(weight, 6) for token, weight in weights.items()}, ensure_ascii=False
+                    )
+                )
             return
         out = gte.encode(texts, dense=False, max_length=max_length)
         for row, text in enumerate(texts):

@@ -124,12 +124,17 @@ class Jsonl:
             fields = {"index": str(int(part.index[row]))}
             if identity is not None:
                 fields["id"] = json.dumps(identity, ensure_ascii=False)
-            fields |= {"tokens": str(int(part.tokens[row])), "truncated": json.dumps(bool(part.truncated[row]))}
+            fields |= {
+                "tokens": str(int(part.tokens[row])),
+                "truncated": json.dumps(bool(part.truncated[row])),
+            }
             if part.dense is not None:
                 fields["dense"] = _numbers(part.dense[row])
             if part.sparse is not None:
                 vector = part.sparse[row]
-                fields["sparse"] = f'{{"indices": {_numbers(vector.indices)}, "values": {_numbers(vector.values)}}}'
+                fields["sparse"] = (
+                    f'{{"indices": {_numbers(vector.indices)}, "values": {_numbers(vector.values)}}}'
+                )
             body = ", ".join(f'"{name}": {value}' for name, value in fields.items())
             self._file.write(f"{{{body}}}\n".encode())
         self._file.flush()  # somebody may wait for it at the other end of a pipe
@@ -180,7 +185,9 @@ class Npz:
             "index": np.concatenate([np.zeros(0, np.int64), *(p.index for p in self._parts)]),
         }
         if self._dense:
-            arrays["dense"] = np.concatenate([np.zeros((0, self._dim), np.float32), *(p.dense for p in self._parts if p.dense is not None)])
+            arrays["dense"] = np.concatenate(
+                [np.zeros((0, self._dim), np.float32), *(p.dense for p in self._parts if p.dense is not None)]
+            )
         if self._sparse:
             from ..sparse import SparseVectors
 
@@ -205,9 +212,18 @@ class Parquet:
 
     def __init__(self, file: IO[bytes], dim: int, width: int, dense: bool, sparse: bool) -> None:
         pa, pq = _pyarrow()
-        fields = [("index", pa.int64()), ("id", pa.string()), ("tokens", pa.int32()), ("truncated", pa.bool_())]
+        fields = [
+            ("index", pa.int64()),
+            ("id", pa.string()),
+            ("tokens", pa.int32()),
+            ("truncated", pa.bool_()),
+        ]
         fields += [("dense", pa.list_(pa.float32(), dim))] if dense else []
-        fields += [("sparse_indices", pa.list_(pa.int32())), ("sparse_values", pa.list_(pa.float32()))] if sparse else []
+        fields += (
+            [("sparse_indices", pa.list_(pa.int32())), ("sparse_values", pa.list_(pa.float32()))]
+            if sparse
+            else []
+        )
         self._pa, self._dim = pa, dim
         self._schema = pa.schema(fields)
         # A damaged page without a checksum gives other values and no error.
@@ -222,7 +238,9 @@ class Parquet:
             "truncated": part.truncated,
         }
         if part.dense is not None:
-            columns["dense"] = pa.FixedSizeListArray.from_arrays(pa.array(part.dense.ravel(), pa.float32()), self._dim)
+            columns["dense"] = pa.FixedSizeListArray.from_arrays(
+                pa.array(part.dense.ravel(), pa.float32()), self._dim
+            )
         if part.sparse is not None:
             columns["sparse_indices"] = [v.indices for v in part.sparse]
             columns["sparse_values"] = [v.values for v in part.sparse]

@@ -12,7 +12,8 @@ def warn_without_effect(given: Mapping[str, object]) -> None:
     """One warning that names the arguments which said something and change nothing."""
     if named := [name for name, value in given.items() if value]:
         warnings.warn(
-            f"{', '.join(named)}: for PyTorch, without effect here; precision and operators are the bundle's variant", stacklevel=3
+            f"{', '.join(named)}: for PyTorch, without effect here; precision and operators are the bundle's variant",
+            stacklevel=3,
         )
 
 

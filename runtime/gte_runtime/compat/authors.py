@@ -18,7 +18,13 @@ from .device import provider_of
 class GTEEmbedding:
     """The original helper's constructor and methods, on a bundle."""
 
-    def __init__(self, model_name: str | Path, normalized: bool = True, use_fp16: bool = True, device: str | None = None) -> None:
+    def __init__(
+        self,
+        model_name: str | Path,
+        normalized: bool = True,
+        use_fp16: bool = True,
+        device: str | None = None,
+    ) -> None:
         """Open a bundle.
 
         Args:
@@ -51,7 +57,9 @@ class GTEEmbedding:
         states = steps.run(tokens)
         result: dict[str, Any] = {}
         if return_dense:
-            result["dense_embeddings"] = scoring.cut_and_normalise(states.cls, dim) if self.normalized else states.cls[:, :dim]
+            result["dense_embeddings"] = (
+                scoring.cut_and_normalise(states.cls, dim) if self.normalized else states.cls[:, :dim]
+            )
         if return_sparse:
             result["token_weights"] = steps.weights_by_string(tokens, states)
         return result

@@ -90,7 +90,9 @@ class CrossEncoder:
         )
         self.activation_fn = activation_fn or default_activation_function
         self._provider = provider_of(device)
-        self.reranker = Reranker.open(model_name_or_path, provider=self._provider, variant=variant, threads=threads)
+        self.reranker = Reranker.open(
+            model_name_or_path, provider=self._provider, variant=variant, threads=threads
+        )
         self.max_seq_length: int = min(8192, self.reranker.max_length) if max_length is None else max_length
 
     def predict(
@@ -137,7 +139,9 @@ class CrossEncoder:
         pairs = [tuple(given)] if single else given.tolist() if isinstance(given, np.ndarray) else given
         shown = logger.getEffectiveLevel() <= logging.INFO if show_progress_bar is None else show_progress_bar
         function = activation_fn or self.activation_fn
-        scores = self.reranker.score(pairs, self.max_seq_length, show_progress=shown, sigmoid=function is None)
+        scores = self.reranker.score(
+            pairs, self.max_seq_length, show_progress=shown, sigmoid=function is None
+        )
         if function is not None:
             scores = _activated(scores, function)
         result: Any = scores
@@ -166,11 +170,22 @@ class CrossEncoder:
         listed = list(documents)
         pairs = [(query, document) for document in listed]
         scores = self.predict(
-            pairs, prompt_name, prompt, batch_size, show_progress_bar, activation_fn, device=device, pool=pool, chunk_size=chunk_size
+            pairs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            activation_fn,
+            device=device,
+            pool=pool,
+            chunk_size=chunk_size,
         )
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         text = [{"text": listed[row]} if return_documents else {} for row in order]
-        return [{"corpus_id": row, "score": float(scores[row]), **more} for row, more in zip(order, text, strict=True)]
+        return [
+            {"corpus_id": row, "score": float(scores[row]), **more}
+            for row, more in zip(order, text, strict=True)
+        ]
 
     @property
     def max_length(self) -> int:
@@ -200,16 +215,22 @@ class CrossEncoder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check(self, prompt_name: str | None, prompt: str | None, batch_size: int, device: object, pool: object) -> None:
+    def _check(
+        self, prompt_name: str | None, prompt: str | None, batch_size: int, device: object, pool: object
+    ) -> None:
         check_batch_size(batch_size)
         refuse({"prompt_name": prompt_name, "prompt": prompt}, "pairs take no prompts here")
         refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
-        if device is not None and (isinstance(device, (list, tuple)) or provider_of(device) != self._provider):
+        if device is not None and (
+            isinstance(device, (list, tuple)) or provider_of(device) != self._provider
+        ):
             raise ConfigError(f"device is {str(device)[:40]!r}; this model is open on {self._provider!r}")
 
 
 def _activated(logits: NDArray[np.float32], function: Activation) -> NDArray[np.float32]:
     torch = sys.modules.get("torch")
-    theirs = torch is not None and (isinstance(function, torch.nn.Module) or str(getattr(function, "__module__", "")).startswith("torch"))
+    theirs = torch is not None and (
+        isinstance(function, torch.nn.Module) or str(getattr(function, "__module__", "")).startswith("torch")
+    )
     result = function(as_torch(logits, "activation_fn") if theirs else logits)
     return as_rows(result) if is_tensor(result) else np.asarray(result, np.float32)

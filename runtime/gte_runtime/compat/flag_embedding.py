@@ -67,7 +67,9 @@ class BGEM3FlagModel:
             truncate_dim: cut dense vectors to this many values, before they are normalised.
         """
         if pooling_method != "cls":
-            raise ConfigError(f"pooling_method is {pooling_method!r}; expected 'cls', the state of the first token")
+            raise ConfigError(
+                f"pooling_method is {pooling_method!r}; expected 'cls', the state of the first token"
+            )
         check_batch_size(batch_size)
         warn_without_effect({"use_bf16": use_bf16})
         listed = devices if isinstance(devices, (list, tuple)) else [devices]
@@ -115,7 +117,10 @@ class BGEM3FlagModel:
         vectors = (cut_and_normalise(cut) if self.normalize_embeddings else cut) if dense else None
         weights = steps.weights_by_string(tokens, states, str) if sparse else None
         if isinstance(sentences, str):
-            vectors, weights = None if vectors is None else vectors[0], None if weights is None else weights[0]  # type: ignore[assignment]
+            vectors, weights = (
+                None if vectors is None else vectors[0],
+                None if weights is None else weights[0],
+            )  # type: ignore[assignment]
         return {"dense_vecs": vectors, "lexical_weights": weights, "colbert_vecs": None}
 
     def encode_queries(
@@ -172,13 +177,26 @@ class BGEM3FlagModel:
         pairs: list[Any] = [sentence_pairs] if single else list(sentence_pairs)
         for index, pair in enumerate(pairs):
             if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-                raise InputError("expected a (query, passage) pair", index=index, field="sentence_pairs", got=type(pair).__name__)
-        queries = self._vectors_and_weights([pair[0] for pair in pairs], max_query_length or self.query_max_length)
-        passages = self._vectors_and_weights([pair[1] for pair in pairs], max_passage_length or self.passage_max_length)
+                raise InputError(
+                    "expected a (query, passage) pair",
+                    index=index,
+                    field="sentence_pairs",
+                    got=type(pair).__name__,
+                )
+        queries = self._vectors_and_weights(
+            [pair[0] for pair in pairs], max_query_length or self.query_max_length
+        )
+        passages = self._vectors_and_weights(
+            [pair[1] for pair in pairs], max_passage_length or self.passage_max_length
+        )
         dense = np.einsum("ij,ij->i", queries[0], passages[0], dtype=np.float64)
         sparse = np.array([lexical(q, p) for q, p in zip(queries[1], passages[1], strict=True)], np.float64)
         both = (sparse * sparse_weight + dense * dense_weight) / (sparse_weight + dense_weight)
-        scores: dict[str, list[float]] = {"sparse": sparse.tolist(), "dense": dense.tolist(), "sparse+dense": both.tolist()}
+        scores: dict[str, list[float]] = {
+            "sparse": sparse.tolist(),
+            "dense": dense.tolist(),
+            "sparse+dense": both.tolist(),
+        }
         return {mode: values[0] for mode, values in scores.items()} if single else scores
 
     def compute_lexical_matching_score(
@@ -193,7 +211,9 @@ class BGEM3FlagModel:
             raise ConfigError("compute_lexical_matching_score takes two dictionaries, or two lists of them")
         return np.array([[lexical(one, other) for other in lexical_weights_2] for one in lexical_weights_1])
 
-    def convert_id_to_token(self, lexical_weights: Mapping[str, float] | Sequence[Mapping[str, float]]) -> Any:
+    def convert_id_to_token(
+        self, lexical_weights: Mapping[str, float] | Sequence[Mapping[str, float]]
+    ) -> Any:
         """The same weights under the tokens' own strings; one dictionary comes back unwrapped."""
         given = [lexical_weights] if isinstance(lexical_weights, Mapping) else list(lexical_weights)
         decode = self.embedder.tokenizer.decode
@@ -236,10 +256,14 @@ def _two_weights(weights: Sequence[float] | None) -> tuple[float, float]:
     if weights is None:
         return 1.0, 1.0
     if len(weights) != len(MODES):
-        raise ConfigError(f"weights_for_different_modes has {len(weights)} numbers; expected one each for {', '.join(MODES)}")
+        raise ConfigError(
+            f"weights_for_different_modes has {len(weights)} numbers; expected one each for {', '.join(MODES)}"
+        )
     dense, sparse, multi = weights
     if multi:
-        raise ConfigError(f"weights_for_different_modes[2] is {multi}: this family has no multi-vector head; pass 0")
+        raise ConfigError(
+            f"weights_for_different_modes[2] is {multi}: this family has no multi-vector head; pass 0"
+        )
     if dense + sparse == 0:
         raise ConfigError("weights_for_different_modes of dense and sparse add up to 0")
     return dense, sparse

@@ -39,9 +39,14 @@ def quantize(vectors: NDArray[np.float32], precision: str) -> NDArray[Any]:
         bits: UInt8 = np.packbits(vectors > 0, axis=-1)
         return bits if precision == "ubinary" else _signed(bits)
     if len(vectors) == 1:
-        raise ConfigError(f"precision={precision!r} takes its steps from the range of many vectors, and here is one")
+        raise ConfigError(
+            f"precision={precision!r} takes its steps from the range of many vectors, and here is one"
+        )
     if len(vectors) < FEW:
-        warnings.warn(f"precision={precision!r} takes its steps from the range of {len(vectors)} vectors; give {FEW} or more", stacklevel=3)
+        warnings.warn(
+            f"precision={precision!r} takes its steps from the range of {len(vectors)} vectors; give {FEW} or more",
+            stacklevel=3,
+        )
     low, high = vectors.min(axis=0), vectors.max(axis=0)
     step = (high - low) / np.float32(255)
     step[step == 0] = 1

@@ -22,5 +22,7 @@ def resolve(prompts: Mapping[str, str], prompt: str | None, name: str | None, de
     if name is None:
         return ""
     if name not in prompts:
-        raise ConfigError(f"prompt_name is {name[:40]!r}; this model has {', '.join(map(repr, prompts)) or 'none'}")
+        raise ConfigError(
+            f"prompt_name is {name[:40]!r}; this model has {', '.join(map(repr, prompts)) or 'none'}"
+        )
     return prompts[name]

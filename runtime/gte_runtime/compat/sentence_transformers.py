@@ -87,12 +87,21 @@ class SentenceTransformer:
         processor = dict(processor_kwargs or tokenizer_kwargs or {})
         length = processor.pop("model_max_length", None)
         other_backend = {"backend": backend} if backend != "torch" else {}
-        warn_without_effect({"model_kwargs": model_kwargs, "config_kwargs": config_kwargs, "processor_kwargs": processor, **other_backend})
+        warn_without_effect(
+            {
+                "model_kwargs": model_kwargs,
+                "config_kwargs": config_kwargs,
+                "processor_kwargs": processor,
+                **other_backend,
+            }
+        )
         self._similarity = ""
         self.similarity_fn_name = "cosine" if similarity_fn_name is None else similarity_fn_name
         self.truncate_dim = truncate_dim
         self._provider = provider_of(device)
-        self.embedder = Embedder.open(model_name_or_path, provider=self._provider, variant=variant, threads=threads)
+        self.embedder = Embedder.open(
+            model_name_or_path, provider=self._provider, variant=variant, threads=threads
+        )
         manifest = self.embedder.manifest
         self.prompts = {"query": "", "document": "", **manifest.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or manifest.default_prompt or None
@@ -149,10 +158,14 @@ class SentenceTransformer:
         check_precision(precision)
         refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
         if output_value not in ("sentence_embedding", "token_embeddings"):
-            raise ConfigError(f"output_value is {repr(output_value)[:40]}; expected 'sentence_embedding' or 'token_embeddings'")
+            raise ConfigError(
+                f"output_value is {repr(output_value)[:40]}; expected 'sentence_embedding' or 'token_embeddings'"
+            )
         if output_value == "token_embeddings" and precision != "float32":
             raise ConfigError(f"precision is {precision!r}; token_embeddings are given as float32")
-        if device is not None and (isinstance(device, (list, tuple)) or provider_of(device) != self._provider):
+        if device is not None and (
+            isinstance(device, (list, tuple)) or provider_of(device) != self._provider
+        ):
             raise ConfigError(f"device is {str(device)[:40]!r}; this model is open on {self._provider!r}")
         single = isinstance(texts, str)
         front = resolve(self.prompts, prompt, prompt_name, self.default_prompt_name)
@@ -235,16 +248,26 @@ class SentenceTransformer:
     def similarity_fn_name(self, value: object) -> None:
         name = getattr(value, "value", value)  # theirs may be a member of an enumeration
         if name not in similarity.NAMES:
-            raise ConfigError(f"similarity_fn_name is {str(name)[:40]!r}; expected one of {', '.join(similarity.NAMES)}")
+            raise ConfigError(
+                f"similarity_fn_name is {str(name)[:40]!r}; expected one of {', '.join(similarity.NAMES)}"
+            )
         self._similarity = str(name)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Each with each, [N, M]. Tensors in, a tensor out; else a numpy array."""
-        return _like(similarity.each_with_each(self._similarity, as_rows(embeddings1), as_rows(embeddings2)), embeddings1, embeddings2)
+        return _like(
+            similarity.each_with_each(self._similarity, as_rows(embeddings1), as_rows(embeddings2)),
+            embeddings1,
+            embeddings2,
+        )
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Row i with row i, [N]. Tensors in, a tensor out; else a numpy array."""
-        return _like(similarity.pairwise(self._similarity, as_rows(embeddings1), as_rows(embeddings2)), embeddings1, embeddings2)
+        return _like(
+            similarity.pairwise(self._similarity, as_rows(embeddings1), as_rows(embeddings2)),
+            embeddings1,
+            embeddings2,
+        )
 
     def get_embedding_dimension(self) -> int:
         """Values of a vector as `encode` gives it."""
@@ -286,10 +309,14 @@ class SentenceTransformer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _vectors(self, texts: Iterable[str], dim: int | None, normalize: bool, show_progress: bool) -> NDArray[np.float32]:
+    def _vectors(
+        self, texts: Iterable[str], dim: int | None, normalize: bool, show_progress: bool
+    ) -> NDArray[np.float32]:
         steps = self.embedder.steps
         steps.check_dim(dim)  # before the work, not after
-        whole = cut_and_normalise(steps.run(steps.tokens(texts, self.max_seq_length), show_progress=show_progress).cls)
+        whole = cut_and_normalise(
+            steps.run(steps.tokens(texts, self.max_seq_length), show_progress=show_progress).cls
+        )
         if dim is None:
             return whole
         return cut_and_normalise(whole, dim) if normalize else np.ascontiguousarray(whole[:, :dim])

@@ -21,7 +21,9 @@ def torch_for(option: str) -> Any:
     """
     torch = sys.modules.get("torch")
     if torch is None:
-        raise ConfigError(f"{option} asks for PyTorch tensors, and torch is not imported here; import it first, or take numpy arrays")
+        raise ConfigError(
+            f"{option} asks for PyTorch tensors, and torch is not imported here; import it first, or take numpy arrays"
+        )
     return torch
 
 

@@ -45,7 +45,16 @@ class CpuSession:
     single thread. Ctrl-C and `close` stop a run between two operators.
     """
 
-    def __init__(self, graph: bytes, folder: Path, variant: Variant, width: int, *, provider: str = "cpu", threads: int = 1) -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        folder: Path,
+        variant: Variant,
+        width: int,
+        *,
+        provider: str = "cpu",
+        threads: int = 1,
+    ) -> None:
         """Load a graph.
 
         Args:
@@ -76,13 +85,20 @@ class CpuSession:
         check_signature(self._session, variant, width)
         live.add(self)
 
-    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
+    def run(
+        self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
+    ) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
         names = wanted(self._variant, states)
         padded = self._variant.batch == "padded"
         feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
-        least, most = {"one": (1, 1), "any": (1, self.workers), "all": (self.workers, self.workers), "extra": (0, 0)}[share]
+        least, most = {
+            "one": (1, 1),
+            "any": (1, self.workers),
+            "all": (self.workers, self.workers),
+            "extra": (0, 0),
+        }[share]
         outputs = self._run(names, feeds, least, most, owner or object())
         if names == LOGITS:
             return Outputs(NOTHING, NOTHING, outputs[0])
@@ -90,7 +106,9 @@ class CpuSession:
         cls, *per_token = outputs
         return collected(cls, per_token, mask)
 
-    def _run(self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, owner: object) -> list[Float32]:
+    def _run(
+        self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, owner: object
+    ) -> list[Float32]:
         # By number: current_thread() would keep an object for ever for each thread that Python did not start.
         if threading.get_ident() != threading.main_thread().ident:
             return self._run_here(names, feeds, least, most, owner)
@@ -124,10 +142,14 @@ class CpuSession:
         except BaseException as error:  # noqa: BLE001 - carried to the waiting thread and raised there
             return error
 
-    def _run_here(self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, owner: object) -> list[Float32]:
+    def _run_here(
+        self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, owner: object
+    ) -> list[Float32]:
         taken = self._processors.acquire(least, most)
         try:
-            return self._run_on(self._one_thread() if taken < self.workers > 1 else self._session, names, feeds, owner)
+            return self._run_on(
+                self._one_thread() if taken < self.workers > 1 else self._session, names, feeds, owner
+            )
         finally:
             self._processors.release(taken)
 
@@ -138,7 +160,9 @@ class CpuSession:
                 self._narrow = self._load_narrow()
             return self._narrow
 
-    def _run_on(self, session: Any, names: Sequence[str], feeds: Mapping[str, Any], owner: object) -> list[Float32]:
+    def _run_on(
+        self, session: Any, names: Sequence[str], feeds: Mapping[str, Any], owner: object
+    ) -> list[Float32]:
         import onnxruntime
 
         options = onnxruntime.RunOptions()  # one per run: a terminated one fails every later run

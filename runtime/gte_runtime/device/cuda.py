@@ -48,7 +48,11 @@ class CudaOptions:
 
     def __post_init__(self) -> None:
         devices = self.devices
-        if not devices or len(set(devices)) != len(devices) or any(type(d) is not int or d < 0 for d in devices):
+        if (
+            not devices
+            or len(set(devices)) != len(devices)
+            or any(type(d) is not int or d < 0 for d in devices)
+        ):
             raise ConfigError(f"devices is {devices!r}; expected different numbers from 0, such as (0, 1)")
         if self.memory is not None and (type(self.memory) is not int or self.memory < 1):
             raise ConfigError(f"gpu_mem_limit is {self.memory!r}; expected bytes, or None for no limit")
@@ -61,7 +65,9 @@ class CudaSession:
     given back first. Ctrl-C and `close` stop a run between two operators.
     """
 
-    def __init__(self, graph: bytes, folder: Path, variant: Variant, width: int, options: CudaOptions = CudaOptions()) -> None:
+    def __init__(
+        self, graph: bytes, folder: Path, variant: Variant, width: int, options: CudaOptions = CudaOptions()
+    ) -> None:
         """Load a graph on every device, and capture what is to be captured.
 
         Raises:
@@ -75,7 +81,9 @@ class CudaSession:
         if variant.batch == "ragged":
             raise ConfigError(f"{variant.graph} is for the CPU; name another variant for provider='cuda'")
         if options.latency and variant.batch != "packed":
-            raise ConfigError("latency=True needs the variant cuda-fp16: only a packed graph has no part that a CUDA graph cannot hold")
+            raise ConfigError(
+                "latency=True needs the variant cuda-fp16: only a packed graph has no part that a CUDA graph cannot hold"
+            )
         _check_memory(options.memory, sum((folder / file).stat().st_size for file in variant.weights))
         require_libraries("cuda")
         self._pid = os.getpid()
@@ -85,7 +93,15 @@ class CudaSession:
             with quiet():
                 for device in options.devices:
                     load = partial(_load, graph, folder, variant, options, device)
-                    self._lanes.append(Lane(load, Device("cuda", device), variant, width, options.buckets if options.latency else ()))
+                    self._lanes.append(
+                        Lane(
+                            load,
+                            Device("cuda", device),
+                            variant,
+                            width,
+                            options.buckets if options.latency else (),
+                        )
+                    )
                 for lane in self._lanes:
                     lane.wait_until_loaded()
         except BaseException:
@@ -93,7 +109,9 @@ class CudaSession:
             raise
         self.workers = len(self._lanes)
         live.add(self)
-        weakref.finalize(self, _close, self._lanes)  # a lane's thread lives on its own: it would hold the device's memory for ever
+        weakref.finalize(
+            self, _close, self._lanes
+        )  # a lane's thread lives on its own: it would hold the device's memory for ever
 
     def report(self) -> dict[str, Any]:
         """The CUDA graphs that each device has, and how long capturing them took."""
@@ -101,7 +119,9 @@ class CudaSession:
         shapes = [asdict(one.bucket) for one in self._lanes[0].captured]
         return {"shapes": shapes, "milliseconds": round(sum(one.milliseconds for one in captured), 1)}
 
-    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
+    def run(
+        self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
+    ) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
         owner = owner or object()
@@ -148,7 +168,9 @@ def provider_options(options: CudaOptions, device: int, release: tuple[int, ...]
 
 def session_entries(variant: Variant) -> dict[str, str]:
     """Session options of a variant on a GPU."""
-    entries = {"session.use_device_allocator_for_initializers": "1"}  # weights outside the arena, so that it can shrink
+    entries = {
+        "session.use_device_allocator_for_initializers": "1"
+    }  # weights outside the arena, so that it can shrink
     if variant.batch == "packed":
         # Every operator of it has a CUDA kernel. In padded graphs some arithmetic on shapes belongs on the CPU.
         entries["session.disable_cpu_ep_fallback"] = "1"
@@ -172,7 +194,9 @@ def require_libraries(provider: str) -> None:
     if missing:
         found = "is not found" if len(missing) == 1 else "are not found"
         raise ProviderUnavailableError(
-            provider, available_providers(), f"{', '.join(missing)} {found}: {remedy(missing)}; `gte doctor` shows everything it needs"
+            provider,
+            available_providers(),
+            f"{', '.join(missing)} {found}: {remedy(missing)}; `gte doctor` shows everything it needs",
         )
 
 

@@ -86,22 +86,37 @@ def verdict(found: Findings, provider: str | None = None) -> tuple[bool, str]:
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'gte-runtime[gpu]'"
         )
     if not found.providers and found.broken is None:
-        return False, "ONNX Runtime is not installed: pip install 'gte-runtime[cpu]', or 'gte-runtime[gpu]' for NVIDIA GPUs"
+        return (
+            False,
+            "ONNX Runtime is not installed: pip install 'gte-runtime[cpu]', or 'gte-runtime[gpu]' for NVIDIA GPUs",
+        )
     if found.broken is not None:
-        return False, f"ONNX Runtime is installed and does not import ({found.broken}): pip install --force-reinstall 'gte-runtime[cpu]'"
+        return (
+            False,
+            f"ONNX Runtime is installed and does not import ({found.broken}): pip install --force-reinstall 'gte-runtime[cpu]'",
+        )
     wanted = provider or ("cuda" if gpu_package else "cpu")
     if wanted == "cpu":
         return True, _ready_for_cpu(found)
     if wanted not in found.providers:
-        return False, f"this ONNX Runtime has no {wanted} provider: pip uninstall -y onnxruntime && pip install 'gte-runtime[gpu]'"
+        return (
+            False,
+            f"this ONNX Runtime has no {wanted} provider: pip uninstall -y onnxruntime && pip install 'gte-runtime[gpu]'",
+        )
     if missing := _missing(found, wanted):
         return False, f"{wanted} does not load for want of {', '.join(missing)}: {remedy(missing)}"
     if not found.devices.gpus:
         return False, f"{wanted} loads and has nothing to run on: {found.devices.problem}"
     if old := [gpu for gpu in found.devices.gpus if float(gpu.capability) < OLDEST_CAPABILITY]:
         name = f"GPU {old[0].index} ({old[0].name})"
-        return False, f"{name} has compute capability {old[0].capability}; {OLDEST_CAPABILITY} is the oldest that runs"
-    return True, f"{wanted} is ready on {', '.join(f'GPU {gpu.index} ({gpu.name})' for gpu in found.devices.gpus)}"
+        return (
+            False,
+            f"{name} has compute capability {old[0].capability}; {OLDEST_CAPABILITY} is the oldest that runs",
+        )
+    return (
+        True,
+        f"{wanted} is ready on {', '.join(f'GPU {gpu.index} ({gpu.name})' for gpu in found.devices.gpus)}",
+    )
 
 
 def placement(graph: bytes, folder: Path, variant: Variant, provider: str) -> dict[str, Any]:
@@ -149,7 +164,12 @@ def lines(found: Findings) -> list[tuple[str, str]]:
             answers.append((provider, f"{library.name:<22} {library.found or 'MISSING'}"))
     answers.append(("driver", found.devices.driver or found.devices.problem or "none"))
     for gpu in found.devices.gpus:
-        answers.append((f"gpu {gpu.index}", f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB"))
+        answers.append(
+            (
+                f"gpu {gpu.index}",
+                f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory / 2**30:.0f} GiB",
+            )
+        )
     if found.devices.driver and not found.devices.gpus:
         answers.append(("gpu", found.devices.problem or "none"))
     answers.append(("tensorrt", found.tensorrt or "not installed (optional)"))
@@ -157,13 +177,21 @@ def lines(found: Findings) -> list[tuple[str, str]]:
 
 
 def _ready_for_cpu(found: Findings) -> str:
-    hint = "; for its GPU: pip uninstall -y onnxruntime && pip install 'gte-runtime[gpu]'" if found.devices.gpus else ""
+    hint = (
+        "; for its GPU: pip uninstall -y onnxruntime && pip install 'gte-runtime[gpu]'"
+        if found.devices.gpus
+        else ""
+    )
     return f"the CPU is ready with {found.threads} {'thread' if found.threads == 1 else 'threads'}{hint}"
 
 
 def _missing(found: Findings, provider: str) -> list[str]:
     asked: Sequence[str] = ("cuda", "tensorrt") if provider == "tensorrt" else (provider,)
-    return list(dict.fromkeys(lib.name for name in asked for lib in found.libraries.get(name, ()) if lib.found is None))
+    return list(
+        dict.fromkeys(
+            lib.name for name in asked for lib in found.libraries.get(name, ()) if lib.found is None
+        )
+    )
 
 
 def _threads(found: Findings) -> str:

@@ -54,7 +54,14 @@ EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 
 NO_DEVICE_WORDS = ("cuda failure", "invalid device id", "no kernel image", "disable_cpu_ep_fallback")
 
-TOO_NEW_WORDS = ("opset", "ir_version", "ir version", "not a registered function/op", "no op registered", "is under development")
+TOO_NEW_WORDS = (
+    "opset",
+    "ir_version",
+    "ir version",
+    "not a registered function/op",
+    "no op registered",
+    "is under development",
+)
 
 
 def wanted(variant: Variant, states: bool) -> tuple[str, ...]:
@@ -83,7 +90,9 @@ def collected(cls: Float32, per_token: Sequence[NDArray[Any]], mask: NDArray[np.
 def share_arena() -> bool:
     """One arena for the CPU sessions of this process; False where the host program has registered another."""
     onnxruntime = runtime()
-    place = onnxruntime.OrtMemoryInfo("Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT)
+    place = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
     try:
         onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg(ARENA))
     except Exception:  # noqa: BLE001 - ONNX Runtime's errors share no base
@@ -135,7 +144,9 @@ def load_graph(
         options.add_session_config_entry(*EXACT_PRODUCTS)
     if provider == "cpu" and share_arena():
         options.add_session_config_entry("session.use_env_allocators", "1")
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder.resolve()))
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder.resolve())
+    )
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     # A model may carry its own session options. Ours are not for a model to change.
@@ -165,7 +176,9 @@ def load_graph(
             ) from None
         raise BundleError(f"{variant.graph} does not load: {_clean(error)}") from None
     if session.get_providers()[0] != wanted:
-        raise ProviderUnavailableError(provider, available_providers(), "it gave no reason; `gte doctor` shows what it needs")
+        raise ProviderUnavailableError(
+            provider, available_providers(), "it gave no reason; `gte doctor` shows what it needs"
+        )
     return outlive_forks(session)
 
 
@@ -173,7 +186,11 @@ def check_signature(session: Any, variant: Variant, width: int) -> None:
     """Names are compared before the first run: a graph with others would fail later and less clearly."""
     inputs = tuple(i.name for i in session.get_inputs())
     outputs = tuple(o.name for o in session.get_outputs())
-    if set(inputs) != set(variant.inputs) or outputs != variant.outputs or not set(inputs) <= INPUT_TYPES.keys():
+    if (
+        set(inputs) != set(variant.inputs)
+        or outputs != variant.outputs
+        or not set(inputs) <= INPUT_TYPES.keys()
+    ):
         raise BundleError(
             f"{variant.graph}: expected inputs {', '.join(variant.inputs)} and outputs {', '.join(variant.outputs)}, "
             f"found {', '.join(inputs)} and {', '.join(outputs)}"
@@ -188,4 +205,6 @@ def check_signature(session: Any, variant: Variant, width: int) -> None:
         if output.type != "tensor(float)" and (output.type, output.name) != ("tensor(float16)", STATES[-1]):
             raise BundleError(f"{variant.graph}: expected float32 from {output.name}, found {output.type}")
         if output.name in ("cls", STATES[-1]) and output.shape[-1] != width:
-            raise BundleError(f"{variant.graph}: expected {width} values in each row of {output.name}, found {output.shape[-1]}")
+            raise BundleError(
+                f"{variant.graph}: expected {width} values in each row of {output.name}, found {output.shape[-1]}"
+            )

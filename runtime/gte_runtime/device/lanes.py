@@ -69,7 +69,14 @@ class _Job:
 class Lane:
     """One device: a thread, a session in it, a queue before it."""
 
-    def __init__(self, open_session: Callable[[], Any], device: Device, variant: Variant, width: int, buckets: Sequence[Bucket]) -> None:
+    def __init__(
+        self,
+        open_session: Callable[[], Any],
+        device: Device,
+        variant: Variant,
+        width: int,
+        buckets: Sequence[Bucket],
+    ) -> None:
         """`open_session` is called in the lane's own thread, which captures the buckets then."""
         self.captured: list[Captured] = []
         self.load = 0
@@ -82,7 +89,9 @@ class Lane:
         self._loaded = threading.Event()
         self._failure: BaseException | None = None
         name = f"gte-{device.kind}-{device.index}"
-        self._thread = threading.Thread(target=self._work, args=(open_session, tuple(buckets)), name=name, daemon=True)
+        self._thread = threading.Thread(
+            target=self._work, args=(open_session, tuple(buckets)), name=name, daemon=True
+        )
         self._thread.start()
 
     def wait_until_loaded(self) -> None:
@@ -165,7 +174,9 @@ class _Runner:
         self._buffers = Buffers(device)
         self._graphs: dict[Bucket, tuple[Any, Buffers, str]] = {}
         halves = {"tensor(float16)": np.dtype(np.float16)}
-        self._types = {output.name: halves.get(output.type, np.dtype(np.float32)) for output in session.get_outputs()}
+        self._types = {
+            output.name: halves.get(output.type, np.dtype(np.float32)) for output in session.get_outputs()
+        }
 
     def run(self, batch: Batch, options: Any, states: bool = False) -> Outputs:
         if options.terminate:
@@ -195,7 +206,12 @@ class _Runner:
         self._graphs[bucket] = graph
 
     def _run_packed(
-        self, names: Sequence[str], batch: Batch, bucket: Bucket, options: Any, graph: tuple[Any, Buffers, str] | None
+        self,
+        names: Sequence[str],
+        batch: Batch,
+        bucket: Bucket,
+        options: Any,
+        graph: tuple[Any, Buffers, str] | None,
     ) -> Outputs:
         filled = fill(batch, bucket)
         binding, buffers, _ = graph or (None, self._buffers, "")
@@ -205,22 +221,41 @@ class _Runner:
         if names == LOGITS:
             (logits,) = self._bound(feeds, {"logits": (bucket.texts,)}, options, binding, buffers)
             return Outputs(NOTHING, NOTHING, logits[own].copy())
-        shapes = {"cls": (bucket.texts, self._width), "token_weights": (bucket.tokens,), "token_states": (1, bucket.tokens, self._width)}
-        cls, weights, *states = self._bound(feeds, {name: shapes[name] for name in names}, options, binding, buffers)
+        shapes = {
+            "cls": (bucket.texts, self._width),
+            "token_weights": (bucket.tokens,),
+            "token_states": (1, bucket.tokens, self._width),
+        }
+        cls, weights, *states = self._bound(
+            feeds, {name: shapes[name] for name in names}, options, binding, buffers
+        )
         count = len(batch.input_ids)
-        return collected(cls[own].copy(), [weights[:count].copy(), *(each[:, :count].copy() for each in states)], None)
+        return collected(
+            cls[own].copy(), [weights[:count].copy(), *(each[:, :count].copy() for each in states)], None
+        )
 
     def _run_padded(self, names: Sequence[str], batch: Batch, options: Any) -> Outputs:
         feeds, mask = padded_inputs(batch), padding_mask(batch)
         if names == LOGITS:
             (logits,) = self._bound(feeds, {"logits": (len(mask),)}, options, None, self._buffers)
             return Outputs(NOTHING, NOTHING, logits.copy())
-        shapes = {"cls": (len(mask), self._width), "token_weights": mask.shape, "token_states": (*mask.shape, self._width)}
-        cls, *per_token = self._bound(feeds, {name: shapes[name] for name in names}, options, None, self._buffers)
+        shapes = {
+            "cls": (len(mask), self._width),
+            "token_weights": mask.shape,
+            "token_states": (*mask.shape, self._width),
+        }
+        cls, *per_token = self._bound(
+            feeds, {name: shapes[name] for name in names}, options, None, self._buffers
+        )
         return collected(cls.copy(), per_token, mask)
 
     def _bound(
-        self, feeds: Mapping[str, NDArray[Any]], shapes: Mapping[str, tuple[int, ...]], options: Any, binding: Any, buffers: Buffers
+        self,
+        feeds: Mapping[str, NDArray[Any]],
+        shapes: Mapping[str, tuple[int, ...]],
+        options: Any,
+        binding: Any,
+        buffers: Buffers,
     ) -> list[NDArray[Any]]:
         try:
             inputs = {name: buffers.holding(name, array) for name, array in feeds.items()}
@@ -264,7 +299,9 @@ class Buffers:
     def _recall(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         key = (name, tuple(shape))
         if key not in self._kept:
-            value = runtime().OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, self._device.kind, self._device.index)
+            value = runtime().OrtValue.ortvalue_from_shape_and_type(
+                list(shape), dtype, self._device.kind, self._device.index
+            )
             self._kept[key] = value
             if len(self._kept) > BUFFERS:
                 self._kept.popitem(last=False)

@@ -20,7 +20,11 @@ from ..errors import (
 if TYPE_CHECKING:
     pass
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 
 
 SILENT, WARNINGS = 4, 2
@@ -30,7 +34,13 @@ NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 # ONNX Runtime tells failures apart only in words.
-MEMORY_WORDS = ("failed to allocate memory", "bad allocation", "std::bad_alloc", "out of memory", "smaller than requested bytes")
+MEMORY_WORDS = (
+    "failed to allocate memory",
+    "bad allocation",
+    "std::bad_alloc",
+    "out of memory",
+    "smaller than requested bytes",
+)
 
 
 def available_providers() -> tuple[str, ...]:
@@ -51,7 +61,9 @@ def runtime() -> Any:
             os.environ[NO_TELEMETRY] = "1"
         import onnxruntime
     except ImportError:
-        raise ProviderUnavailableError("cpu", (), "install ONNX Runtime: pip install 'gte-runtime[cpu]' or 'gte-runtime[gpu]'") from None
+        raise ProviderUnavailableError(
+            "cpu", (), "install ONNX Runtime: pip install 'gte-runtime[cpu]' or 'gte-runtime[gpu]'"
+        ) from None
     finally:
         if asked is None:
             os.environ.pop(NO_TELEMETRY, None)  # the environment is the host's

@@ -32,12 +32,18 @@ class Bucket:
 
     def __post_init__(self) -> None:
         if not 1 <= self.longest <= self.tokens or self.texts < 1:
-            raise ConfigError(f"no bucket has {self.tokens} tokens in {self.texts} texts of at most {self.longest}")
+            raise ConfigError(
+                f"no bucket has {self.tokens} tokens in {self.texts} texts of at most {self.longest}"
+            )
 
     def holds(self, lengths: Sequence[int]) -> bool:
         """Texts of these lengths fit, and so do those that fill up the rest."""
         left = self.tokens - sum(lengths)
-        return left >= 0 and max(lengths) <= self.longest and len(lengths) + -(-left // self.longest) <= self.texts
+        return (
+            left >= 0
+            and max(lengths) <= self.longest
+            and len(lengths) + -(-left // self.longest) <= self.texts
+        )
 
 
 BUCKETS = (

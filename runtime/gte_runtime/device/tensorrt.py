@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigError, EngineError, EngineMissing, ForkedProcessError, GteError, OutputError, ProviderUnavailableError
+from ..errors import (
+    ConfigError,
+    EngineError,
+    EngineMissing,
+    ForkedProcessError,
+    GteError,
+    OutputError,
+    ProviderUnavailableError,
+)
 from ..inference.batch import Batch, halves, make_batch, padded_inputs
 from ..inference.halving import all_or_error, joined, run_halved
 from ..inference.session import Outputs, Share
@@ -125,7 +133,13 @@ class TensorRtSession:
         try:
             for device, built in engines.items():
                 for profile, file in built.items():
-                    lane = Lane(_loader(file, source, device), Device("cuda", device), source.variant, source.width, ())
+                    lane = Lane(
+                        _loader(file, source, device),
+                        Device("cuda", device),
+                        source.variant,
+                        source.width,
+                        (),
+                    )
                     self._lanes.setdefault(profile, []).append(lane)
             for lanes in self._lanes.values():
                 for lane in lanes:
@@ -136,7 +150,9 @@ class TensorRtSession:
         self.workers = len(options.devices)
         live.add(self)
 
-    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
+    def run(
+        self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
+    ) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
         owner = owner or object()
@@ -145,7 +161,9 @@ class TensorRtSession:
             profile = min(p for p in self._lanes if p.holds(len(part.rows), int(part.lengths.max())))
             return least_loaded(self._lanes[profile]).run(part, owner, halved, states=states)
 
-        return joined([all_or_error(run_halved(run, part, out_of_memory)) for part in pieces(batch, self._lanes)])
+        return joined(
+            [all_or_error(run_halved(run, part, out_of_memory)) for part in pieces(batch, self._lanes)]
+        )
 
     def stop(self, owner: object) -> None:
         for lanes in self._lanes.values():
@@ -203,7 +221,9 @@ def tensorrt_version() -> str | None:
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
-def build_engines(source: EngineSource, profiles: Sequence[Profile], device: int, say: Callable[[str], None]) -> Path:
+def build_engines(
+    source: EngineSource, profiles: Sequence[Profile], device: int, say: Callable[[str], None]
+) -> Path:
     """Build what is not there yet. An engine appears under its name when it is whole.
 
     Raises:
@@ -226,7 +246,9 @@ def build_engines(source: EngineSource, profiles: Sequence[Profile], device: int
                 staged.mkdir()
                 say(f"{profile}: building, which takes minutes")
                 _build(source, profile, device, staged, known.folder / "timing")
-                (staged / ABOUT).write_text(json.dumps({**asdict(known), "profile": str(profile)}, indent=1), encoding="utf-8")
+                (staged / ABOUT).write_text(
+                    json.dumps({**asdict(known), "profile": str(profile)}, indent=1), encoding="utf-8"
+                )
                 shutil.rmtree(target, ignore_errors=True)
                 staged.rename(target)
             say(f"{profile}: done")
@@ -270,14 +292,24 @@ def _build(source: EngineSource, profile: Profile, device: int, folder: Path, ti
 
 def _loader(file: Path, source: EngineSource, device: int) -> Callable[[], Any]:
     def load() -> Any:
-        return load_graph(file.read_bytes(), source.directory, source.variant, "tensorrt", 1, provider_options={"device_id": str(device)})
+        return load_graph(
+            file.read_bytes(),
+            source.directory,
+            source.variant,
+            "tensorrt",
+            1,
+            provider_options={"device_id": str(device)},
+        )
 
     return load
 
 
 def _built(known: Facts, source: EngineSource) -> dict[Profile, Path]:
     """Engines that are whole, by profile."""
-    found = {Profile.parse(about.parent.name): about.parent / CONTEXT for about in known.folder.glob(f"[0-9]*x*/{ABOUT}")}
+    found = {
+        Profile.parse(about.parent.name): about.parent / CONTEXT
+        for about in known.folder.glob(f"[0-9]*x*/{ABOUT}")
+    }
     if not found:
         raise EngineMissing(
             f"there is no TensorRT engine for {source.model} on {known.gpu} with TensorRT {known.tensorrt}, ONNX Runtime "

@@ -26,10 +26,47 @@ PAIR_KEY, PAIR_VALUE = 1, 2
 VALUE_NAME = 1
 
 OPERATORS = {
-    *("Abs", "Add", "Cast", "Clip", "Concat", "Constant", "Div", "Gather", "Gelu", "If", "LayerNormalization", "MatMul", "Mod", "Mul"),
-    *("QuantizeLinear", "ReduceMax", "Relu", "Reshape", "Shape", "Slice", "Softmax", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"),
-    *("com.microsoft::MatMulIntegerToFloat", "com.microsoft::MultiHeadAttention", "com.microsoft::RotaryEmbedding"),
-    *("Split", "com.microsoft::BiasSplitGelu", "com.microsoft::PackedMultiHeadAttention", "com.microsoft::SkipLayerNormalization"),
+    *(
+        "Abs",
+        "Add",
+        "Cast",
+        "Clip",
+        "Concat",
+        "Constant",
+        "Div",
+        "Gather",
+        "Gelu",
+        "If",
+        "LayerNormalization",
+        "MatMul",
+        "Mod",
+        "Mul",
+    ),
+    *(
+        "QuantizeLinear",
+        "ReduceMax",
+        "Relu",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Softmax",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+    ),
+    *(
+        "com.microsoft::MatMulIntegerToFloat",
+        "com.microsoft::MultiHeadAttention",
+        "com.microsoft::RotaryEmbedding",
+    ),
+    *(
+        "Split",
+        "com.microsoft::BiasSplitGelu",
+        "com.microsoft::PackedMultiHeadAttention",
+        "com.microsoft::SkipLayerNormalization",
+    ),
 }
 """What graphs of this family consist of. A bundle is data from elsewhere: an operator that loads a device's
 code (EPContext), loops without end, or quantises per tensor and so ties a text to its neighbours, is not in it."""
@@ -69,7 +106,9 @@ def inspect_graph(data: bytes, name: str) -> GraphFacts:
         raise BundleError(f"{name}: not an ONNX graph: its branches are nested without end") from None
 
 
-def check_pointers(facts: GraphFacts, graph: str, weights: tuple[str, ...], files: Mapping[str, FileRecord]) -> None:
+def check_pointers(
+    facts: GraphFacts, graph: str, weights: tuple[str, ...], files: Mapping[str, FileRecord]
+) -> None:
     """A graph reads nothing but its own weight files, each inside its bounds.
 
     Raises:
@@ -78,7 +117,11 @@ def check_pointers(facts: GraphFacts, graph: str, weights: tuple[str, ...], file
     for pointer in facts.pointers:
         if pointer.file not in weights:
             raise BundleError(f"{graph} reads {pointer.file[:80]!r}, which is none of its weight files")
-        if pointer.offset < 0 or pointer.length < 0 or pointer.offset + pointer.length > files[pointer.file].size:
+        if (
+            pointer.offset < 0
+            or pointer.length < 0
+            or pointer.offset + pointer.length > files[pointer.file].size
+        ):
             raise BundleError(f"{graph}: {pointer.name[:80]} lies outside of {pointer.file}")
 
 
@@ -143,7 +186,10 @@ def _attributes(graph: bytes) -> Iterator[bytes]:
 
 def operator(node: bytes) -> str:
     found = dict(fields(node))
-    domain, kind = text(found.get(NODE_DOMAIN, b"")), text(found[NODE_OP_TYPE]) if NODE_OP_TYPE in found else "?"
+    domain, kind = (
+        text(found.get(NODE_DOMAIN, b"")),
+        text(found[NODE_OP_TYPE]) if NODE_OP_TYPE in found else "?",
+    )
     return f"{domain}::{kind}" if domain else kind
 
 
@@ -155,7 +201,9 @@ def pointer(tensor: bytes) -> Pointer | None:
     if not pairs and not any(integer(v) for f, v in fields(tensor) if f == TENSOR_LOCATION):
         return None
     name = next((text(v) for f, v in fields(tensor) if f == TENSOR_NAME), "")
-    return Pointer(name, pairs.get("location", ""), int(pairs.get("offset", "0")), int(pairs.get("length", "-1")))
+    return Pointer(
+        name, pairs.get("location", ""), int(pairs.get("offset", "0")), int(pairs.get("length", "-1"))
+    )
 
 
 def _names(graph: bytes, field: int) -> tuple[str, ...]:

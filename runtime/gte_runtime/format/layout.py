@@ -101,7 +101,10 @@ class Layout:
             raw = json.loads(text)
             if raw["format"] != FORMAT:
                 raise BundleError(f"layout format {raw['format']}; this version reads {FORMAT}")
-            tensors = tuple(Tensor(**{**t, "shape": tuple(t["shape"]), "sources": tuple(t["sources"])}) for t in raw["tensors"])
+            tensors = tuple(
+                Tensor(**{**t, "shape": tuple(t["shape"]), "sources": tuple(t["sources"])})
+                for t in raw["tensors"]
+            )
             layout = cls(raw["file"], tensors)
             layout._check()
         except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -111,12 +114,19 @@ class Layout:
     def _check(self) -> None:
         """Raises BundleError, or TypeError where a field is of another type than it should be."""
         if not PLAIN_NAME.fullmatch(self.file) or not self.tensors:
-            raise BundleError(f"layout of {self.file[:80]!r}: expected a plain file name and at least one tensor")
+            raise BundleError(
+                f"layout of {self.file[:80]!r}: expected a plain file name and at least one tensor"
+            )
         end = 0
         for tensor in self.tensors:
             at, name = f"layout of {self.file}", f"{tensor.name}"[:80]
-            words, numbers = (tensor.name, tensor.dtype, tensor.transform, *tensor.sources), (tensor.offset, *tensor.shape)
-            if not all(isinstance(word, str) for word in words) or not all(type(number) is int for number in numbers):
+            words, numbers = (
+                (tensor.name, tensor.dtype, tensor.transform, *tensor.sources),
+                (tensor.offset, *tensor.shape),
+            )
+            if not all(isinstance(word, str) for word in words) or not all(
+                type(number) is int for number in numbers
+            ):
                 raise BundleError(f"{at}: {name} has a field of another type")
             if tensor.transform not in TRANSFORM_NAMES:
                 raise BundleError(f"{at}: unknown transform {tensor.transform[:80]!r} of {name}")

@@ -153,7 +153,9 @@ def parse_manifest(data: bytes) -> Manifest:
     try:
         raw = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
-        raise BundleCorruptError(FILE, expected="JSON in UTF-8 without a byte order mark", got=str(error)[:120]) from None
+        raise BundleCorruptError(
+            FILE, expected="JSON in UTF-8 without a byte order mark", got=str(error)[:120]
+        ) from None
     if not isinstance(raw, dict):
         raise BundleCorruptError(FILE, expected="an object", got=type(raw).__name__)
     version = raw.pop("format", None)
@@ -186,7 +188,9 @@ def _read(kind: Any, raw: Any, at: str) -> Any:
         return tuple(_read(get_args(kind)[0], item, at) for item in raw)
     if get_origin(kind) is dict and isinstance(raw, dict):
         return {key: _read(get_args(kind)[1], value, f"{at}{key}.") for key, value in raw.items()}
-    if kind is float and type(raw) in (int, float) and abs(raw) < 2**63:  # so neither NaN nor infinity, which Python reads
+    if (
+        kind is float and type(raw) in (int, float) and abs(raw) < 2**63
+    ):  # so neither NaN nor infinity, which Python reads
         return float(raw)
     if kind is int and type(raw) is int and 0 <= raw < 2**63:
         return raw
@@ -204,7 +208,9 @@ _fields = cache(get_type_hints)
 @cache
 def _optional(kind: type) -> frozenset[str]:
     """Fields that came to the format later: a bundle may lack them."""
-    return frozenset(f.name for f in dataclass_fields(kind) if f.default is not MISSING or f.default_factory is not MISSING)
+    return frozenset(
+        f.name for f in dataclass_fields(kind) if f.default is not MISSING or f.default_factory is not MISSING
+    )
 
 
 def _check_names(manifest: Manifest) -> None:
@@ -225,28 +231,58 @@ def _check_values(manifest: Manifest) -> None:
     for name, value in asdict(a).items():
         least, below = (0, 1) if name == "layer_norm_eps" else (1, 2**31)
         _expect(least <= value < below, f"architecture.{name} from {least} to below {below}", f"{value}")
-    _expect(a.hidden_size % a.heads == 0, "heads that share the width evenly", f"{a.heads} for {a.hidden_size}")
-    _expect(0 < manifest.smallest_dim <= a.hidden_size, f"smallest_dim from 1 to {a.hidden_size}", f"{manifest.smallest_dim}")
+    _expect(
+        a.hidden_size % a.heads == 0, "heads that share the width evenly", f"{a.heads} for {a.hidden_size}"
+    )
+    _expect(
+        0 < manifest.smallest_dim <= a.hidden_size,
+        f"smallest_dim from 1 to {a.hidden_size}",
+        f"{manifest.smallest_dim}",
+    )
     for name, record in manifest.files.items():
-        _expect(SHA256.fullmatch(record.sha256), f"files.{name}.sha256 in 64 hexadecimal digits", repr(record.sha256))
+        _expect(
+            SHA256.fullmatch(record.sha256),
+            f"files.{name}.sha256 in 64 hexadecimal digits",
+            repr(record.sha256),
+        )
     known = manifest.default_prompt in ("", *manifest.prompts)
     _expect(known, "default_prompt among the prompts", repr(manifest.default_prompt))
     _expect(manifest.variants, "at least one variant", "none")
     for name, variant in manifest.variants.items():
         if variant.batch not in BATCHES:
             kind = repr(variant.batch)[:80]
-            raise BundleError(f"{FILE}: variant {name} has batches of kind {kind}; this version knows {', '.join(BATCHES)}")
+            raise BundleError(
+                f"{FILE}: variant {name} has batches of kind {kind}; this version knows {', '.join(BATCHES)}"
+            )
         at = f"variants.{name}"
-        _expect(VERSION.fullmatch(variant.min_onnxruntime), f"{at}.min_onnxruntime such as 1.24", repr(variant.min_onnxruntime))
+        _expect(
+            VERSION.fullmatch(variant.min_onnxruntime),
+            f"{at}.min_onnxruntime such as 1.24",
+            repr(variant.min_onnxruntime),
+        )
         _expect(variant.weights and variant.inputs, f"weights and inputs in {at}", "none")
         _expect(variant.tolerance > 0, f"a positive {at}.tolerance", f"{variant.tolerance}")
         expected = (LOGITS,) if manifest.reranker else (VECTORS, STATES)
-        _expect(variant.outputs in expected, f"{', '.join(expected[-1])} in {at}.outputs", ", ".join(variant.outputs))
+        _expect(
+            variant.outputs in expected,
+            f"{', '.join(expected[-1])} in {at}.outputs",
+            ", ".join(variant.outputs),
+        )
         _expect(variant.flash_from > 0, f"a positive {at}.flash_from", f"{variant.flash_from}")
-    _expect(manifest.pair_checks if manifest.reranker else manifest.self_checks, "at least one self-check", "none")
+    _expect(
+        manifest.pair_checks if manifest.reranker else manifest.self_checks, "at least one self-check", "none"
+    )
     for check in manifest.self_checks:
-        _expect(len(check.dense) == a.hidden_size, f"{a.hidden_size} values in each self_check", f"{len(check.dense)}")
-        _expect(len(check.token_weights) == len(check.ids), "one weight per token in each self_check", f"{len(check.token_weights)}")
+        _expect(
+            len(check.dense) == a.hidden_size,
+            f"{a.hidden_size} values in each self_check",
+            f"{len(check.dense)}",
+        )
+        _expect(
+            len(check.token_weights) == len(check.ids),
+            "one weight per token in each self_check",
+            f"{len(check.token_weights)}",
+        )
 
 
 def _expect(condition: object, expected: str, found: str) -> None:

@@ -83,13 +83,17 @@ def read_recipe(directory: Path) -> Recipe:
     try:
         raw = tomllib.loads(read_regular(file).decode("utf-8"))
     except FileNotFoundError:
-        raise BundleError(f"no {FILE} in {directory.name}; `gte-export trace CONFIG -o DIR` writes one") from None
+        raise BundleError(
+            f"no {FILE} in {directory.name}; `gte-export trace CONFIG -o DIR` writes one"
+        ) from None
     except OSError as error:
         raise BundleError(f"{directory.name}/{FILE} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{directory.name}/{FILE} cannot be read: {str(error)[:120]}") from None
     if raw.get("format") != FORMAT:
-        raise BundleError(f"{directory.name}/{FILE} has format {raw.get('format')!r}; this version reads {FORMAT}")
+        raise BundleError(
+            f"{directory.name}/{FILE} has format {raw.get('format')!r}; this version reads {FORMAT}"
+        )
     try:
         graphs = tuple(
             GraphRecipe(
@@ -109,11 +113,15 @@ def read_recipe(directory: Path) -> Recipe:
     for name in names:
         # A build reads and writes files of these names.
         if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
-            raise BundleError(f"{directory.name}/{FILE}: expected plain names of files and variants, found {repr(name)[:80]}")
+            raise BundleError(
+                f"{directory.name}/{FILE}: expected plain names of files and variants, found {repr(name)[:80]}"
+            )
     return recipe
 
 
-def find_graphs(architecture: Architecture, directory: Path | None, *, shipped: Path, reranker: bool = False) -> tuple[Path, Recipe]:
+def find_graphs(
+    architecture: Architecture, directory: Path | None, *, shipped: Path, reranker: bool = False
+) -> tuple[Path, Recipe]:
     """The graphs of an architecture and kind of model: in `directory` if given, else among the folders of `shipped`.
 
     Raises:
@@ -126,7 +134,9 @@ def find_graphs(architecture: Architecture, directory: Path | None, *, shipped: 
                 f"the graphs in {directory.name} are for another architecture: {_difference(recipe.architecture, architecture)}"
             )
         if recipe.reranker != reranker:
-            raise CheckpointError(f"the graphs in {directory.name} are for {KIND[recipe.reranker]}; the checkpoint is {KIND[reranker]}")
+            raise CheckpointError(
+                f"the graphs in {directory.name} are for {KIND[recipe.reranker]}; the checkpoint is {KIND[reranker]}"
+            )
         return directory, recipe
     known = [(file.parent, read_recipe(file.parent)) for file in sorted(shipped.glob(f"*/{FILE}"))]
     for path, recipe in known:
@@ -148,4 +158,6 @@ def _describe(a: Architecture) -> str:
 
 def _difference(graphs: Architecture, checkpoint: Architecture) -> str:
     fields = [f for f in Architecture.__dataclass_fields__ if getattr(graphs, f) != getattr(checkpoint, f)]
-    return ", ".join(f"{f} is {getattr(graphs, f)}, the checkpoint has {getattr(checkpoint, f)}" for f in fields)
+    return ", ".join(
+        f"{f} is {getattr(graphs, f)}, the checkpoint has {getattr(checkpoint, f)}" for f in fields
+    )

@@ -93,7 +93,15 @@ class States:
 class Engine:
     """One model on one device. Safe to use from several threads."""
 
-    def __init__(self, session: Session, variant: Variant, width: int, *, budget: Budget | None = None, cost: Cost = Cost()) -> None:
+    def __init__(
+        self,
+        session: Session,
+        variant: Variant,
+        width: int,
+        *,
+        budget: Budget | None = None,
+        cost: Cost = Cost(),
+    ) -> None:
         """Put an engine together.
 
         Args:
@@ -121,7 +129,9 @@ class Engine:
 
     def plan(self, lengths: Sequence[int]) -> Plan:
         """Which texts, of so many tokens each, run together."""
-        return plan_runs(lengths, self.variant, self.budget, self.workers, self.cost, on_cpu=self.session.provider == "cpu")
+        return plan_runs(
+            lengths, self.variant, self.budget, self.workers, self.cost, on_cpu=self.session.provider == "cpu"
+        )
 
     def run(
         self,
@@ -146,7 +156,9 @@ class Engine:
         states = self.run_unchecked(ids, token_states=token_states, done=done, lap=lap)
         finite = states.finite()
         if not finite.all():
-            raise NonFiniteOutputError(int(np.flatnonzero(~finite)[0]), "pairs" if self.variant.outputs == LOGITS else "texts")
+            raise NonFiniteOutputError(
+                int(np.flatnonzero(~finite)[0]), "pairs" if self.variant.outputs == LOGITS else "texts"
+            )
         return states
 
     def run_unchecked(
@@ -211,7 +223,9 @@ class Engine:
             return States(np.zeros((0, self.width), np.float32), [], [], np.zeros(count, np.float32))
         weights = [np.zeros(0, np.float32)] * count
         return States(
-            np.zeros((count, self.width), np.float32), weights, [np.zeros((0, self.width), np.float32)] * count if token_states else []
+            np.zeros((count, self.width), np.float32),
+            weights,
+            [np.zeros((0, self.width), np.float32)] * count if token_states else [],
         )
 
 

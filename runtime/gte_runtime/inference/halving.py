@@ -19,7 +19,9 @@ Run = Callable[[Batch, bool], Outputs]
 """(batch, whether it is a part of one that failed) -> outputs."""
 
 
-def run_halved(run: Run, batch: Batch, halve_on: Callable[[EngineError], bool]) -> list[tuple[Batch, Outputs | EngineError]]:
+def run_halved(
+    run: Run, batch: Batch, halve_on: Callable[[EngineError], bool]
+) -> list[tuple[Batch, Outputs | EngineError]]:
     """The parts in which a batch ran, in its order; the error in place of outputs where a single text failed.
 
     Args:
@@ -30,7 +32,9 @@ def run_halved(run: Run, batch: Batch, halve_on: Callable[[EngineError], bool]) 
     return _run(run, batch, halve_on, False)
 
 
-def _run(run: Run, batch: Batch, halve_on: Callable[[EngineError], bool], part: bool) -> list[tuple[Batch, Outputs | EngineError]]:
+def _run(
+    run: Run, batch: Batch, halve_on: Callable[[EngineError], bool], part: bool
+) -> list[tuple[Batch, Outputs | EngineError]]:
     try:
         return [(batch, run(batch, part))]
     except EngineError as error:
@@ -42,7 +46,12 @@ def _run(run: Run, batch: Batch, halve_on: Callable[[EngineError], bool], part: 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:
     """Outputs of batches that follow one another, as those of one."""
-    return Outputs(**{each.name: np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(Outputs)})
+    return Outputs(
+        **{
+            each.name: np.concatenate([getattr(part, each.name) for part in parts])
+            for each in fields(Outputs)
+        }
+    )
 
 
 def all_or_error(parts: Sequence[tuple[Batch, Outputs | EngineError]]) -> Outputs:

@@ -55,7 +55,9 @@ def budget_at_the_same_time(budget: Budget, tokens: int, workers: int, cost: Cos
     """The budget of each run on a CPU when this many tokens are spread over workers that run at the same time."""
     even = -(-tokens // workers)
     share = min(even if even >= cost.smallest_share(workers) else tokens, cost.cache_tokens)
-    return Budget(max_tokens=min(budget.max_tokens, max(1, share)), max_scores=max(1, budget.max_scores // workers))
+    return Budget(
+        max_tokens=min(budget.max_tokens, max(1, share)), max_scores=max(1, budget.max_scores // workers)
+    )
 
 
 def budget_of_each_device(budget: Budget, tokens: int, devices: int) -> Budget:
@@ -74,7 +76,9 @@ def plan_ragged(lengths: Sequence[int], flash_from: int, budget: Budget, cost: C
     order = np.argsort(sizes, kind="stable")
     short = order[sizes[order] < flash_from]
     long = order[len(short) :]
-    groups = [piece for group in _cheapest(short, sizes, budget, cost) for piece in _pieces(group, sizes, budget)]
+    groups = [
+        piece for group in _cheapest(short, sizes, budget, cost) for piece in _pieces(group, sizes, budget)
+    ]
     for equal in np.split(long, np.flatnonzero(np.diff(sizes[long])) + 1):
         each = max(1, budget.max_tokens // int(sizes[equal[0]])) if len(equal) else 1
         groups += [equal[start : start + each] for start in range(0, len(equal), each)]
@@ -119,7 +123,10 @@ def _pieces(group: Int64, sizes: Int64, budget: Budget) -> list[Int64]:
 def _fits(piece: Int64, sizes: Int64, budget: Budget) -> bool:
     if not len(piece):
         return False
-    return int(sizes[piece].sum()) <= budget.max_tokens and len(piece) * int(sizes[piece[-1]]) ** 2 <= budget.max_scores
+    return (
+        int(sizes[piece].sum()) <= budget.max_tokens
+        and len(piece) * int(sizes[piece[-1]]) ** 2 <= budget.max_scores
+    )
 
 
 def runs_on_all(costs: Sequence[float], workers: int, all_threads: float) -> int:
@@ -181,7 +188,9 @@ def plan_padded(lengths: Sequence[int], budget: Budget) -> list[Int64]:
     return [np.array(group, np.int64) for group in groups]
 
 
-def plan_runs(lengths: Sequence[int], variant: Variant, budget: Budget, workers: int, cost: Cost, *, on_cpu: bool) -> Plan:
+def plan_runs(
+    lengths: Sequence[int], variant: Variant, budget: Budget, workers: int, cost: Cost, *, on_cpu: bool
+) -> Plan:
     """The plan for texts of these lengths.
 
     Args:
@@ -204,4 +213,7 @@ def plan_runs(lengths: Sequence[int], variant: Variant, budget: Budget, workers:
     order = sorted(range(len(groups)), key=lambda i: -costs[i])
     # Runs at the same time share the budget of one.
     large = sum(t > budget.max_tokens // workers for t in tokens)
-    return Plan([groups[i] for i in order], max(large, runs_on_all([costs[i] for i in order], workers, cost.all_threads)))
+    return Plan(
+        [groups[i] for i in order],
+        max(large, runs_on_all([costs[i] for i in order], workers, cost.all_threads)),
+    )

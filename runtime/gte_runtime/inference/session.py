@@ -39,7 +39,9 @@ class Session(Protocol):
     workers: int
     """Runs that may go on at the same time: on a CPU one for each processor, otherwise one for each device."""
 
-    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
+    def run(
+        self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
+    ) -> Outputs:
         """Run a batch.
 
         Args:

@@ -14,7 +14,9 @@ from .session import Outputs, Session
 Make = Callable[[], Batch]
 
 
-def run_all(session: Session, batches: Sequence[Make], on_all: int, *, states: bool = False) -> Iterator[tuple[int, Batch, Outputs]]:
+def run_all(
+    session: Session, batches: Sequence[Make], on_all: int, *, states: bool = False
+) -> Iterator[tuple[int, Batch, Outputs]]:
     """(position, batch, outputs) of every batch, in the order in which they are done.
 
     Args:
@@ -35,7 +37,9 @@ def run_all(session: Session, batches: Sequence[Make], on_all: int, *, states: b
         yield from _at_the_same_time(session, batches, on_all, states)
 
 
-def _at_the_same_time(session: Session, batches: Sequence[Make], first: int, states: bool) -> Iterator[tuple[int, Batch, Outputs]]:
+def _at_the_same_time(
+    session: Session, batches: Sequence[Make], first: int, states: bool
+) -> Iterator[tuple[int, Batch, Outputs]]:
     """The caller's thread waits, so that it can be interrupted."""
     left = iter(range(first, len(batches)))
     done: SimpleQueue[Any] = SimpleQueue()
@@ -55,7 +59,9 @@ def _at_the_same_time(session: Session, batches: Sequence[Make], first: int, sta
                 return
 
     count = len(batches) - first
-    workers = [threading.Thread(target=work, name="gte-run", daemon=True) for _ in range(min(count, session.workers))]
+    workers = [
+        threading.Thread(target=work, name="gte-run", daemon=True) for _ in range(min(count, session.workers))
+    ]
     for worker in workers:
         worker.start()
     try:

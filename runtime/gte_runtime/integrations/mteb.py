@@ -56,7 +56,9 @@ class GteEncoder:
 
     def encode(self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **_: Any) -> Float32:
         """[N, dim] for all texts of all batches, planned together."""
-        dense = _encode(self.gte, _texts(inputs), _is_query(prompt_type), dense=True, sparse=False, dim=self.dim).dense
+        dense = _encode(
+            self.gte, _texts(inputs), _is_query(prompt_type), dense=True, sparse=False, dim=self.dim
+        ).dense
         assert dense is not None
         return dense
 
@@ -110,11 +112,18 @@ class GteSearch:
             documents = np.repeat(np.arange(len(rows)), np.diff(csr.indptr))
             order = np.argsort(csr.indices, kind="stable")
             tokens, starts = np.unique(csr.indices[order], return_index=True)
-            columns = zip(np.split(documents[order], starts[1:]), np.split(csr.data[order], starts[1:]), strict=True)
+            columns = zip(
+                np.split(documents[order], starts[1:]), np.split(csr.data[order], starts[1:]), strict=True
+            )
             self._postings = dict(zip(tokens.tolist(), columns, strict=True))
 
     def search(
-        self, queries: Iterable[Mapping[str, Any]], *, top_k: int, top_ranked: Mapping[str, list[str]] | None = None, **_: Any
+        self,
+        queries: Iterable[Mapping[str, Any]],
+        *,
+        top_k: int,
+        top_ranked: Mapping[str, list[str]] | None = None,
+        **_: Any,
     ) -> dict[str, dict[str, float]]:
         """{query id: {document id: score}} of the best documents; of those in `top_ranked`, where it is given."""
         rows = list(queries)
@@ -144,11 +153,19 @@ class GteSearch:
         return scores
 
     def _run(self, texts: list[str], *, query: bool) -> Embeddings:
-        return _encode(self.gte, texts, query, dense=self.dense_weight != 0, sparse=self.sparse_weight != 0, dim=self.dim)
+        return _encode(
+            self.gte, texts, query, dense=self.dense_weight != 0, sparse=self.sparse_weight != 0, dim=self.dim
+        )
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        kind = "hybrid" if self.dense_weight and self.sparse_weight else "sparse" if self.sparse_weight else "dense"
+        kind = (
+            "hybrid"
+            if self.dense_weight and self.sparse_weight
+            else "sparse"
+            if self.sparse_weight
+            else "dense"
+        )
         return _meta(self.gte, self._revision, kind, self.dim or self.gte.dim)
 
 
@@ -168,16 +185,22 @@ class GteReranker:
         self.max_length = max_length
         self._revision = revision
 
-    def predict(self, inputs1: Iterable[Mapping[str, Any]], inputs2: Iterable[Mapping[str, Any]], **_: Any) -> Float32:
+    def predict(
+        self, inputs1: Iterable[Mapping[str, Any]], inputs2: Iterable[Mapping[str, Any]], **_: Any
+    ) -> Float32:
         """[N], without sigmoid."""
-        return self.gte.score(list(zip(_texts(inputs1), _texts(inputs2), strict=True)), max_length=self.max_length)
+        return self.gte.score(
+            list(zip(_texts(inputs1), _texts(inputs2), strict=True)), max_length=self.max_length
+        )
 
     @cached_property
     def mteb_model_meta(self) -> Any:
         return _meta(self.gte, self._revision, "cross-encoder", None)
 
 
-def _encode(gte: Embedder, texts: list[str], query: bool, *, dense: bool, sparse: bool, dim: int | None) -> Embeddings:
+def _encode(
+    gte: Embedder, texts: list[str], query: bool, *, dense: bool, sparse: bool, dim: int | None
+) -> Embeddings:
     prompt = QUERY if query and QUERY in gte.manifest.prompts else None
     return gte.encode(texts, dense=dense, sparse=sparse, dim=dim, prompt_name=prompt)
 

@@ -45,7 +45,12 @@ def devices(library: Any = None) -> Devices:
     cuda = _ask(driver.cuDriverGetVersion)
     speaks = f"{cuda // 1000}.{cuda % 1000 // 10}"
     gpus = tuple(_gpu(driver, index) for index in range(_ask(driver.cuDeviceGetCount)))
-    return Devices(_version() or f"for CUDA {speaks}", speaks, gpus, None if gpus else "CUDA_VISIBLE_DEVICES leaves no GPU to this process")
+    return Devices(
+        _version() or f"for CUDA {speaks}",
+        speaks,
+        gpus,
+        None if gpus else "CUDA_VISIBLE_DEVICES leaves no GPU to this process",
+    )
 
 
 def _gpu(driver: Any, index: int) -> Gpu:
@@ -54,7 +59,10 @@ def _gpu(driver: Any, index: int) -> Gpu:
     driver.cuDeviceGetName(name, len(name), device)
     memory = ctypes.c_size_t()
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    major, minor = (_ask(driver.cuDeviceGetAttribute, attribute, device) for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR))
+    major, minor = (
+        _ask(driver.cuDeviceGetAttribute, attribute, device)
+        for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR)
+    )
     return Gpu(index, name.value.decode("utf-8", "replace"), f"{major}.{minor}", memory.value)
 
 
@@ -66,7 +74,9 @@ def _ask(function: Any, *arguments: int) -> int:
 
 def _version() -> str | None:
     try:
-        found = re.search(r"Kernel Module\D*?(\d+(?:\.\d+)+)", DRIVER.read_text(encoding="utf-8", errors="replace"))
+        found = re.search(
+            r"Kernel Module\D*?(\d+(?:\.\d+)+)", DRIVER.read_text(encoding="utf-8", errors="replace")
+        )
     except OSError:
         return None
     return found[1] if found else None

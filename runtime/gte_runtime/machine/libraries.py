@@ -83,7 +83,9 @@ def remedy(missing: Iterable[str]) -> str:
     steps = []
     if any(name.startswith("libcuda.so") for name in names):
         steps.append("install NVIDIA's driver (in a container: start it with --gpus all)")
-    major = next((name.rsplit(".", 1)[-1] for name in names if name.startswith(("libcublas", "libcudart"))), "13")
+    major = next(
+        (name.rsplit(".", 1)[-1] for name in names if name.startswith(("libcublas", "libcudart"))), "13"
+    )
     packages = dict.fromkeys(_package(name, major) for name in names if not name.startswith("libcuda.so"))
     if packages:
         steps.append("pip install " + " ".join(f"'{package}'" for package in packages))
@@ -96,7 +98,11 @@ def _package(name: str, major: str) -> str:
         return f"tensorrt-cu{major}=={TENSORRT}"
     if package == "nvidia-cudnn" or (package.startswith("nvidia-") and major == "12"):
         return f"{package}-cu{major}"
-    return f"{package}>={major},<{int(major) + 1}" if package in ("nvidia-cublas", "nvidia-cuda-runtime") else package
+    return (
+        f"{package}>={major},<{int(major) + 1}"
+        if package in ("nvidia-cublas", "nvidia-cuda-runtime")
+        else package
+    )
 
 
 def _find(name: str, load: Load) -> str | None:
@@ -139,6 +145,13 @@ def _linked(data: mmap.mmap) -> list[str]:
             break
         entries.append((tag, value))
     strings = next((value for tag, value in entries if tag == DT_STRTAB), 0)
-    base = next((offset + strings - address for address, offset, length in loads if address <= strings < address + length), 0)
+    base = next(
+        (
+            offset + strings - address
+            for address, offset, length in loads
+            if address <= strings < address + length
+        ),
+        0,
+    )
     names = [base + value for tag, value in entries if tag == DT_NEEDED]
     return [data[at : data.find(b"\0", at)].decode() for at in names]

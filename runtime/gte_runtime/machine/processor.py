@@ -7,7 +7,20 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 
-FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")
+FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
 """As the kernel spells them: those for which ONNX Runtime has kernels of their own."""
 
 
@@ -27,7 +40,9 @@ def _cpuinfo(field: str) -> str:
         lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), ""
+    )
 
 
 def _sysctl() -> str:
@@ -36,7 +51,13 @@ def _sysctl() -> str:
     import subprocess
 
     try:
-        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            ["sysctl", "-n", "machdep.cpu.brand_string"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip()

@@ -20,7 +20,9 @@ def thread_count(wish: int | None = None) -> int:
         ConfigError: a wish that is not a positive integer.
     """
     if wish is not None and (isinstance(wish, bool) or not isinstance(wish, int) or wish < 1):
-        raise ConfigError(f"threads is {wish!r}; expected an integer of at least 1, or None for all that this process may use")
+        raise ConfigError(
+            f"threads is {wish!r}; expected an integer of at least 1, or None for all that this process may use"
+        )
     limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     if (quota := cgroup_quota()) is not None:
         limits.append(math.ceil(quota))

@@ -44,7 +44,14 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 NODE_INPUT, NODE_OUTPUT = 1, 2
-ATTRIBUTE_NAME, ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_INTS, ATTRIBUTE_KIND = 1, 2, 3, 5, 8, 20
+ATTRIBUTE_NAME, ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_INTS, ATTRIBUTE_KIND = (
+    1,
+    2,
+    3,
+    5,
+    8,
+    20,
+)
 TENSOR_DIMS, TENSOR_TYPE = 1, 2
 DTYPES = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16}
 
@@ -76,7 +83,9 @@ class Evaluator:
         values: dict[str, Any] = {"": None, **self._weights, **feeds}
         for node in self._nodes:
             results = KERNELS[node.operator](node, *(values[name] for name in node.inputs))
-            values.update(zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True))
+            values.update(
+                zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True)
+            )
         return {name: values[name] for name in self._outputs}
 
 
@@ -89,7 +98,9 @@ class NumpySession:
     def __init__(self, graph: bytes, folder: Path) -> None:
         self._evaluator: Evaluator | None = Evaluator(graph, folder)
 
-    def run(self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False) -> Outputs:
+    def run(
+        self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
+    ) -> Outputs:
         from ..inference.session import NOTHING, Outputs
 
         if self._evaluator is None:
@@ -210,7 +221,9 @@ def _reshape(node: Node, x: Array, shape: Array) -> Array:
     return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape.tolist())])
 
 
-def _slice(node: Node, x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None) -> Array:
+def _slice(
+    node: Node, x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None
+) -> Array:
     cut = [slice(None)] * x.ndim
     of = range(len(starts)) if axes is None else axes.tolist()
     by = [1] * len(starts) if steps is None else steps.tolist()
@@ -238,7 +251,9 @@ def _layer_normalization(node: Node, x: Array, weight: Array, bias: Array) -> Ar
     return _rounded(_normalised(_wide(x), weight, bias, node.attributes["epsilon"]), x)
 
 
-def _skip_layer_normalization(node: Node, x: Array, skip: Array, weight: Array, beta: Array, bias: Array) -> Array:
+def _skip_layer_normalization(
+    node: Node, x: Array, skip: Array, weight: Array, beta: Array, bias: Array
+) -> Array:
     total = _wide(x) + _wide(skip) + _wide(bias)
     return _rounded(_normalised(total, weight, beta, node.attributes["epsilon"]), x)
 
@@ -261,17 +276,31 @@ def _rotary_embedding(node: Node, x: Array, positions: Array, cos: Array, sin: A
     return np.concatenate([first * c - second * s, second * c + first * s], -1).reshape(x.shape)
 
 
-def _packed_attention(node: Node, query: Array, key: Array, value: Array, bias: Array | None, token_offset: Array, bounds: Array) -> Array:
+def _packed_attention(
+    node: Node, query: Array, key: Array, value: Array, bias: Array | None, token_offset: Array, bounds: Array
+) -> Array:
     """Every text attends to itself. Rows behind the last bound are not written by the kernel: here they are not numbers."""
     heads, width = node.attributes["num_heads"], query.shape[-1]
     if query.ndim != 2 or query.shape != key.shape or bias is not None:
-        raise ValueError(f"PackedMultiHeadAttention of query {query.shape}, key {key.shape}, with{'out' * (bias is None)} bias")
+        raise ValueError(
+            f"PackedMultiHeadAttention of query {query.shape}, key {key.shape}, with{'out' * (bias is None)} bias"
+        )
     texts, longest = token_offset.shape
-    if bounds.shape != (texts + 1,) or (lengths := np.diff(bounds)).min() < 0 or lengths.max() > longest or bounds[-1] > len(query):
-        raise ValueError(f"bounds {bounds.tolist()} do not fit {len(query)} tokens in {texts} texts of at most {longest}")
+    if (
+        bounds.shape != (texts + 1,)
+        or (lengths := np.diff(bounds)).min() < 0
+        or lengths.max() > longest
+        or bounds[-1] > len(query)
+    ):
+        raise ValueError(
+            f"bounds {bounds.tolist()} do not fit {len(query)} tokens in {texts} texts of at most {longest}"
+        )
     out = np.full(query.shape, np.nan, np.float32)
     for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-        q, k, v = (_wide(x[start:end]).reshape(end - start, heads, width // heads).transpose(1, 0, 2) for x in (query, key, value))
+        q, k, v = (
+            _wide(x[start:end]).reshape(end - start, heads, width // heads).transpose(1, 0, 2)
+            for x in (query, key, value)
+        )
         scores = q @ k.transpose(0, 2, 1) / np.float32(sqrt(width // heads))
         raised = np.exp(scores - scores.max(-1, keepdims=True, initial=-np.inf))
         mixed = raised @ v / raised.sum(-1, keepdims=True)

@@ -37,7 +37,10 @@ class Invariance:
 
     def facts(self) -> dict[str, bool | float | None]:
         """As `info` shows it."""
-        return {"batch_invariant": self.promised and self.difference == 0, "batch_difference": self.difference}
+        return {
+            "batch_invariant": self.promised and self.difference == 0,
+            "batch_difference": self.difference,
+        }
 
 
 def measure(session: Session, variant: Variant, ids: Sequence[int]) -> float:
@@ -48,7 +51,9 @@ def measure(session: Session, variant: Variant, ids: Sequence[int]) -> float:
         variant: what it promises.
         ids: tokens to make the texts of.
     """
-    texts = [np.resize(np.asarray(ids, np.int64), length) for length in LENGTHS if length < variant.flash_from]
+    texts = [
+        np.resize(np.asarray(ids, np.int64), length) for length in LENGTHS if length < variant.flash_from
+    ]
     largest = _largest(session, variant, texts, _companies(len(texts)))
     if variant.batch == "ragged":
         equal = [np.resize(np.asarray(ids, np.int64)[::step], variant.flash_from) for step in (1, -1)]
@@ -61,7 +66,9 @@ def _companies(count: int) -> list[tuple[list[int], Share]]:
     return [(list(range(count)), "all"), (list(range(count))[::-1], "one"), ([0, count - 1, 0], "one")]
 
 
-def _largest(session: Session, variant: Variant, texts: Sequence[Ids], companies: Iterable[tuple[list[int], Share]]) -> float:
+def _largest(
+    session: Session, variant: Variant, texts: Sequence[Ids], companies: Iterable[tuple[list[int], Share]]
+) -> float:
     alone = [_rows(session, variant, [text], "all")[0] for text in texts]
     return max(
         _difference(variant, alone[i], row)
@@ -85,8 +92,13 @@ def _rows(session: Session, variant: Variant, texts: Sequence[Ids], share: Share
 def _difference(variant: Variant, alone: Row, together: Row) -> float:
     if all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True)):
         return 0.0
-    states = [row[0] if variant.outputs == LOGITS else cut_and_normalise(row[0][None])[0] for row in (alone, together)]
+    states = [
+        row[0] if variant.outputs == LOGITS else cut_and_normalise(row[0][None])[0]
+        for row in (alone, together)
+    ]
     scale = max(1.0, float(np.abs(alone[0]).max())) if variant.outputs == LOGITS else 1.0
     apart = float(np.linalg.norm(states[0] - states[1])) / scale
-    weights = np.abs(alone[1] - together[1]).max(initial=0.0) / max(1.0, float(np.abs(alone[1]).max(initial=0.0)))
+    weights = np.abs(alone[1] - together[1]).max(initial=0.0) / max(
+        1.0, float(np.abs(alone[1]).max(initial=0.0))
+    )
     return max(apart, float(weights), float(np.finfo(np.float32).tiny))

@@ -76,7 +76,11 @@ def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type =
         y = linear(_gelu(linear(h, f"{at}.gate")) * linear(h, f"{at}.up"), f"{at}.down")
         h = layer_norm(h + y, f"{at}.mlp_norm")
 
-    weights = np.maximum(linear(h, "token_head")[:, 0], 0) if checkpoint.has_sparse_head else np.zeros(len(ids), dtype)
+    weights = (
+        np.maximum(linear(h, "token_head")[:, 0], 0)
+        if checkpoint.has_sparse_head
+        else np.zeros(len(ids), dtype)
+    )
     logit = 0.0
     if checkpoint.reranker:
         logit = float(linear(np.tanh(linear(h[:1], "pair_head.pooler")), "pair_head.logit")[0, 0])

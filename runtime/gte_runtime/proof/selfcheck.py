@@ -18,7 +18,9 @@ WEIGHT_SLACK = 5
 """Token weights are not normalised; relative to their largest they may differ by this many tolerances."""
 
 
-def self_check(manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, *, thorough: bool) -> float:
+def self_check(
+    manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, *, thorough: bool
+) -> float:
     """Compare a session with the manifest; the largest distance of a normalised vector.
 
     Args:
@@ -40,18 +42,29 @@ def self_check(manifest: Manifest, variant: str, tokenizer: Tokenizer, session: 
         outputs = session.run(batch)
         weights = np.split(outputs.token_weights, batch.cu_seqlens[1:-1])
         for row, cls, found in zip(rows.tolist(), outputs.cls, weights, strict=True):
-            worst = max(worst, _compare(variant, checks[row], cls, found, published.tolerance, manifest.sparse))
+            worst = max(
+                worst, _compare(variant, checks[row], cls, found, published.tolerance, manifest.sparse)
+            )
     return worst
 
 
-def _check_pairs(manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, thorough: bool) -> float:
+def _check_pairs(
+    manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, thorough: bool
+) -> float:
     """The same for a reranker; the largest difference of a logit, as a share of it where it is above 1."""
     published = manifest.variants[variant]
     checks = [c for c in manifest.pair_checks if thorough or len(c.ids) < published.flash_from]
-    _same_ids(tokenizer.encode_pairs([(c.query, c.document) for c in checks], max_length=manifest.architecture.max_positions), checks)
+    _same_ids(
+        tokenizer.encode_pairs(
+            [(c.query, c.document) for c in checks], max_length=manifest.architecture.max_positions
+        ),
+        checks,
+    )
     worst = 0.0
     for rows in _groups(checks, published.flash_from):
-        logits = session.run(make_batch(rows, [np.array(c.ids, np.int64) for c in checks], published.flash_from)).logits
+        logits = session.run(
+            make_batch(rows, [np.array(c.ids, np.int64) for c in checks], published.flash_from)
+        ).logits
         for row, logit in zip(rows.tolist(), logits.tolist(), strict=True):
             expected = checks[row].logit
             difference = abs(logit - expected) / max(1.0, abs(expected))
@@ -83,7 +96,12 @@ def _groups(checks: Iterable[SelfCheck | PairCheck], flash_from: int) -> list[ND
 
 
 def _compare(
-    variant: str, check: SelfCheck, cls: NDArray[np.float32], weights: NDArray[np.float32], tolerance: float, sparse: bool
+    variant: str,
+    check: SelfCheck,
+    cls: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    tolerance: float,
+    sparse: bool,
 ) -> float:
     found, expected = cut_and_normalise(cls[None])[0], check.vector()
     difference = float(np.linalg.norm(found - expected)) if np.isfinite(found).all() else float("inf")

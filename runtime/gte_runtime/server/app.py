@@ -79,10 +79,14 @@ class App:
             return named[0]
         if named or not of_kind:
             have = ", ".join(f"{model.name} ({model.kind})" for model in self.models)
-            raise Refusal("wrong_model_kind", f"this needs a model of kind {kind}; the server has {have}", param="model")
+            raise Refusal(
+                "wrong_model_kind", f"this needs a model of kind {kind}; the server has {have}", param="model"
+            )
         if name and self.options.strict_model:
             have = ", ".join(model.name for model in of_kind)
-            raise Refusal("model_not_found", f"there is no model of this name; there is {have}", param="model")
+            raise Refusal(
+                "model_not_found", f"there is no model of this name; there is {have}", param="model"
+            )
         return of_kind[0]
 
     def refusal(self, error: BaseException, place: str) -> Refusal:
@@ -90,12 +94,17 @@ class App:
         if isinstance(error, GteError):
             refusal = refusal_of(error, place)
             if refusal.code == "internal":
-                log.error("run failed", extra={"fields": {"error": type(error).__name__, "reason": str(error)[:300]}})
+                log.error(
+                    "run failed",
+                    extra={"fields": {"error": type(error).__name__, "reason": str(error)[:300]}},
+                )
             return refusal
         log.error("run failed", exc_info=error)
         return Refusal("internal", "the model could not be run; the server's log says more")
 
-    async def __call__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Send) -> None:
+    async def __call__(
+        self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Send
+    ) -> None:
         if scope["type"] != "http":
             return
         # Only bytes as they came decide: a decoded path could be another one for whoever decodes it next.
@@ -115,11 +124,15 @@ class App:
                 answer = self._refused(x, refusal)
             except asyncio.CancelledError:
                 code = "draining"
-                answer = self._refused(x, Refusal(code, "the server is stopping", headers={"retry-after": "1"}))
+                answer = self._refused(
+                    x, Refusal(code, "the server is stopping", headers={"retry-after": "1"})
+                )
             except Exception as error:
                 log.error("bug", exc_info=error)
                 code = "internal"
-                answer = self._refused(x, Refusal(code, "something went wrong here; the server's log says more"))
+                answer = self._refused(
+                    x, Refusal(code, "something went wrong here; the server's log says more")
+                )
             finally:
                 x.release()
             try:
@@ -151,7 +164,11 @@ class App:
         for key in self.options.keys:
             good |= hmac.compare_digest(token.strip(), key)
         if not (good and scheme.lower() == b"bearer"):
-            raise Refusal("unauthorized", "send the header authorization: Bearer KEY", headers={"www-authenticate": "Bearer"})
+            raise Refusal(
+                "unauthorized",
+                "send the header authorization: Bearer KEY",
+                headers={"www-authenticate": "Bearer"},
+            )
 
     def _dialect(self, x: Exchange) -> Dialect:
         if x.dialect is not None:
@@ -177,7 +194,10 @@ class App:
             (b"x-request-id", x.id.encode()),
             *((name.encode(), value.encode("latin-1", "replace")) for name, value in x.stage_headers()),
             *((name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()),
-            *((b"x-gte-warning", warning.encode("ascii", "backslashreplace")[:200]) for warning in x.warnings[:8]),
+            *(
+                (b"x-gte-warning", warning.encode("ascii", "backslashreplace")[:200])
+                for warning in x.warnings[:8]
+            ),
         ]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body})

@@ -32,19 +32,30 @@ def check_head(headers: dict[bytes, bytes], limit: int) -> int | None:
         Refusal: of another type than JSON in UTF-8, of an unknown encoding, or too long by its own word.
     """
     kind, *parameters = headers.get(b"content-type", b"").decode("latin-1").split(";")
-    charsets = [p.partition("=")[2].strip(' "').lower() for p in parameters if p.strip().lower().startswith("charset=")]
+    charsets = [
+        p.partition("=")[2].strip(' "').lower()
+        for p in parameters
+        if p.strip().lower().startswith("charset=")
+    ]
     if kind.strip().lower() != "application/json" or any(c not in ("utf-8", "utf8") for c in charsets):
-        raise Refusal("unsupported_media_type", "send a JSON body in UTF-8, with the header content-type: application/json")
+        raise Refusal(
+            "unsupported_media_type",
+            "send a JSON body in UTF-8, with the header content-type: application/json",
+        )
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding != b"identity" and encoding not in ENCODINGS:
-        raise Refusal("unsupported_media_type", "the content-encoding is not known; send gzip, deflate or none")
+        raise Refusal(
+            "unsupported_media_type", "the content-encoding is not known; send gzip, deflate or none"
+        )
     length = headers.get(b"content-length", b"0")
     if length.isdigit() and int(length[:20]) > limit:
         raise too_large(limit)
     return ENCODINGS.get(encoding)
 
 
-async def receive_body(receive: Receive, limit: int, window_bits: int | None, hold: Callable[[int], None]) -> bytes:
+async def receive_body(
+    receive: Receive, limit: int, window_bits: int | None, hold: Callable[[int], None]
+) -> bytes:
     """The whole body. `hold` is told of every piece, and may refuse.
 
     Raises:
@@ -85,7 +96,10 @@ def _unpacked(unpack: Any, piece: bytes, room: int) -> bytes:
 
 
 def too_large(limit: int) -> Refusal:
-    return Refusal("payload_too_large", f"the body is over the limit of {limit} bytes (--max-body); send fewer texts at a time")
+    return Refusal(
+        "payload_too_large",
+        f"the body is over the limit of {limit} bytes (--max-body); send fewer texts at a time",
+    )
 
 
 def parse(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
@@ -136,7 +150,10 @@ def _check_syntax(body: bytes) -> None:
         orjson.loads(body)
     except orjson.JSONDecodeError as error:
         _check_surrogates(text)
-        raise Refusal("invalid_json", f"the body is not JSON: {error.msg[:60]} (line {error.lineno}, column {error.colno})") from None
+        raise Refusal(
+            "invalid_json",
+            f"the body is not JSON: {error.msg[:60]} (line {error.lineno}, column {error.colno})",
+        ) from None
 
 
 def _check_surrogates(text: str) -> None:

@@ -68,7 +68,9 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._seconds_per_token = 0.0
 
-    async def run(self, model: Runner, lengths: Sequence[int], payloads: Sequence[Any], timeout: float | None) -> Done:
+    async def run(
+        self, model: Runner, lengths: Sequence[int], payloads: Sequence[Any], timeout: float | None
+    ) -> Done:
         """Wait for the answers to all texts. Cancelling takes those that wait out of the queue.
 
         Raises:
@@ -105,7 +107,9 @@ class Dispatcher:
     def stuck(self, limit: float, grace: float = 0.0) -> list[Run]:
         """Runs that take longer than `limit` seconds, and than runs of late on this machine would make one expect, by `grace` seconds."""
         now, each = time.monotonic(), TIMES * self._seconds_per_token * self.scheduler.slots
-        return [run for run in self.scheduler.running if now - run.taken > max(limit, each * run.tokens) + grace]
+        return [
+            run for run in self.scheduler.running if now - run.taken > max(limit, each * run.tokens) + grace
+        ]
 
     def fail(self, refusal: Refusal) -> None:
         """Answer everybody who waits with an error."""
@@ -124,7 +128,9 @@ class Dispatcher:
         for request in self.scheduler.expire(now):
             waiting = self._waiting.get(request)
             if waiting is not None and not waiting.future.done():
-                waiting.future.set_exception(Refusal("deadline_exceeded", "the deadline came before the texts could be run"))
+                waiting.future.set_exception(
+                    Refusal("deadline_exceeded", "the deadline came before the texts could be run")
+                )
         while (run := self.scheduler.take(now)) is not None:
             self.metrics.started()
             self._pool.submit(self._run, run)
@@ -149,7 +155,9 @@ class Dispatcher:
         if not all(isinstance(answer, BaseException) for answer in answers):
             self.last_good = time.monotonic()
             rate = seconds / run.tokens / self.scheduler.slots
-            self._seconds_per_token += SMOOTHING * (rate - self._seconds_per_token) if self._seconds_per_token else rate
+            self._seconds_per_token += (
+                SMOOTHING * (rate - self._seconds_per_token) if self._seconds_per_token else rate
+            )
         for item, answer in zip(run.items, answers, strict=True):
             waiting = self._waiting.get(item.request)
             if waiting is None or waiting.future.done():

@@ -55,7 +55,11 @@ class Encoded:
     def dense(self, dim: int | None = None, normalise: bool = True) -> Float32:
         """[N, dim], cut, then normalised."""
         width = dim or self.model.dim
-        cls = np.stack([s.cls for s in self.states]) if self.states else np.zeros((0, self.model.dim), np.float32)
+        cls = (
+            np.stack([s.cls for s in self.states])
+            if self.states
+            else np.zeros((0, self.model.dim), np.float32)
+        )
         return scoring.cut_and_normalise(cls, width) if normalise else np.ascontiguousarray(cls[:, :width])
 
 
@@ -79,10 +83,16 @@ def as_list(value: object, x: Exchange, place: Place, limit: int, flag: str) -> 
     if not items:
         raise Refusal("empty_input", f"{place(None)} is empty; send at least one text", param=place(None))
     if len(items) > limit:
-        raise Refusal("too_many_inputs", f"{place(None)} has {len(items)} texts, the limit is {limit} ({flag})", param=place(None))
+        raise Refusal(
+            "too_many_inputs",
+            f"{place(None)} has {len(items)} texts, the limit is {limit} ({flag})",
+            param=place(None),
+        )
     for index, item in enumerate(items):
         if item == "" and not x.app.options.allow_empty:
-            raise Refusal("empty_input", f"{place(index)} is an empty string; leave it out", param=place(index))
+            raise Refusal(
+                "empty_input", f"{place(index)} is an empty string; leave it out", param=place(index)
+            )
         if not isinstance(item, str):
             _check_ids(item, x, place(index))
     return items, place
@@ -97,7 +107,11 @@ def _check_ids(item: object, x: Exchange, where: str) -> None:
         raise Refusal("invalid_type", f"{where}: expected a string, found {type(item).__name__}", param=where)
     if not x.app.options.accept_token_ids:
         hint = "send the text (LangChain: check_embedding_ctx_length=False); a server started with --accept-token-ids takes its own ids"
-        raise Refusal("invalid_type", f"{where}: token ids are not accepted, they belong to one tokenizer; {hint}", param=where)
+        raise Refusal(
+            "invalid_type",
+            f"{where}: token ids are not accepted, they belong to one tokenizer; {hint}",
+            param=where,
+        )
 
 
 async def encode(
@@ -149,7 +163,11 @@ async def encode(
     flag = "max_token_vectors" if per_token else "max_request_tokens"
     if count > (most := getattr(app.options, flag)):
         limit = f"{most} (--{flag.replace('_', '-')})"
-        raise Refusal("request_too_large", f"{place(None)} has {count} tokens, the limit is {limit}; split it", param=place(None))
+        raise Refusal(
+            "request_too_large",
+            f"{place(None)} has {count} tokens, the limit is {limit}; split it",
+            param=place(None),
+        )
     x.texts, x.tokens, x.truncated = x.texts + len(texts), x.tokens + count, x.truncated + out.truncated
     app.metrics.truncated.inc(out.truncated)
     if not tokens:
@@ -158,7 +176,9 @@ async def encode(
         x.hold_answer(count * model.manifest.architecture.hidden_size * STATE_BYTES)
     if timeout is not None:
         timeout -= time.monotonic() - begun
-    done = await x.unless_disconnected(app.dispatcher.run(model, [len(t.ids) for t in tokens], tokens, timeout))
+    done = await x.unless_disconnected(
+        app.dispatcher.run(model, [len(t.ids) for t in tokens], tokens, timeout)
+    )
     x.times["queue"], x.times["inference"] = done.queued, done.running
     failed = first_error(done.answers)
     if failed is None:
@@ -171,17 +191,24 @@ async def encode(
         if isinstance(answer, BaseException):
             errors[index[row]] = app.refusal(answer, place(index[row]))
     good = [row for row, answer in enumerate(done.answers) if not isinstance(answer, BaseException)]
-    return Encoded(model, [tokens[r] for r in good], [done.answers[r] for r in good], [index[r] for r in good], errors)
+    return Encoded(
+        model, [tokens[r] for r in good], [done.answers[r] for r in good], [index[r] for r in good], errors
+    )
 
 
-def _tokenize(model: ServedModel, texts: Sequence[Any], max_length: int, truncate: bool, left: bool) -> list[Tokens | InputError]:
+def _tokenize(
+    model: ServedModel, texts: Sequence[Any], max_length: int, truncate: bool, left: bool
+) -> list[Tokens | InputError]:
     """The tokens of each text, or why it was refused. Lists are token ids already."""
 
     def encode(part: Sequence[Any], first: int) -> list[Tokens]:
         return model.tokenize(part, max_length=max_length, truncate=truncate, left=left)
 
     plain = iter(encode_each(encode, [text for text in texts if not isinstance(text, list)]))
-    return [_verbatim(text, index, model, max_length) if isinstance(text, list) else next(plain) for index, text in enumerate(texts)]
+    return [
+        _verbatim(text, index, model, max_length) if isinstance(text, list) else next(plain)
+        for index, text in enumerate(texts)
+    ]
 
 
 def _verbatim(ids: Sequence[object], index: int, model: ServedModel, limit: int) -> Tokens | InputError:
@@ -203,15 +230,26 @@ def prompt_of(model: EmbeddingModel, name: str | None, field: str) -> str:
 
 
 def check_dimensions(
-    x: Exchange, model: EmbeddingModel, dimensions: int | None, *, name: str = "dimensions", zero_is_all: bool = False
+    x: Exchange,
+    model: EmbeddingModel,
+    dimensions: int | None,
+    *,
+    name: str = "dimensions",
+    zero_is_all: bool = False,
 ) -> int:
     """How many values to keep. Raises Refusal outside 1..H; warns below what the model was trained for."""
     if dimensions is None or (zero_is_all and dimensions == 0):
         return model.dim
     if not 1 <= dimensions <= model.dim:
-        raise Refusal("invalid_dimensions", f"{name} is {str(dimensions)[:20]}; expected an integer from 1 to {model.dim}", param=name)
+        raise Refusal(
+            "invalid_dimensions",
+            f"{name} is {str(dimensions)[:20]}; expected an integer from 1 to {model.dim}",
+            param=name,
+        )
     if dimensions < model.manifest.smallest_dim:
-        x.warnings.append(f"{name}={dimensions} is below {model.manifest.smallest_dim}, the shortest the model was trained for")
+        x.warnings.append(
+            f"{name}={dimensions} is below {model.manifest.smallest_dim}, the shortest the model was trained for"
+        )
     return dimensions
 
 

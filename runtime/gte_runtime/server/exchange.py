@@ -49,7 +49,9 @@ def json_answer(value: Any, status: int = 200) -> Answer:
 class Exchange:
     """A request on its way. Handlers read it and add to what goes out with the answer."""
 
-    def __init__(self, app: App, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    def __init__(
+        self, app: App, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> None:
         self.app = app
         self.scope = scope
         self.started = time.monotonic()
@@ -83,7 +85,11 @@ class Exchange:
         self._held += size
         self.app.held += size
         if self.app.held > self.app.options.max_held:
-            raise Refusal("overloaded", "too many large requests at a time (--max-held); try again later", headers={"retry-after": "1"})
+            raise Refusal(
+                "overloaded",
+                "too many large requests at a time (--max-held); try again later",
+                headers={"retry-after": "1"},
+            )
 
     def hold_answer(self, size: int) -> None:
         """The same for an answer, which lasts until it is sent."""
@@ -106,7 +112,9 @@ class Exchange:
             return None
         if not raw.isdigit() or not 1 <= int(raw[:20]) <= LONGEST_DEADLINE:
             raise Refusal(
-                "invalid_request", f"x-request-timeout-ms: expected milliseconds from 1 to {LONGEST_DEADLINE}", param="x-request-timeout-ms"
+                "invalid_request",
+                f"x-request-timeout-ms: expected milliseconds from 1 to {LONGEST_DEADLINE}",
+                param="x-request-timeout-ms",
             )
         return max(0.0, int(raw) / 1000 - (time.monotonic() - self.started))
 
@@ -129,7 +137,9 @@ class Exchange:
 
     async def in_thread(self, work: Callable[..., R], *arguments: Any) -> R:
         """For what would keep the event loop from others."""
-        return await asyncio.get_running_loop().run_in_executor(self.app.tokenizing, partial(work, *arguments))
+        return await asyncio.get_running_loop().run_in_executor(
+            self.app.tokenizing, partial(work, *arguments)
+        )
 
     async def aside(self, work: Callable[..., R], *arguments: Any) -> R:
         """Put an answer together: here when that takes less than a thread's start, else in a thread."""

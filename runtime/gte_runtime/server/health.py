@@ -28,7 +28,13 @@ STUCK_EXIT = 70
 class Health:
     """Watches the runs; when there are none for a while, makes one."""
 
-    def __init__(self, dispatcher: Dispatcher, models: Sequence[ServedModel], options: Options, stop: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        models: Sequence[ServedModel],
+        options: Options,
+        stop: Callable[[int], None],
+    ) -> None:
         self.draining = False
         self.problem: str | None = None
         self._dispatcher = dispatcher
@@ -46,7 +52,9 @@ class Health:
         if self.draining:
             raise Refusal("draining", "the server is stopping; ask another one", headers={"retry-after": "5"})
         if self.problem is not None:
-            raise Refusal("not_ready", f"the server is not ready: {self.problem}", headers={"retry-after": "10"})
+            raise Refusal(
+                "not_ready", f"the server is not ready: {self.problem}", headers={"retry-after": "10"}
+            )
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._watch())
@@ -63,7 +71,9 @@ class Health:
             await asyncio.sleep(pause)
             if stuck := self._dispatcher.stuck(self._options.stall_timeout):
                 self._report("a run takes too long")
-                self._dispatcher.fail(Refusal("not_ready", "the model does not answer", headers={"retry-after": "10"}))
+                self._dispatcher.fail(
+                    Refusal("not_ready", "the model does not answer", headers={"retry-after": "10"})
+                )
                 for run in stuck:
                     run.model.stop(run)  # type: ignore[attr-defined]
                 if self._dispatcher.stuck(self._options.stall_timeout, GRACE):

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from prometheus_client import GC_COLLECTOR, PLATFORM_COLLECTOR, CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from .scheduler import Run
@@ -26,20 +34,34 @@ class Metrics:
         for collector in (GC_COLLECTOR, PLATFORM_COLLECTOR):
             r.register(collector)
         self.requests = Counter("gte_requests", "Requests answered.", ["route", "status"], registry=r)
-        self.rejected = Counter("gte_rejected_requests", "Requests refused, by the error's code.", ["reason"], registry=r)
-        self.disconnected = Counter("gte_disconnected_requests", "Requests whose client left before the answer.", registry=r)
-        self.connections_refused = Counter("gte_refused_connections", "Connections closed by us, and why.", ["reason"], registry=r)
+        self.rejected = Counter(
+            "gte_rejected_requests", "Requests refused, by the error's code.", ["reason"], registry=r
+        )
+        self.disconnected = Counter(
+            "gte_disconnected_requests", "Requests whose client left before the answer.", registry=r
+        )
+        self.connections_refused = Counter(
+            "gte_refused_connections", "Connections closed by us, and why.", ["reason"], registry=r
+        )
         self.texts = Counter("gte_texts", "Texts run.", ["model"], registry=r)
         self.tokens = Counter("gte_tokens", "Tokens run; their rate is the speed.", ["model"], registry=r)
-        self.padding_saved = Counter("gte_padding_saved_tokens", "Tokens a padded batch would have run on top.", ["model"], registry=r)
+        self.padding_saved = Counter(
+            "gte_padding_saved_tokens", "Tokens a padded batch would have run on top.", ["model"], registry=r
+        )
         self.truncated = Counter("gte_truncated_texts", "Texts that were cut.", registry=r)
         self.failed = Counter("gte_failed_texts", "Texts whose run failed.", ["model"], registry=r)
-        self.request_seconds = self._seconds("gte_request_seconds", "From a request's head to its answer.", "route")
+        self.request_seconds = self._seconds(
+            "gte_request_seconds", "From a request's head to its answer.", "route"
+        )
         self.tokenize_seconds = self._seconds("gte_tokenize_seconds", "Tokenizing a request's texts.")
         self.queue_seconds = self._seconds("gte_queue_seconds", "A request's wait for its first run.")
         self.run_seconds = self._seconds("gte_run_seconds", "One run of a model.", "model")
-        self.batch_tokens = Histogram("gte_batch_tokens", "Tokens of one run.", ["model"], buckets=TOKENS, registry=r)
-        self.batch_texts = Histogram("gte_batch_texts", "Texts of one run.", ["model"], buckets=TEXTS, registry=r)
+        self.batch_tokens = Histogram(
+            "gte_batch_tokens", "Tokens of one run.", ["model"], buckets=TOKENS, registry=r
+        )
+        self.batch_texts = Histogram(
+            "gte_batch_texts", "Texts of one run.", ["model"], buckets=TEXTS, registry=r
+        )
         self.running = Gauge("gte_running_runs", "Runs going on.", registry=r)
         self.ready = Gauge("gte_ready", "1 when requests are taken.", registry=r)
         self.queue_tokens = Gauge("gte_queue_tokens", "Tokens that wait.", registry=r)

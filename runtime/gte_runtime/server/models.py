@@ -50,9 +50,15 @@ class ServedModel:
 
     def length_limit(self, max_length: int | None) -> int:
         """Raises ConfigError outside what the model takes."""
-        return self.max_length if max_length is None else check_max_length(max_length, self.specials, self.max_length)
+        return (
+            self.max_length
+            if max_length is None
+            else check_max_length(max_length, self.specials, self.max_length)
+        )
 
-    def tokenize(self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False) -> list[Tokens]:
+    def tokenize(
+        self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False
+    ) -> list[Tokens]:
         """Tokens of checked or unchecked inputs. `left` keeps the end of a text that is too long. Raises InputError with the index."""
         raise NotImplementedError
 
@@ -98,7 +104,9 @@ class EmbeddingModel(ServedModel):
     def per_token(self) -> TokenStatesModel:
         return TokenStatesModel(self)
 
-    def tokenize(self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False) -> list[Tokens]:
+    def tokenize(
+        self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False
+    ) -> list[Tokens]:
         checked = [check_text(text, index) for index, text in enumerate(inputs)]
         if not left:
             return self.tokenizer.encode(checked, max_length=max_length, truncate=truncate)
@@ -112,13 +120,17 @@ class EmbeddingModel(ServedModel):
             return tokens
         prefix, suffix = self.tokenizer.prefix, self.tokenizer.suffix
         body = tokens.ids[len(prefix) : len(tokens.ids) - len(suffix)]
-        return Tokens(np.array([*prefix, *body[len(body) - limit + self.specials :], *suffix], np.int64), True)
+        return Tokens(
+            np.array([*prefix, *body[len(body) - limit + self.specials :], *suffix], np.int64), True
+        )
 
     def sparse_vector(self, tokens: Tokens, state: State) -> SparseVector:
         return sparse.sparse_vector(tokens.ids, state.token_weights, self.manifest.tokenizer.drop_ids)
 
     def by_string(self, tokens: Tokens, state: State) -> dict[str, float]:
-        return sparse.by_string(tokens.ids, state.token_weights, self.manifest.tokenizer.drop_ids, self.tokenizer.decode)
+        return sparse.by_string(
+            tokens.ids, state.token_weights, self.manifest.tokenizer.drop_ids, self.tokenizer.decode
+        )
 
     def prompt(self, name: str | None) -> str:
         """What is put before every text: as `Embedder.encode` does with `prompt_name`. Raises ConfigError for a name the model lacks."""
@@ -131,7 +143,10 @@ class EmbeddingModel(ServedModel):
         if not specials:
             return pieces
         before, after = (
-            [{"id": i, "text": self.tokenizer.decode(i), "special": True, "start": None, "stop": None} for i in ids]
+            [
+                {"id": i, "text": self.tokenizer.decode(i), "special": True, "start": None, "stop": None}
+                for i in ids
+            ]
             for ids in (self.tokenizer.prefix, self.tokenizer.suffix)
         )
         return [*before, *pieces, *after]
@@ -156,6 +171,11 @@ class RerankerModel(ServedModel):
     def specials(self) -> int:
         return self.tokenizer.pair_specials
 
-    def tokenize(self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False) -> list[Tokens]:
-        pairs = [(check_text(query, index), check_text(document, index)) for index, (query, document) in enumerate(inputs)]
+    def tokenize(
+        self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False
+    ) -> list[Tokens]:
+        pairs = [
+            (check_text(query, index), check_text(document, index))
+            for index, (query, document) in enumerate(inputs)
+        ]
         return self.tokenizer.encode_pairs(pairs, max_length=max_length, truncate=truncate)

@@ -20,7 +20,11 @@ def document(routes: Sequence[Route], version: str) -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, ref_of)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "gte serve", "version": version, "description": "Dense and sparse vectors, hybrid scores and reranking."},
+        "info": {
+            "title": "gte serve",
+            "version": version,
+            "description": "Dense and sparse vectors, hybrid scores and reranking.",
+        },
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
@@ -38,9 +42,14 @@ def _operation(route: Route, ref_of: dict[Any, Any]) -> dict[str, Any]:
         "security": [] if route.open else [{"key": []}, {}],
     }
     if route.request is not None:
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": ref_of[route.request]}}}
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": ref_of[route.request]}},
+        }
     if "{id}" in route.path:
-        operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+        operation["parameters"] = [
+            {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+        ]
     return operation
 
 

@@ -87,7 +87,11 @@ class Connection(HttpToolsProtocol):
                 return
             except HttpParserUpgrade as upgrade:
                 rest = rest[upgrade.args[0] :]
-            framing = [b"%b: %b" % each for each in self.headers if each[0] in (b"content-length", b"transfer-encoding")]
+            framing = [
+                b"%b: %b" % each
+                for each in self.headers
+                if each[0] in (b"content-length", b"transfer-encoding")
+            ]
             self.parser = HttpRequestParser(self)
             self._muted = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % (framing or [b"content-length: 0"])[0])
@@ -115,7 +119,9 @@ class Connection(HttpToolsProtocol):
         self._fields += 1
         if self._fields > self.limits.max_headers:
             self._refuse(self._head_too_large())
-        if self._in_head:  # what stands behind a body in chunks is no part of the head, whatever its name (RFC 9110, 6.5.1)
+        if (
+            self._in_head
+        ):  # what stands behind a body in chunks is no part of the head, whatever its name (RFC 9110, 6.5.1)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -153,7 +159,9 @@ class Connection(HttpToolsProtocol):
             self._refuse(Refusal("invalid_request", "the length of the body is told in more than one way"))
 
     def _head_too_large(self) -> Refusal:
-        limit = f"{self.limits.max_header_bytes} bytes (--max-header-bytes) or {self.limits.max_headers} headers"
+        limit = (
+            f"{self.limits.max_header_bytes} bytes (--max-header-bytes) or {self.limits.max_headers} headers"
+        )
         return Refusal("headers_too_large", f"the head of the request is over the limit of {limit}")
 
     def _refuse(self, refusal: Refusal) -> None:
@@ -176,7 +184,12 @@ class Connection(HttpToolsProtocol):
             return
         status = refusal.meaning.status
         body = json.dumps(native.DIALECT.error(refusal, status, "")).encode()
-        head = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **refusal.headers}
+        head = {
+            "content-type": "application/json",
+            "content-length": str(len(body)),
+            "connection": "close",
+            **refusal.headers,
+        }
         lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in head.items())
         self.transport.write(STATUS_LINE[status] + lines + b"\r\n" + body)
         self.transport.close()

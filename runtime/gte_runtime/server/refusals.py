@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import Cancelled, ConfigError, GteError, InputError, InputTooLongError, NonFiniteOutputError, OutOfMemory
+from ..errors import (
+    Cancelled,
+    ConfigError,
+    GteError,
+    InputError,
+    InputTooLongError,
+    NonFiniteOutputError,
+    OutOfMemory,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +78,9 @@ CODES: Mapping[str, Meaning] = {
 class Refusal(Exception):
     """A request that gets an error for an answer."""
 
-    def __init__(self, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
@@ -98,7 +108,11 @@ def refusal_of(error: GteError, place: str) -> Refusal:
         message = f"{place}: the model gave a vector that is not finite"
         return Refusal("non_finite_output", message, param=place, headers={"x-should-retry": "false"})
     if isinstance(error, OutOfMemory):
-        return Refusal("out_of_memory", "out of memory during the run; send fewer or shorter texts", headers={"retry-after": "5"})
+        return Refusal(
+            "out_of_memory",
+            "out of memory during the run; send fewer or shorter texts",
+            headers={"retry-after": "5"},
+        )
     if isinstance(error, Cancelled):
         return Refusal("not_ready", "the run was stopped; try again", headers={"retry-after": "1"})
     return Refusal("internal", "the model could not be run; the server's log says more")

@@ -40,7 +40,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(models: Sequence[ServedModel], options: Options, *, host: str, port: int, log_format: str, log_level: str) -> int:
+def serve(
+    models: Sequence[ServedModel], options: Options, *, host: str, port: int, log_format: str, log_level: str
+) -> int:
     """Serve until SIGTERM or SIGINT; the exit code, 0 after a drain. A second signal ends at once.
 
     Whatever runs, the process is gone `drain_timeout` after the first signal, and as long as it takes to tell those who wait.
@@ -57,7 +59,9 @@ def serve(models: Sequence[ServedModel], options: Options, *, host: str, port: i
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    family, kind, proto, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
     listening = socket.socket(family, kind, proto)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -141,7 +145,11 @@ async def _serve(app: App, listening: socket.socket, host: str) -> int:
         listening.listen(BACKLOG)  # before the line that says so: whoever reads it may connect at once
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
-        print(f"gte: serving {', '.join(m.name for m in app.models)} at http://{shown}:{port}", file=sys.stderr, flush=True)
+        print(
+            f"gte: serving {', '.join(m.name for m in app.models)} at http://{shown}:{port}",
+            file=sys.stderr,
+            flush=True,
+        )
         await server.serve(sockets=[listening])
     finally:
         for number, handler in before.items():

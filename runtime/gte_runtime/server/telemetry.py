@@ -21,7 +21,11 @@ def span(x: Exchange) -> AbstractContextManager[Any]:
     """Continues the client's trace when it sends a `traceparent`."""
     if trace is None:
         return contextlib.nullcontext()
-    carrier = {name: x.headers[name.encode()].decode("latin-1") for name in ("traceparent", "tracestate") if name.encode() in x.headers}
+    carrier = {
+        name: x.headers[name.encode()].decode("latin-1")
+        for name in ("traceparent", "tracestate")
+        if name.encode() in x.headers
+    }
     context = propagate.extract(carrier)
     started: AbstractContextManager[Any] = trace.get_tracer("gte_runtime").start_as_current_span(
         x.scope["method"][:16], context=context, kind=trace.SpanKind.SERVER, record_exception=False

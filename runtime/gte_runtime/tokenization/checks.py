@@ -36,7 +36,11 @@ def check_text(text: object, index: int | None, errors: OnBadUnicode = "strict")
             reason = f"lone surrogate {half}; pass errors='replace' to put '?' in its place"
             raise InputError(reason, index=index, got="a lone surrogate") from None
         return str(text)
-    if isinstance(text, (list, tuple, np.ndarray)) and len(text) and all(isinstance(item, (int, np.integer)) for item in text):
+    if (
+        isinstance(text, (list, tuple, np.ndarray))
+        and len(text)
+        and all(isinstance(item, (int, np.integer)) for item in text)
+    ):
         reason = "token ids are not accepted, they belong to one tokenizer; pass the text"
         raise InputError(reason, index=index, got="a list of token ids")
     kind = "NaN" if isinstance(text, float) and text != text else type(text).__name__
@@ -57,15 +61,23 @@ def as_pairs(pairs: object) -> list[object]:
     """Raises InputError for what holds no pairs."""
     if isinstance(pairs, (str, bytes, dict)) or not isinstance(pairs, Iterable):
         kind = type(pairs).__name__
-        raise InputError(f"expected an iterable of (query, document) pairs, found {kind}", field="pairs", got=kind)
+        raise InputError(
+            f"expected an iterable of (query, document) pairs, found {kind}", field="pairs", got=kind
+        )
     return list(pairs)
 
 
 def check_pair(pair: object, index: int, errors: OnBadUnicode = "strict") -> tuple[str, str]:
     """Raises InputError, with the pair's index, for anything but two strings that can be tokenized."""
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
-        found = f"{len(pair)} items" if isinstance(pair, Sequence) and not isinstance(pair, str) else type(pair).__name__
-        raise InputError(f"expected a (query, document) pair, found {found}", index=index, field="pairs", got=found)
+        found = (
+            f"{len(pair)} items"
+            if isinstance(pair, Sequence) and not isinstance(pair, str)
+            else type(pair).__name__
+        )
+        raise InputError(
+            f"expected a (query, document) pair, found {found}", index=index, field="pairs", got=found
+        )
     try:
         return check_text(pair[0], index, errors), check_text(pair[1], index, errors)
     except InputError as error:
@@ -80,7 +92,11 @@ def check_errors(errors: object) -> None:
 
 def choose_length(value: object, specials: int, limit: int) -> int:
     """`check_max_length`, except that the default of 8192 is met by as many tokens as a model of fewer positions has."""
-    return min(DEFAULT_LENGTH, limit) if type(value) is int and value == DEFAULT_LENGTH else check_max_length(value, specials, limit)
+    return (
+        min(DEFAULT_LENGTH, limit)
+        if type(value) is int and value == DEFAULT_LENGTH
+        else check_max_length(value, specials, limit)
+    )
 
 
 def check_max_length(value: object, specials: int, limit: int) -> int:
@@ -88,6 +104,12 @@ def check_max_length(value: object, specials: int, limit: int) -> int:
 
     Below, the tokenizers library would silently not truncate at all; above, the model has no positions.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not specials + 1 <= value <= limit:
-        raise ConfigError(f"max_length is {repr(value)[:40]}; expected an integer from {specials + 1} to {limit}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, np.integer))
+        or not specials + 1 <= value <= limit
+    ):
+        raise ConfigError(
+            f"max_length is {repr(value)[:40]}; expected an integer from {specials + 1} to {limit}"
+        )
     return int(value)

@@ -11,7 +11,9 @@ from .tokenizer import Tokens
 T = TypeVar("T")
 
 
-def encode_each(encode: Callable[[Sequence[T], int], list[Tokens]], inputs: Sequence[T], first_index: int = 0) -> list[Tokens | InputError]:
+def encode_each(
+    encode: Callable[[Sequence[T], int], list[Tokens]], inputs: Sequence[T], first_index: int = 0
+) -> list[Tokens | InputError]:
     """The tokens of each input, or why it was refused.
 
     Args:

@@ -10,7 +10,17 @@ ROLES = ("<s>", "</s>", "<pad>", "<unk>", "[CLS]", "[SEP]", "[PAD]", "[UNK]")
 
 # Normalizers that look no further than a cluster of characters, so that a text may be normalised in
 # two halves. `Replace` and `Strip` are absent: a pattern may reach anywhere, and ends are not halves.
-LOCAL_NORMALIZERS = {"Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "BertNormalizer"}
+LOCAL_NORMALIZERS = {
+    "Precompiled",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Nmt",
+    "Lowercase",
+    "StripAccents",
+    "BertNormalizer",
+}
 
 
 def read_facts(raw: dict[str, Any]) -> TokenizerRecord:
@@ -20,9 +30,16 @@ def read_facts(raw: dict[str, Any]) -> TokenizerRecord:
     local = set(_steps(raw.get("normalizer"), "normalizers")) <= LOCAL_NORMALIZERS
     # An added token with a space inside could stand across two words.
     plain = not any(any(map(str.isspace, token["content"])) for token in added)
-    splits = local and plain and bool(steps) and steps[0] in ("WhitespaceSplit", "BertPreTokenizer", "Whitespace")
+    splits = (
+        local and plain and bool(steps) and steps[0] in ("WhitespaceSplit", "BertPreTokenizer", "Whitespace")
+    )
     unigram = model.get("type") == "Unigram" and not model.get("byte_fallback")
-    provable = splits and unigram and steps == ["WhitespaceSplit", "Metaspace"] and not any(token["normalized"] for token in added)
+    provable = (
+        splits
+        and unigram
+        and steps == ["WhitespaceSplit", "Metaspace"]
+        and not any(token["normalized"] for token in added)
+    )
     ids = {token["id"] for token in added if token["content"] in ROLES} | _role_ids(model)
     return TokenizerRecord(
         drop_ids=tuple(sorted(ids)),

@@ -43,7 +43,9 @@ OF_NO_SCRIPT = "\U0010fffd"
 class Tokenizer:
     """Texts to ids and back. Safe to use from several threads."""
 
-    def __init__(self, data: bytes, record: TokenizerRecord | None = None, *, encode_special_tokens: bool = False) -> None:
+    def __init__(
+        self, data: bytes, record: TokenizerRecord | None = None, *, encode_special_tokens: bool = False
+    ) -> None:
         """Load tokenizer.json.
 
         Args:
@@ -74,10 +76,14 @@ class Tokenizer:
         largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
         largest = max(largest, *self._added, 0)
         if largest >= rows:
-            raise BundleError(f"tokenizer.json has id {largest}, the embedding table has {rows} rows; they do not belong together")
+            raise BundleError(
+                f"tokenizer.json has id {largest}, the embedding table has {rows} rows; they do not belong together"
+            )
         self.encode([OF_NO_SCRIPT], max_length=self.specials + 8)
 
-    def encode(self, texts: Sequence[str], *, max_length: int, truncate: bool = True, first_index: int = 0) -> list[Tokens]:
+    def encode(
+        self, texts: Sequence[str], *, max_length: int, truncate: bool = True, first_index: int = 0
+    ) -> list[Tokens]:
         """Tokenize texts that `check_text` accepted.
 
         Args:
@@ -93,7 +99,9 @@ class Tokenizer:
         for index, (ids, whole) in enumerate(self._bodies(texts, room)):
             if len(ids) > room and not truncate:
                 count = len(ids) + self.specials
-                raise InputTooLongError(tokens=count, limit=max_length, index=first_index + index, exact=whole)
+                raise InputTooLongError(
+                    tokens=count, limit=max_length, index=first_index + index, exact=whole
+                )
             out.append(Tokens(np.array([*self.prefix, *ids[:room], *self.suffix], np.int64), len(ids) > room))
         return out
 
@@ -112,7 +120,12 @@ class Tokenizer:
         return sum(map(len, self.pair_template))
 
     def encode_pairs(
-        self, pairs: Sequence[tuple[str, str]], *, max_length: int, truncate: bool = True, first_index: int = 0
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        max_length: int,
+        truncate: bool = True,
+        first_index: int = 0,
     ) -> list[Tokens]:
         """Tokenize pairs of checked texts. What is over the limit is cut from the longer text, as the reference does.
 
@@ -132,11 +145,19 @@ class Tokenizer:
             if count > room and not truncate:
                 exact = first_whole and second_whole
                 raise InputTooLongError(
-                    tokens=count + self.pair_specials, limit=max_length, index=first_index + index, exact=exact, field="pairs"
+                    tokens=count + self.pair_specials,
+                    limit=max_length,
+                    index=first_index + index,
+                    exact=exact,
+                    field="pairs",
                 )
             # A beginning of more than `room` tokens counts as longer than any text that was tokenized whole.
-            a, b = longest_first(len(first) if first_whole else sys.maxsize, len(second) if second_whole else sys.maxsize, room)
-            out.append(Tokens(np.array([*before, *first[:a], *between, *second[:b], *after], np.int64), count > room))
+            a, b = longest_first(
+                len(first) if first_whole else sys.maxsize, len(second) if second_whole else sys.maxsize, room
+            )
+            out.append(
+                Tokens(np.array([*before, *first[:a], *between, *second[:b], *after], np.int64), count > room)
+            )
         return out
 
     def decode(self, token: int) -> str:
@@ -161,7 +182,9 @@ class Tokenizer:
         """(ids without specials, whether they are all) of each text; of a long one the beginning, more than `room`."""
         long = room * CHARACTERS_PER_TOKEN
         with _mapped_panics():
-            short = iter(self._tokenizer.encode_batch([t for t in texts if len(t) <= long], add_special_tokens=False))
+            short = iter(
+                self._tokenizer.encode_batch([t for t in texts if len(t) <= long], add_special_tokens=False)
+            )
             for text in texts:
                 yield (next(short).ids, True) if len(text) <= long else self._long_body(text, room)
 
@@ -214,7 +237,9 @@ def _without_specials(data: bytes) -> bytes:
         raw["added_tokens"] = [token for token in raw.get("added_tokens") or [] if not token["special"]]
         vocabulary = raw["model"]["vocab"]
         if isinstance(vocabulary, list):
-            raw["model"]["vocab"] = [[HIDDEN + piece if piece in special else piece, score] for piece, score in vocabulary]
+            raw["model"]["vocab"] = [
+                [HIDDEN + piece if piece in special else piece, score] for piece, score in vocabulary
+            ]
         return json.dumps(raw, ensure_ascii=False).encode()
 
 

@@ -14,11 +14,18 @@ def batches(texts: list[str]) -> Any:
     return DataLoader([{"text": text} for text in texts], batch_size=3)  # type: ignore[arg-type]
 
 
-FACTS: dict[str, Any] = {"task_metadata": None, "hf_split": "test", "hf_subset": "default", "show_progress_bar": False}
+FACTS: dict[str, Any] = {
+    "task_metadata": None,
+    "hf_split": "test",
+    "hf_subset": "default",
+    "show_progress_bar": False,
+}
 
 
 def test_encode(keyless: Any, texts: list[str]):
-    model = OpenAIAPIEncodeWrapper(keyless.url, "gte-mini", use_chat_template=False, modalities=["text"], max_retries=1)
+    model = OpenAIAPIEncodeWrapper(
+        keyless.url, "gte-mini", use_chat_template=False, modalities=["text"], max_retries=1
+    )
     vectors = model.encode(batches(texts), batch_size=2, **FACTS)
     np.testing.assert_array_equal(np.asarray(vectors, np.float32), keyless.dense(texts))
 

@@ -16,11 +16,17 @@ def client(server: Any) -> cohere.ClientV2:
 
 def test_embed(client: cohere.ClientV2, server: Any, texts: list[str]):
     answer = client.embed(
-        model="gte-mini", texts=texts, input_type="search_document", embedding_types=["float", "ubinary"], output_dimension=64
+        model="gte-mini",
+        texts=texts,
+        input_type="search_document",
+        embedding_types=["float", "ubinary"],
+        output_dimension=64,
     )
     want = server.dense(texts, dimensions=64)
     np.testing.assert_array_equal(np.array(answer.embeddings.float_, np.float32), want)
-    np.testing.assert_array_equal(np.array(answer.embeddings.ubinary, np.uint8), np.packbits(want > 0, axis=1))
+    np.testing.assert_array_equal(
+        np.array(answer.embeddings.ubinary, np.uint8), np.packbits(want > 0, axis=1)
+    )
     assert answer.meta.billed_units.input_tokens == sum(item["tokens"] for item in server.encode(texts))
 
 
@@ -34,11 +40,15 @@ def test_rerank(client: cohere.ClientV2, server: Any, texts: list[str]):
     old = cohere.Client(api_key=server.key, base_url=server.url)
     answer = old.rerank(model="gte-tiny-reranker", query=texts[0], documents=texts[1:], return_documents=True)
     assert ranks(answer) == server.ranked(texts[0], texts[1:])
-    assert [item.document.text for item in answer.results] == [texts[1 + item.index] for item in answer.results]
+    assert [item.document.text for item in answer.results] == [
+        texts[1 + item.index] for item in answer.results
+    ]
 
 
 def test_errors(client: cohere.ClientV2, server: Any):
     with pytest.raises(cohere.BadRequestError, match=r"texts\[1\] is an empty string"):
-        client.embed(model="gte-mini", texts=["fine", ""], input_type="search_query", embedding_types=["float"])
+        client.embed(
+            model="gte-mini", texts=["fine", ""], input_type="search_query", embedding_types=["float"]
+        )
     with pytest.raises(cohere.UnauthorizedError, match="Bearer KEY"):
         cohere.ClientV2(api_key="wrong", base_url=server.url).rerank(model="x", query="x", documents=["x"])

@@ -18,7 +18,8 @@ def client(server: Any) -> InferenceClient:
 def test_feature_extraction(client: InferenceClient, server: Any, texts: list[str]):
     np.testing.assert_array_equal(client.feature_extraction(texts), server.dense(texts))
     np.testing.assert_array_equal(
-        client.feature_extraction(texts[0], normalize=True, dimensions=64), server.dense(texts[:1], dimensions=64)
+        client.feature_extraction(texts[0], normalize=True, dimensions=64),
+        server.dense(texts[:1], dimensions=64),
     )
     whole = client.feature_extraction(texts[0], normalize=False, truncate=True, truncation_direction="right")
     assert np.linalg.norm(whole) != pytest.approx(1, abs=1e-3)
@@ -26,12 +27,16 @@ def test_feature_extraction(client: InferenceClient, server: Any, texts: list[st
 
 
 def test_encoding_format(client: InferenceClient, server: Any, texts: list[str]):
-    np.testing.assert_array_equal(client.feature_extraction(texts, encoding_format="float"), server.dense(texts))
+    np.testing.assert_array_equal(
+        client.feature_extraction(texts, encoding_format="float"), server.dense(texts)
+    )
 
 
 def test_sentence_similarity(client: InferenceClient, server: Any, texts: list[str]):
     dense = server.dense(texts)
-    np.testing.assert_allclose(client.sentence_similarity(texts[0], texts[1:]), dense[1:] @ dense[0], atol=1e-6)
+    np.testing.assert_allclose(
+        client.sentence_similarity(texts[0], texts[1:]), dense[1:] @ dense[0], atol=1e-6
+    )
 
 
 def test_errors(client: InferenceClient, server: Any):

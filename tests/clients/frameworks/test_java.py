@@ -14,11 +14,15 @@ import pytest
 JAVA = shutil.which("java")
 
 
-@pytest.mark.skipif(shutil.which("javac") is None, reason="no JDK here: apt-get install openjdk-17-jdk-headless")
+@pytest.mark.skipif(
+    shutil.which("javac") is None, reason="no JDK here: apt-get install openjdk-17-jdk-headless"
+)
 def test_http_client(server: Any, texts: list[str]):
     source = Path(__file__).with_name("Embed.java")
     command = [str(JAVA), "-Dfile.encoding=UTF-8", str(source), f"{server.url}/v1/embeddings", server.key]
-    done = subprocess.run(command, input=json.dumps({"input": texts}), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, input=json.dumps({"input": texts}), capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 3

@@ -11,7 +11,11 @@ from langchain_openai import OpenAIEmbeddings
 
 def test_documents_and_queries(server: Any, texts: list[str]):
     embeddings = OpenAIEmbeddings(
-        model="gte-mini", base_url=f"{server.url}/v1", api_key=server.key, check_embedding_ctx_length=False, dimensions=64
+        model="gte-mini",
+        base_url=f"{server.url}/v1",
+        api_key=server.key,
+        check_embedding_ctx_length=False,
+        dimensions=64,
     )
     want = server.dense(texts, dimensions=64)
     np.testing.assert_array_equal(np.array(embeddings.embed_documents(texts), np.float32), want)

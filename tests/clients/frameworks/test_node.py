@@ -21,14 +21,18 @@ def got(server: Any, texts: list[str]) -> dict[str, Any]:
     given = json.dumps({"url": server.url, "key": server.key, "texts": texts})
     script = Path(__file__).with_name("node.cjs")
     env = {**os.environ, "NODE_PATH": os.environ["GTE_NODE_MODULES"]}
-    done = subprocess.run([str(NODE), str(script)], input=given, capture_output=True, text=True, timeout=120, env=env)
+    done = subprocess.run(
+        [str(NODE), str(script)], input=given, capture_output=True, text=True, timeout=120, env=env
+    )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
 def test_openai(got: dict[str, Any], server: Any, texts: list[str]):
     np.testing.assert_array_equal(np.array(got["openai"]["vectors"], np.float32), server.dense(texts))
-    np.testing.assert_array_equal(np.array(got["openai"]["short"], np.float32), server.dense(texts, dimensions=64))
+    np.testing.assert_array_equal(
+        np.array(got["openai"]["short"], np.float32), server.dense(texts, dimensions=64)
+    )
     assert got["openai"]["models"] == ["gte-mini", "gte-tiny-reranker"]
     assert got["openai"]["error"] == [400, "empty_input", "input[0]"]
 

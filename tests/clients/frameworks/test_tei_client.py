@@ -18,13 +18,19 @@ def client(server: Any) -> HttpClient:
 def test_info(client: HttpClient, server: Any):
     assert client.health()
     found = client.info()
-    assert (found.server_model_id, found.server_model_metadata.pooling, found.max_input_length) == ("gte-mini", "cls", 8192)
+    assert (found.server_model_id, found.server_model_metadata.pooling, found.max_input_length) == (
+        "gte-mini",
+        "cls",
+        8192,
+    )
     assert client.prompt_names() == []
 
 
 def test_embed(client: HttpClient, server: Any, texts: list[str]):
     np.testing.assert_array_equal(np.array(client.embed(texts), np.float32), server.dense(texts))
-    np.testing.assert_array_equal(np.array(asyncio.run(client.async_embed(texts[0])), np.float32), server.dense(texts[:1]))
+    np.testing.assert_array_equal(
+        np.array(asyncio.run(client.async_embed(texts[0])), np.float32), server.dense(texts[:1])
+    )
 
 
 def test_embed_all(client: HttpClient, server: Any, texts: list[str]):
@@ -33,7 +39,9 @@ def test_embed_all(client: HttpClient, server: Any, texts: list[str]):
     assert [len(rows) for rows in found] == [item["tokens"] for item in server.encode(texts)]
     firsts = np.array([rows[0] / np.linalg.norm(rows[0]) for rows in found])
     np.testing.assert_allclose(firsts, server.dense(texts), atol=1e-6)
-    np.testing.assert_array_equal(np.array(asyncio.run(client.async_embed_all(texts[0]))[0], np.float32), found[0])
+    np.testing.assert_array_equal(
+        np.array(asyncio.run(client.async_embed_all(texts[0]))[0], np.float32), found[0]
+    )
 
 
 def test_tokens(client: HttpClient, server: Any, texts: list[str]):

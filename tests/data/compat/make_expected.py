@@ -45,13 +45,25 @@ def write_checkpoint(source: Path, directory: Path, model: str) -> None:
         "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
         "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id",
     )  # fmt: skip
-    rope = {"rope_type": "linear", "rope_theta": config["rope_theta"] * factor, "factor": factor ** (2 / head)}
-    native = GteConfig(**{key: config[key] for key in same}, rope_parameters=rope, architectures=[model], num_labels=1, dtype="float32")
+    rope = {
+        "rope_type": "linear",
+        "rope_theta": config["rope_theta"] * factor,
+        "factor": factor ** (2 / head),
+    }
+    native = GteConfig(
+        **{key: config[key] for key in same},
+        rope_parameters=rope,
+        architectures=[model],
+        num_labels=1,
+        dtype="float32",
+    )
     native.save_pretrained(directory)
     for name in ("model.safetensors", "tokenizer.json"):
         shutil.copy(source / name, directory)
     # Taken as it stands: under its own class name transformers 5 rebuilds the tokenizer, and loses this one's normaliser.
-    tokenizer = json.loads((TINY / "tokenizer_config.json").read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    tokenizer = json.loads((TINY / "tokenizer_config.json").read_text()) | {
+        "tokenizer_class": "PreTrainedTokenizerFast"
+    }
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer))
 
 
@@ -59,7 +71,10 @@ def write_heads(directory: Path) -> None:
     """What FlagEmbedding wants beside the model."""
     config = json.loads((TINY / "config.json").read_text())
     tensors = load_file(TINY / "model.safetensors")
-    torch.save({kind: tensors[f"classifier.{kind}"].float() for kind in ("weight", "bias")}, directory / "sparse_linear.pt")
+    torch.save(
+        {kind: tensors[f"classifier.{kind}"].float() for kind in ("weight", "bias")},
+        directory / "sparse_linear.pt",
+    )
     width = config["hidden_size"]
     torch.save({"weight": torch.eye(width), "bias": torch.zeros(width)}, directory / "colbert_linear.pt")
 
@@ -100,7 +115,9 @@ def from_cross_encoder(directory: Path, pairs: list[tuple[str, str]]) -> dict[st
         "cross.single": model.predict(pairs[0]),
     }
     model.max_seq_length = CUT
-    found["cross.cut"] = model.predict([(query * 9, document * 2) for query, document in pairs], activation_fn=torch.nn.Identity())
+    found["cross.cut"] = model.predict(
+        [(query * 9, document * 2) for query, document in pairs], activation_fn=torch.nn.Identity()
+    )
     model.max_seq_length = 8192
     ranked = model.rank(pairs[0][0], documents, top_k=3, return_documents=True)
     found["cross.rank.ids"] = np.array([row["corpus_id"] for row in ranked])
@@ -110,17 +127,23 @@ def from_cross_encoder(directory: Path, pairs: list[tuple[str, str]]) -> dict[st
     return found
 
 
-def from_flag_embedding(directory: Path, texts: list[str], pairs: list[tuple[str, str]]) -> tuple[dict[str, Any], dict[str, Any]]:
+def from_flag_embedding(
+    directory: Path, texts: list[str], pairs: list[tuple[str, str]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     from FlagEmbedding import BGEM3FlagModel
 
-    model = BGEM3FlagModel(str(directory), use_fp16=False, devices="cpu", query_instruction_for_retrieval="query: ")
+    model = BGEM3FlagModel(
+        str(directory), use_fp16=False, devices="cpu", query_instruction_for_retrieval="query: "
+    )
     out = model.encode(texts, return_dense=True, return_sparse=True)
     weights = [{token: float(weight) for token, weight in found.items()} for found in out["lexical_weights"]]
     scores = model.compute_score(pairs, weights_for_different_modes=WEIGHTS)
     arrays = {"flag.dense": out["dense_vecs"], "flag.queries": model.encode_queries(texts)["dense_vecs"]}
     kept = {
         "lexical_weights": weights,
-        "scores": {mode: [float(value) for value in scores[mode]] for mode in ("sparse", "dense", "sparse+dense")},
+        "scores": {
+            mode: [float(value) for value in scores[mode]] for mode in ("sparse", "dense", "sparse+dense")
+        },
         "words": model.convert_id_to_token(weights),
         "matching": float(model.compute_lexical_matching_score(weights[0], weights[1])),
     }
@@ -141,7 +164,9 @@ def main() -> None:
         write_checkpoint(RERANKER, directory, "GteForSequenceClassification")
         arrays |= from_cross_encoder(directory, [*pairs, *itertools.pairwise(texts)])
     np.savez_compressed(HERE / "expected.npz", **arrays, **flag)
-    (HERE / "expected.json").write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (HERE / "expected.json").write_text(
+        json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+    )
     print({name: array.shape for name, array in (arrays | flag).items()}, file=sys.stderr)
 
 

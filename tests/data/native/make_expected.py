@@ -98,7 +98,11 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def mixed_frequencies(config: Mapping[str, Any]) -> Tensor:
     """b^(-2i/d) / exp(a m^c) with m = i + 1, a = ln f / (d/2)^c."""
-    d, c, f = _head_size(config), config["rope_scaling"]["mixed_b"], torch.tensor(config["rope_scaling"]["factor"])
+    d, c, f = (
+        _head_size(config),
+        config["rope_scaling"]["mixed_b"],
+        torch.tensor(config["rope_scaling"]["factor"]),
+    )
     i = torch.arange(d // 2, dtype=torch.float32)
     a = torch.log(f) / torch.tensor(d / 2) ** c
     return torch.tensor(float(config["rope_theta"])) ** (-2 * i / d) / torch.exp(a * (i + 1) ** c)
@@ -124,7 +128,10 @@ def native_model(directory: Path, variation: Variation) -> GteForTokenClassifica
     model: GteForTokenClassification = GteForTokenClassification(native_config(variation.config)).eval()
     tensors = native_tensors(load_file(directory / "model.safetensors"), variation.form.prefix)
     if not variation.form.classifier:
-        tensors |= {f"classifier.{kind}": torch.zeros_like(tensor) for kind, tensor in model.classifier.named_parameters()}
+        tensors |= {
+            f"classifier.{kind}": torch.zeros_like(tensor)
+            for kind, tensor in model.classifier.named_parameters()
+        }
     model.load_state_dict(tensors, strict=True)
     if "mixed_b" in (variation.config.get("rope_scaling") or {}):
         # transformers has no RoPE of this kind; its class multiplies positions with whatever this buffer holds.
@@ -140,7 +147,9 @@ UNREADABLE = ("unpacked", "auto_model_prefix")
 
 def compare_with_their_reading(directory: Path, model: GteForTokenClassification, classifier: bool) -> None:
     """transformers un-packs upstream's tensors on loading; ours have to be the same, in number and value."""
-    loaded: Any = GteForTokenClassification.from_pretrained(directory, config=model.config, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = GteForTokenClassification.from_pretrained(
+        directory, config=model.config, dtype=torch.float32, output_loading_info=True
+    )
     theirs, report = loaded
     absent = set() if classifier else {"classifier.weight", "classifier.bias"}
     if report["missing_keys"] != absent or report["unexpected_keys"] or report["mismatched_keys"]:
@@ -154,7 +163,9 @@ def compare_with_their_reading(directory: Path, model: GteForTokenClassification
 
 
 @torch.inference_mode()
-def run(model: GteForTokenClassification, ids: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def run(
+    model: GteForTokenClassification, ids: NDArray[np.integer[Any]]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(CLS state, token weights). No token types are given: the class then takes row 0, as upstream does."""
     tokens = torch.from_numpy(ids)[None]
     hidden = model.gte(tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state[0]
@@ -194,7 +205,14 @@ def main() -> None:
     arrays: dict[str, NDArray[Any]] = {"lengths": np.array(LENGTHS, np.int16)}
     for name in VARIATIONS:
         arrays |= {f"{name}.{key}": values for key, values in expected(name)}
-        print(name, {key.partition(".")[2]: values.shape for key, values in arrays.items() if key.startswith(f"{name}.")})
+        print(
+            name,
+            {
+                key.partition(".")[2]: values.shape
+                for key, values in arrays.items()
+                if key.startswith(f"{name}.")
+            },
+        )
     np.savez_compressed(OUTPUT, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the first for allow_pickle
 
 

@@ -57,7 +57,9 @@ def expected(name: str) -> Iterator[tuple[str, NDArray[Any]]]:
     rng = np.random.default_rng(variation.seed)
     ids = [rng.integers(0, variation.config["vocab_size"], length) for length in LENGTHS]
     batches = [torch.from_numpy(one)[None] for one in ids]
-    logits = [model(tokens, attention_mask=torch.ones_like(tokens)).logits[0, 0].numpy() for tokens in batches]
+    logits = [
+        model(tokens, attention_mask=torch.ones_like(tokens)).logits[0, 0].numpy() for tokens in batches
+    ]
     yield "ids", np.concatenate(ids).astype(np.int16)
     yield "logits", np.stack(logits)
     yield "total", np.array(sum(float(tensor.double().abs().sum()) for tensor in stored.values()))

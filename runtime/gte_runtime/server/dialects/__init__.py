@@ -8,4 +8,8 @@ NATIVE = native.DIALECT
 
 
 def routes() -> list[Route]:
-    return [route for module in (native, openai, infinity, tei, rerank, cohere, score, operation, playground) for route in module.routes()]
+    return [
+        route
+        for module in (native, openai, infinity, tei, rerank, cohere, score, operation, playground)
+        for route in module.routes()
+    ]

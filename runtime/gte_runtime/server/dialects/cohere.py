@@ -42,7 +42,11 @@ async def embed(x: Exchange) -> Answer:
     dim = check_dimensions(x, model, request.output_dimension, name="output_dimension")
     kinds: list[Kind] = list(dict.fromkeys(request.embedding_types or ["float"]))
     if dim % 8 and {"binary", "ubinary"} & set(kinds):
-        raise Refusal("invalid_dimensions", "output_dimension must be a multiple of 8 for binary vectors", param="output_dimension")
+        raise Refusal(
+            "invalid_dimensions",
+            "output_dimension must be a multiple of 8 for binary vectors",
+            param="output_dimension",
+        )
     texts, place = as_list(request.texts, x, named("texts"), x.app.options.max_inputs, "--max-inputs")
     out = await encode(
         x, model, texts, place, prompt=model.prompt(None),

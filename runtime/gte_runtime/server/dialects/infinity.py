@@ -47,7 +47,10 @@ async def models(x: Exchange) -> Answer:
     }
     # Its client knows no other owner and raises on one.
     facts = {"backend": "onnxruntime", "stats": stats, "owned_by": "infinity"}
-    data = [described(x, m) | facts | {"capabilities": ["embed" if m.kind == "embedder" else "rerank"]} for m in x.app.models]
+    data = [
+        described(x, m) | facts | {"capabilities": ["embed" if m.kind == "embedder" else "rerank"]}
+        for m in x.app.models
+    ]
     return json_answer({"object": "list", "data": data})
 
 

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from ...inference.engine import State
 from ...tokenization import Tokens
 from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
 from ..exchange import Answer, Exchange, json_answer
-from ..models import EmbeddingModel, State
+from ..models import EmbeddingModel
 from ..refusals import Refusal
 from ..routes import Dialect, Route
 
@@ -22,7 +23,13 @@ TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_e
 def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
     """The shape OpenAI's clients read, with a request id more."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    facts = {"message": refusal.message, "type": kind, "param": refusal.param, "code": refusal.code, "request_id": request_id}
+    facts = {
+        "message": refusal.message,
+        "type": kind,
+        "param": refusal.param,
+        "code": refusal.code,
+        "request_id": request_id,
+    }
     return {"error": facts}
 
 
@@ -54,9 +61,15 @@ async def encode_route(x: Exchange) -> Answer:
     model: EmbeddingModel = x.app.model(x, request.model, "embedder")
     prompt = prompt_of(model, request.prompt, "prompt")
     if (request.sparse or request.tokens) and not model.sparse:
-        raise Refusal("invalid_value", f"{model.name} has no sparse head; leave out sparse and tokens", param="sparse")
+        raise Refusal(
+            "invalid_value", f"{model.name} has no sparse head; leave out sparse and tokens", param="sparse"
+        )
     if not (request.dense or request.sparse or request.tokens):
-        raise Refusal("invalid_value", "dense, sparse and tokens are all false; nothing is left to answer", param="dense")
+        raise Refusal(
+            "invalid_value",
+            "dense, sparse and tokens are all false; nothing is left to answer",
+            param="dense",
+        )
     dim = check_dimensions(x, model, request.dimensions)
     place = named("input")
     texts, place = as_list(request.input, x, place, x.app.options.max_inputs, "--max-inputs")
@@ -65,7 +78,10 @@ async def encode_route(x: Exchange) -> Answer:
         max_length=request.max_length, truncate=request.truncate is not False, one_by_one=request.on_error == "item",
     )  # fmt: skip
     data = await x.aside(_items, out, request, dim, texts, prompt)
-    failed = [{"index": i, "error": DIALECT.error(r, DIALECT.status(r), x.id)["error"]} for i, r in out.errors.items()]
+    failed = [
+        {"index": i, "error": DIALECT.error(r, DIALECT.status(r), x.id)["error"]}
+        for i, r in out.errors.items()
+    ]
     body = {
         "id": x.id,
         "object": "list",
@@ -78,7 +94,9 @@ async def encode_route(x: Exchange) -> Answer:
     return json_answer(body)
 
 
-def _items(out: Encoded, request: EncodeRequest, dim: int, texts: Sequence[Any], prompt: str) -> list[dict[str, Any]]:
+def _items(
+    out: Encoded, request: EncodeRequest, dim: int, texts: Sequence[Any], prompt: str
+) -> list[dict[str, Any]]:
     rows = vectors(out, dim, request.encoding_format) if request.dense else None
     items = []
     for row, (tokens, state) in enumerate(zip(out.tokens, out.states, strict=True)):
@@ -95,18 +113,29 @@ def _items(out: Encoded, request: EncodeRequest, dim: int, texts: Sequence[Any],
     return items
 
 
-def _weighed(model: EmbeddingModel, prompt: str, text: Any, tokens: Tokens, state: State) -> list[dict[str, Any]]:
+def _weighed(
+    model: EmbeddingModel, prompt: str, text: Any, tokens: Tokens, state: State
+) -> list[dict[str, Any]]:
     """Every token as run, in order, with its weight and its place in the text. Special tokens are no part of a sparse vector and
     weigh 0."""
     drop = set(model.manifest.tokenizer.drop_ids)
-    weights = [0.0 if t in drop else w for t, w in zip(tokens.ids.tolist(), state.token_weights.tolist(), strict=True)]
+    weights = [
+        0.0 if t in drop else w
+        for t, w in zip(tokens.ids.tolist(), state.token_weights.tolist(), strict=True)
+    ]
     if not isinstance(text, str):
-        return [{"id": t, "text": model.tokenizer.decode(t), "weight": w} for t, w in zip(tokens.ids.tolist(), weights, strict=True)]
+        return [
+            {"id": t, "text": model.tokenizer.decode(t), "weight": w}
+            for t, w in zip(tokens.ids.tolist(), weights, strict=True)
+        ]
     before, after = len(model.tokenizer.prefix), len(model.tokenizer.suffix)
     pieces = model.pieces(prompt + text)
     kept = len(tokens.ids) - before - after
     pieces = pieces[: before + kept] + pieces[len(pieces) - after :]
-    return [_placed(piece, len(prompt)) | {"weight": weight} for piece, weight in zip(pieces, weights, strict=True)]
+    return [
+        _placed(piece, len(prompt)) | {"weight": weight}
+        for piece, weight in zip(pieces, weights, strict=True)
+    ]
 
 
 def _placed(piece: dict[str, Any], prompt: int) -> dict[str, Any]:
@@ -114,7 +143,10 @@ def _placed(piece: dict[str, Any], prompt: int) -> dict[str, Any]:
     if piece["start"] is None:
         return piece
     inside = not prompt or piece["stop"] > prompt
-    return piece | {"start": max(0, piece["start"] - prompt) if inside else None, "stop": piece["stop"] - prompt if inside else None}
+    return piece | {
+        "start": max(0, piece["start"] - prompt) if inside else None,
+        "stop": piece["stop"] - prompt if inside else None,
+    }
 
 
 def vectors(out: Encoded, dim: int, encoding_format: str | None, normalise: bool = True) -> list[Any]:
@@ -130,9 +162,14 @@ def sparse_as(model: EmbeddingModel, tokens: Tokens, state: State, form: SparseF
         return model.by_string(tokens, state)
     vector = model.sparse_vector(tokens, state)
     if form == "ids":
-        return {str(index): value for index, value in zip(vector.indices.tolist(), vector.values, strict=True)}
+        return {
+            str(index): value for index, value in zip(vector.indices.tolist(), vector.values, strict=True)
+        }
     if form == "list":
-        return [{"index": index, "value": value} for index, value in zip(vector.indices.tolist(), vector.values, strict=True)]
+        return [
+            {"index": index, "value": value}
+            for index, value in zip(vector.indices.tolist(), vector.values, strict=True)
+        ]
     both = {"indices": vector.indices, "values": vector.values}
     if form == "both":
         return both | {"tokens": [model.tokenizer.decode(index) for index in vector.indices.tolist()]}

@@ -41,13 +41,22 @@ async def embed(x: Exchange, request: Any, zero_is_all: bool = False) -> dict[st
     out = await encode(x, model, texts, place, prompt=model.prompt(None))
     rows = vectors(out, dim, request.encoding_format)
     data = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)]
-    return {"object": "list", "data": data, "model": model.name, "usage": usage(out) | {"truncated": out.truncated}}
+    return {
+        "object": "list",
+        "data": data,
+        "model": model.name,
+        "usage": usage(out) | {"truncated": out.truncated},
+    }
 
 
 def described(x: Exchange, model: Any) -> dict[str, Any]:
     facts = {}
     if isinstance(model, EmbeddingModel):
-        facts = {"dimensions": model.dim, "smallest_dimensions": model.manifest.smallest_dim, "sparse": model.sparse}
+        facts = {
+            "dimensions": model.dim,
+            "smallest_dimensions": model.manifest.smallest_dim,
+            "sparse": model.sparse,
+        }
     return {
         "id": model.name,
         "object": "model",
@@ -69,7 +78,9 @@ async def one_model(x: Exchange) -> Answer:
     for model in x.app.models:
         if model.name == name:
             return json_answer(described(x, model))
-    raise Refusal("model_not_found", "there is no model of this name; GET /v1/models lists what there is", param="model")
+    raise Refusal(
+        "model_not_found", "there is no model of this name; GET /v1/models lists what there is", param="model"
+    )
 
 
 LISTED = {

@@ -31,7 +31,15 @@ async def openapi(x: Exchange) -> Answer:
 
 def routes() -> list[Route]:
     def get(path: str, handler: object, summary: str, is_open: bool = True) -> Route:
-        return Route(method="GET", path=path, handler=handler, dialect=DIALECT, open=is_open, needs_ready=False, summary=summary)  # type: ignore[arg-type]
+        return Route(
+            method="GET",
+            path=path,
+            handler=handler,
+            dialect=DIALECT,
+            open=is_open,
+            needs_ready=False,
+            summary=summary,
+        )  # type: ignore[arg-type]
 
     return [
         get("/health", ready, "Whether requests are taken"),

@@ -51,7 +51,9 @@ class RerankRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 async def rerank(x: Exchange) -> Answer:
     request = await x.read(RerankRequest)
     if (request.texts is None) == (request.documents is None):
-        raise Refusal("missing_field", "send either texts (as to TEI) or documents (as to Cohere)", param="documents")
+        raise Refusal(
+            "missing_field", "send either texts (as to TEI) or documents (as to Cohere)", param="documents"
+        )
     as_tei = request.texts is not None
     x.dialect = tei.DIALECT if as_tei else cohere.DIALECT
     name = "texts" if as_tei else "documents"
@@ -62,9 +64,17 @@ async def rerank(x: Exchange) -> Answer:
     if not documents:
         raise Refusal("empty_input", f"{name} is empty; send at least one", param=name)
     if len(documents) > (most := x.app.options.max_documents):
-        raise Refusal("too_many_inputs", f"{name} has {len(documents)} texts, the limit is {most} (--max-documents)", param=name)
+        raise Refusal(
+            "too_many_inputs",
+            f"{name} has {len(documents)} texts, the limit is {most} (--max-documents)",
+            param=name,
+        )
     if request.top_n is not None and request.top_n < 0:
-        raise Refusal("invalid_value", "top_n is negative; expected how many of the best to return, 0 or null for all", param="top_n")
+        raise Refusal(
+            "invalid_value",
+            "top_n is negative; expected how many of the best to return, 0 or null for all",
+            param="top_n",
+        )
     pairs = [(request.query, document) for document in documents]
     out = await encode(x, model, pairs, named(name), truncate=request.truncate is not False)
     raw = np.array([state.logit for state in out.states], np.float32)
@@ -95,10 +105,15 @@ def _tei(row: int, scores: Any, documents: list[str], with_text: bool) -> dict[s
 
 
 def _cohere(row: int, scores: Any, documents: list[str], with_text: bool) -> dict[str, Any]:
-    return {"index": row, "relevance_score": scores[row]} | ({"document": {"text": documents[row]}} if with_text else {})
+    return {"index": row, "relevance_score": scores[row]} | (
+        {"document": {"text": documents[row]}} if with_text else {}
+    )
 
 
 def routes() -> list[Route]:
     both = [("/rerank", tei.DIALECT), ("/v1/rerank", cohere.DIALECT), ("/v2/rerank", cohere.DIALECT)]
     summary = "Documents by how well they answer a query"
-    return [Route(method="POST", path=p, handler=rerank, dialect=d, request=RerankRequest, summary=summary) for p, d in both]
+    return [
+        Route(method="POST", path=p, handler=rerank, dialect=d, request=RerankRequest, summary=summary)
+        for p, d in both
+    ]

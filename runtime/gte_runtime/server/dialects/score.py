@@ -54,18 +54,28 @@ async def score(x: Exchange) -> Answer:
     truncate = request.truncate is not False
     pairs = [(left[i if len(left) > 1 else 0], right[i]) for i in range(len(right))]
     if reranks:
-        out = await encode(x, model, pairs, lambda i: f"{right_name}[{i}]", max_length=request.max_length, truncate=truncate)
+        out = await encode(
+            x, model, pairs, lambda i: f"{right_name}[{i}]", max_length=request.max_length, truncate=truncate
+        )
         scores: list[float] = [state.logit for state in out.states]
     else:
         scores, out = await _hybrid(x, model, request, left, right, left_name, right_name)
     data = [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)]
     counts = {"prompt_tokens": out.token_count, "total_tokens": out.token_count, "truncated": out.truncated}
     created = int(x.app.clock())
-    return json_answer({"id": x.id, "object": "list", "created": created, "model": model.name, "data": data, "usage": counts})
+    return json_answer(
+        {"id": x.id, "object": "list", "created": created, "model": model.name, "data": data, "usage": counts}
+    )
 
 
 async def _hybrid(
-    x: Exchange, model: EmbeddingModel, request: ScoreRequest, left: list[str], right: list[str], left_name: str, right_name: str
+    x: Exchange,
+    model: EmbeddingModel,
+    request: ScoreRequest,
+    left: list[str],
+    right: list[str],
+    left_name: str,
+    right_name: str,
 ) -> tuple[list[float], Any]:
     """dense_weight x cosine + sparse_weight x sum over shared token strings, as `Embedder.score`. A text that stands twice is run once."""
     dense_weight = 1.0 if request.dense_weight is None else request.dense_weight
@@ -74,7 +84,11 @@ async def _hybrid(
         if not math.isfinite(value) or abs(value) > 1e6:
             raise Refusal("invalid_value", f"{name}: expected a number from -1e6 to 1e6", param=name)
     if sparse_weight and not model.sparse:
-        raise Refusal("invalid_value", f"{model.name} has no sparse head; leave out sparse_weight", param="sparse_weight")
+        raise Refusal(
+            "invalid_value",
+            f"{model.name} has no sparse head; leave out sparse_weight",
+            param="sparse_weight",
+        )
     dim = check_dimensions(x, model, request.dimensions)
     unique = list(dict.fromkeys([*left, *right]))
     row = {text: index for index, text in enumerate(unique)}
@@ -83,12 +97,20 @@ async def _hybrid(
         text = unique[index or 0]
         return f"{right_name}[{right.index(text)}]" if text in right else f"{left_name}[{left.index(text)}]"
 
-    out = await encode(x, model, unique, place, max_length=request.max_length, truncate=request.truncate is not False)
+    out = await encode(
+        x, model, unique, place, max_length=request.max_length, truncate=request.truncate is not False
+    )
 
     def scores() -> list[float]:
         dense = out.dense(dim)
-        weights = [model.by_string(t, s) for t, s in zip(out.tokens, out.states, strict=True)] if sparse_weight else []
-        pairs = [(row[left[index if len(left) > 1 else 0]], row[document]) for index, document in enumerate(right)]
+        weights = (
+            [model.by_string(t, s) for t, s in zip(out.tokens, out.states, strict=True)]
+            if sparse_weight
+            else []
+        )
+        pairs = [
+            (row[left[index if len(left) > 1 else 0]], row[document]) for index, document in enumerate(right)
+        ]
         found: list[float] = hybrid_of_pairs(pairs, dense, weights, dense_weight, sparse_weight).tolist()
         return found
 
@@ -98,20 +120,32 @@ async def _hybrid(
 def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], list[str]]:
     given = [(a, b) for a, b in NAMES if getattr(request, a) is not None and getattr(request, b) is not None]
     if len(given) != 1:
-        raise Refusal("missing_field", "send queries and documents, text_1 and text_2, or data_1 and data_2", param="queries")
+        raise Refusal(
+            "missing_field",
+            "send queries and documents, text_1 and text_2, or data_1 and data_2",
+            param="queries",
+        )
     left_name, right_name = given[0]
-    left, right = (v if isinstance(v, list) else [v] for v in (getattr(request, left_name), getattr(request, right_name)))
+    left, right = (
+        v if isinstance(v, list) else [v] for v in (getattr(request, left_name), getattr(request, right_name))
+    )
     for name, side in ((left_name, left), (right_name, right)):
         if not side:
             raise Refusal("empty_input", f"{name} is empty; send at least one text", param=name)
         if len(side) > (most := x.app.options.max_documents):
-            raise Refusal("too_many_inputs", f"{name} has {len(side)} texts, the limit is {most} (--max-documents)", param=name)
+            raise Refusal(
+                "too_many_inputs",
+                f"{name} has {len(side)} texts, the limit is {most} (--max-documents)",
+                param=name,
+            )
         if "" in side and not x.app.options.allow_empty:
             where = f"{name}[{side.index('')}]"
             raise Refusal("empty_input", f"{where} is an empty string; leave it out", param=where)
     if len(left) not in (1, len(right)):
         raise Refusal(
-            "invalid_value", f"{left_name} has {len(left)} texts and {right_name} {len(right)}; send 1 to N or N to N", param=left_name
+            "invalid_value",
+            f"{left_name} has {len(left)} texts and {right_name} {len(right)}; send 1 to N or N to N",
+            param=left_name,
         )
     return left_name, right_name, left, right
 
@@ -119,6 +153,14 @@ def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], lis
 def routes() -> list[Route]:
     summary = "Scores of pairs: hybrid, or a reranker's"
     return [
-        Route(method="POST", path=p, handler=score, dialect=DIALECT, request=ScoreRequest, answer=LISTED, summary=summary)
+        Route(
+            method="POST",
+            path=p,
+            handler=score,
+            dialect=DIALECT,
+            request=ScoreRequest,
+            answer=LISTED,
+            summary=summary,
+        )
         for p in ("/score", "/v1/score")
     ]

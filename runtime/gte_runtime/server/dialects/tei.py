@@ -113,7 +113,13 @@ async def embed_sparse(x: Exchange) -> Answer:
     if not model.sparse:
         raise Refusal("wrong_model_kind", f"{model.name} has no sparse head")
     out = await _encode(x, model, request.inputs, request)
-    return _answer(x, out, await x.aside(lambda: [sparse_as(model, t, s, "list") for t, s in zip(out.tokens, out.states, strict=True)]))
+    return _answer(
+        x,
+        out,
+        await x.aside(
+            lambda: [sparse_as(model, t, s, "list") for t, s in zip(out.tokens, out.states, strict=True)]
+        ),
+    )
 
 
 async def embed_all(x: Exchange) -> Answer:
@@ -121,7 +127,10 @@ async def embed_all(x: Exchange) -> Answer:
     request = await x.read(EmbedAllRequest)
     model: EmbeddingModel = x.app.model(x, None, "embedder")
     if not model.gives_states:
-        raise Refusal("wrong_model_kind", f"the bundle of {model.name} gives no vectors per token; build it again with this version")
+        raise Refusal(
+            "wrong_model_kind",
+            f"the bundle of {model.name} gives no vectors per token; build it again with this version",
+        )
     out = await _encode(x, model.per_token, request.inputs, request, per_token=True)
     answer = _answer(x, out, [])
     answer.body = await _nested([state.token_states for state in out.states])
@@ -160,7 +169,11 @@ async def tokenize(x: Exchange) -> Answer:
     prompt = prompt_of(model, request.prompt_name, "prompt_name")
     texts, place = as_list(request.inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
     if sum(map(len, texts)) > x.app.options.max_request_tokens:
-        raise Refusal("request_too_large", "inputs are too long to be listed token by token (--max-request-tokens)", param="inputs")
+        raise Refusal(
+            "request_too_large",
+            "inputs are too long to be listed token by token (--max-request-tokens)",
+            param="inputs",
+        )
     pieces = []
     for index, text in enumerate(texts):
         try:
@@ -175,15 +188,26 @@ async def decode(x: Exchange) -> Answer:
     model: EmbeddingModel = x.app.model(x, None, "embedder")
     flat = all(type(item) is int for item in request.ids)
     rows: list[Any] = [request.ids] if flat else request.ids
-    count, most = sum(max(1, len(row)) if isinstance(row, list) else 1 for row in rows), x.app.options.max_request_tokens
+    count, most = (
+        sum(max(1, len(row)) if isinstance(row, list) else 1 for row in rows),
+        x.app.options.max_request_tokens,
+    )
     if count > most:
-        raise Refusal("request_too_large", f"ids has {count} tokens, the limit is {most} (--max-request-tokens); split it", param="ids")
+        raise Refusal(
+            "request_too_large",
+            f"ids has {count} tokens, the limit is {most} (--max-request-tokens); split it",
+            param="ids",
+        )
     vocabulary = model.manifest.architecture.vocab_size
     for index, row in enumerate(rows):
         if type(row) is int or not all(0 <= token < vocabulary for token in row):
             where = "ids" if flat else f"ids[{index}]"
-            raise Refusal("invalid_value", f"{where}: expected token ids from 0 to {vocabulary - 1}", param=where)
-    return json_answer(await x.in_thread(lambda: [model.tokenizer.join(row, request.skip_special_tokens) for row in rows]))
+            raise Refusal(
+                "invalid_value", f"{where}: expected token ids from 0 to {vocabulary - 1}", param=where
+            )
+    return json_answer(
+        await x.in_thread(lambda: [model.tokenizer.join(row, request.skip_special_tokens) for row in rows])
+    )
 
 
 async def info(x: Exchange) -> Answer:
@@ -210,11 +234,22 @@ async def info(x: Exchange) -> Answer:
     })  # fmt: skip
 
 
-async def _encode(x: Exchange, model: EmbeddingModel, inputs: Any, request: Any, *, per_token: bool = False) -> Encoded:
+async def _encode(
+    x: Exchange, model: EmbeddingModel, inputs: Any, request: Any, *, per_token: bool = False
+) -> Encoded:
     prompt = prompt_of(model, request.prompt_name, "prompt_name")
     texts, place = as_list(inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
     left = (request.truncation_direction or "").lower() == "left"
-    return await encode(x, model, texts, place, truncate=request.truncate is not False, left=left, per_token=per_token, prompt=prompt)
+    return await encode(
+        x,
+        model,
+        texts,
+        place,
+        truncate=request.truncate is not False,
+        left=left,
+        per_token=per_token,
+        prompt=prompt,
+    )
 
 
 def _answer(x: Exchange, out: Encoded, body: list[Any]) -> Answer:
@@ -238,16 +273,35 @@ def counts(x: Exchange) -> dict[str, str]:
 
 
 LISTS = {"type": "array", "items": VECTOR}
-WEIGHTS = {"type": "array", "items": {"type": "array", "items": {"type": "object", "required": ["index", "value"]}}}
+WEIGHTS = {
+    "type": "array",
+    "items": {"type": "array", "items": {"type": "object", "required": ["index", "value"]}},
+}
 STRINGS = {"type": "array", "items": {"type": "string"}}
 
 
 def routes() -> list[Route]:
-    def post(path: str, handler: Any, request: type[msgspec.Struct], summary: str, answer: dict[str, Any] | None) -> Route:
-        return Route(method="POST", path=path, handler=handler, dialect=DIALECT, request=request, summary=summary, answer=answer)
+    def post(
+        path: str, handler: Any, request: type[msgspec.Struct], summary: str, answer: dict[str, Any] | None
+    ) -> Route:
+        return Route(
+            method="POST",
+            path=path,
+            handler=handler,
+            dialect=DIALECT,
+            request=request,
+            summary=summary,
+            answer=answer,
+        )
 
     return [
-        post("/", root, RootRequest, "As /embed or /similarity, for clients that know one address", {"type": "array"}),
+        post(
+            "/",
+            root,
+            RootRequest,
+            "As /embed or /similarity, for clients that know one address",
+            {"type": "array"},
+        ),
         post("/embed", embed, EmbedRequest, "Dense vectors", LISTS),
         post("/embed_sparse", embed_sparse, SparseRequest, "Sparse vectors", WEIGHTS),
         post(
@@ -260,5 +314,12 @@ def routes() -> list[Route]:
         post("/similarity", similarity, SimilarityRequest, "Cosines of one text and others", VECTOR),
         post("/tokenize", tokenize, TokenizeRequest, "Tokens and their places", {"type": "array"}),
         post("/decode", decode, DecodeRequest, "Token ids to text", STRINGS),
-        Route(method="GET", path="/info", handler=info, dialect=DIALECT, needs_ready=False, summary="The model and the limits"),
+        Route(
+            method="GET",
+            path="/info",
+            handler=info,
+            dialect=DIALECT,
+            needs_ready=False,
+            summary="The model and the limits",
+        ),
     ]

@@ -20,7 +20,9 @@ HERE = Path(__file__).parent
 @cache
 def _page() -> tuple[bytes, dict[str, str]]:
     """(page, headers)"""
-    page, style, script = (HERE.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css", "script.js"))
+    page, style, script = (
+        HERE.joinpath(name).read_text("utf-8") for name in ("page.html", "style.css", "script.js")
+    )
     whole = page.replace("/* style.css */", style).replace("/* script.js */", script)
     policy = {
         "default-src": "'none'",
@@ -54,4 +56,14 @@ async def page(x: Exchange) -> Answer:
 def routes() -> list[Route]:
     from ..dialects.native import DIALECT
 
-    return [Route(method="GET", path="/", handler=page, dialect=DIALECT, open=True, needs_ready=False, summary="The playground")]
+    return [
+        Route(
+            method="GET",
+            path="/",
+            handler=page,
+            dialect=DIALECT,
+            open=True,
+            needs_ready=False,
+            summary="The playground",
+        )
+    ]
