@@ -24,6 +24,13 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
+PROSE = [
+    *sorted((REPOSITORY / "docs" / "decisions").glob("*.md")),
+    *sorted((REPOSITORY / "benchmarks").glob("*.md")),
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
+"""Pages without blocks to run, whose links are followed all the same."""
+
 BLOCK = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PORT = "7997"
 """The server's port on the pages; the tests use a free one."""
@@ -147,7 +154,7 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         reader.leave()
 
 
-@pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "README.md"], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, *PROSE], ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_links_lead_somewhere(page: Path):
     """Links to files of the repository, and to headings where they name one."""
     for target in re.findall(r"\]\((?!https?://)([^)]+)\)", page.read_text(encoding="utf-8")):
@@ -157,3 +164,10 @@ def test_links_lead_somewhere(page: Path):
         if heading:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, target
+
+
+def test_every_decision_is_in_the_index():
+    """A page that nothing links to is not found."""
+    folder = REPOSITORY / "docs" / "decisions"
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (folder / "README.md").read_text(encoding="utf-8")))
+    assert listed == {page.name for page in folder.glob("*.md")} - {"README.md"}
