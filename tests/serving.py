@@ -224,8 +224,8 @@ class Here(Client):
 def gated(bundle: Path, **options: Any) -> Iterator[tuple[Here, Gate]]:
     """A server whose runs the test lets through."""
     with Embedder.open(bundle, threads=1) as embedder:
-        gate = Gate(embedder._session)
-        embedder._session = gate  # type: ignore[assignment]
+        gate = Gate(embedder.engine.session)
+        embedder.engine.session = gate  # type: ignore[assignment]
         here = Here(embedder, Options(**{"patience": 0, **options}))
         try:
             yield here, gate

@@ -53,7 +53,9 @@ def blocks_of(page: Path, port: str) -> list[Block]:
     for match in BLOCK.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
         found.append(Block(line, match[1], match[2], match[3].replace(PORT, port)))
-    assert len(found) * 2 == len(re.findall("^```", text, re.MULTILINE)), "a fence is not closed, or is indented"
+    assert len(found) * 2 == len(re.findall("^```", text, re.MULTILINE)), (
+        "a fence is not closed, or is indented"
+    )
     return found
 
 
@@ -104,17 +106,27 @@ class Reader:
             command = ["bash", "-euo", "pipefail", "-c", block.text]
             environment = {**os.environ, "PATH": path}
             shell = subprocess.Popen(
-                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
+                command,
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
             )
             self.sessions.append(shell.pid)
             code = shell.wait(timeout=240)
         self.printed = out.read_text(encoding="utf-8")
-        assert code == 0, f"exit code {code}\n{self.printed[-2000:]}\n{errors.read_text(encoding='utf-8')[-2000:]}"
+        assert code == 0, (
+            f"exit code {code}\n{self.printed[-2000:]}\n{errors.read_text(encoding='utf-8')[-2000:]}"
+        )
 
     def _compare(self, block: Block) -> None:
         wanted, found = block.text.rstrip().splitlines(), self.printed.rstrip().splitlines()
         patterns = [".*".join(re.escape(part) for part in line.split("...")) for line in wanted]
-        same = len(wanted) == len(found) and all(re.fullmatch(p, line.rstrip()) for p, line in zip(patterns, found, strict=True))
+        same = len(wanted) == len(found) and all(
+            re.fullmatch(p, line.rstrip()) for p, line in zip(patterns, found, strict=True)
+        )
         assert same, f"the page shows\n{block.text}\nand this was printed\n{self.printed}"
 
     def leave(self) -> None:

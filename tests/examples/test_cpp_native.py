@@ -80,7 +80,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_same_vectors_as_the_runtime(program: Path, tiny_bundle: Path, golden: Golden, tmp_path: Path):
     """Dense rows, cut rows and sparse entries of all golden texts, from ids alone."""
     with Embedder.open(tiny_bundle, variant="portable-fp32") as gte:
-        graph = tiny_bundle / gte._variant.graph
+        graph = tiny_bundle / gte.engine.variant.graph
         whole, cut = gte.encode(golden.texts), gte.encode(golden.texts, dim=32)
         lines = [" ".join(str(token) for token, _ in gte.tokenize(text)) for text in golden.texts]
     for dim, expected in ((64, whole), (32, cut)):

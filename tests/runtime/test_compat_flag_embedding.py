@@ -94,7 +94,7 @@ def test_their_readme_on_lexical_weights(model: BGEM3FlagModel, golden: Golden):
     assert matrix[0, 1] == pytest.approx(score)
     assert isinstance(model.convert_id_to_token(weights[0]), dict)
     assert [list(words) for words in model.convert_id_to_token(weights)] == [
-        [model.embedder._tokenizer.decode(int(token)) for token in found] for found in weights
+        [model.embedder.tokenizer.decode(int(token)) for token in found] for found in weights
     ]
     with pytest.raises(ConfigError, match="two lists"):
         model.compute_lexical_matching_score(weights[0], weights)

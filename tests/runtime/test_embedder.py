@@ -44,6 +44,11 @@ def gte(tiny_bundle: Path) -> Iterator[Embedder]:
         yield engine
 
 
+def on_session(gte: Embedder, session: Session, budget: Budget | None = None) -> Embedder:
+    """The same embedder on another session."""
+    return Embedder(gte.manifest, gte.tokenizer, Engine(session, gte.engine.variant, gte.dim, budget=budget))
+
+
 class Poisoned:
     """The real session, with NaN in the output of texts that begin with a chosen token."""
 
@@ -71,13 +76,7 @@ class Poisoned:
 def test_any_list_is_as_one_by_one(gte: Embedder, texts: list[str], seed: int, budget: int | None):
     """Whatever stands beside a text and whatever fits into a run, its vectors have the same bits."""
     order = np.random.default_rng(seed).permutation(len(texts)).tolist()
-    engine = Embedder(
-        gte.manifest,
-        gte._variant,
-        gte._tokenizer,
-        gte._session,
-        budget=Budget(max_tokens=budget) if budget else None,
-    )
+    engine = on_session(gte, gte.engine.session, budget=Budget(max_tokens=budget) if budget else None)
     together = engine.encode([texts[i] for i in order])
     for row, text in enumerate(order):
         alone = gte.encode(texts[text])
@@ -121,7 +120,7 @@ def test_a_non_finite_state_names_the_text(gte: Embedder):
         workers = 1
 
         def run(self, batch: Batch, *options: object, states: bool = False) -> Outputs:
-            out = gte._session.run(batch, *options, states=states)
+            out = gte.engine.session.run(batch, *options, states=states)
             out.token_states[-1, 3] = np.inf
             return out
 
@@ -129,7 +128,7 @@ def test_a_non_finite_state_names_the_text(gte: Embedder):
 
         def close(self) -> None: ...
 
-    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, OneBad())
+    engine = on_session(gte, OneBad())
     with pytest.raises(NonFiniteOutputError) as caught:
         engine.token_vectors(["a b c"])
     assert caught.value.index == 0
@@ -140,12 +139,12 @@ def test_the_two_attention_paths_differ(gte: Embedder):
 
     If this fails, the paths have become one and `flash_from` is no longer needed.
     """
-    ids = np.concatenate([[0], np.arange(4, 4 + gte._variant.flash_from - 2), [2]])
+    ids = np.concatenate([[0], np.arange(4, 4 + gte.engine.variant.flash_from - 2), [2]])
     from gte_runtime.inference.batch import make_batch
 
-    right = make_batch(np.array([0]), [ids], gte._variant.flash_from)
+    right = make_batch(np.array([0]), [ids], gte.engine.variant.flash_from)
     wrong = Batch(right.rows, right.input_ids, right.cu_seqlens, uniform=not right.uniform)
-    found, other = gte._session.run(right).cls, gte._session.run(wrong).cls
+    found, other = gte.engine.session.run(right).cls, gte.engine.session.run(wrong).cls
     assert not np.array_equal(found, other)
     assert np.abs(found - other).max() < 1e-4
 
@@ -197,7 +196,7 @@ def test_stream_names_bad_texts_and_goes_on(gte: Embedder, golden: Golden):
 def test_stream_rejects_rows_that_are_not_finite(gte: Embedder, golden: Golden):
     """A row of NaN is named, and the rows beside it are whole."""
     poison = golden.ids(2)[1]
-    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, Poisoned(gte._session, poison))
+    engine = on_session(gte, Poisoned(gte.engine.session, poison))
     (part,) = engine.stream([golden.texts[0], golden.texts[2], golden.texts[1]])
     assert part.index.tolist() == [0, 2]
     assert [(r.index, type(r.error)) for r in part.rejected] == [(1, NonFiniteOutputError)]
@@ -220,7 +219,7 @@ def test_stream_of_a_source_that_fails(gte: Embedder):
 
 def test_score_names_the_pair_that_is_not_finite(gte: Embedder, golden: Golden):
     """Texts are run once each, in another order than the pairs."""
-    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, Poisoned(gte._session, golden.ids(2)[1]))
+    engine = on_session(gte, Poisoned(gte.engine.session, golden.ids(2)[1]))
     first, second, poison = golden.texts[:3]
     with pytest.raises(NonFiniteOutputError, match=r"pairs\[2\]") as caught:
         engine.score([(first, second), (second, first), (first, poison), (poison, second)])
@@ -230,9 +229,7 @@ def test_score_names_the_pair_that_is_not_finite(gte: Embedder, golden: Golden):
 def test_a_model_of_few_positions(gte: Embedder):
     """The default of 8192 tokens means as many as there are, wherever a length is taken; a number that was chosen is checked."""
     architecture = replace(gte.manifest.architecture, max_positions=16)
-    engine = Embedder(
-        replace(gte.manifest, architecture=architecture), gte._variant, gte._tokenizer, gte._session
-    )
+    engine = Embedder(replace(gte.manifest, architecture=architecture), gte.tokenizer, gte.engine)
     text = "dog " * 40
     assert engine.encode(text).tokens.tolist() == [16]
     assert len(engine.tokenize(text)) == 16
@@ -242,7 +239,7 @@ def test_a_model_of_few_positions(gte: Embedder):
 
 def test_encode_names_the_row_that_is_not_finite(gte: Embedder, golden: Golden):
     """B-21: NaN never leaves the engine."""
-    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, Poisoned(gte._session, golden.ids(2)[1]))
+    engine = on_session(gte, Poisoned(gte.engine.session, golden.ids(2)[1]))
     with pytest.raises(NonFiniteOutputError, match=r"texts\[2\]") as caught:
         engine.encode(golden.texts[:3])
     assert caught.value.index == 2
@@ -400,11 +397,11 @@ def test_repeated_texts_are_run_once(gte: Embedder, golden: Golden):
 
         def run(self, batch: Batch, *_: object) -> Outputs:
             seen.append(len(batch.rows))
-            return gte._session.run(batch)
+            return gte.engine.session.run(batch)
 
         def close(self) -> None: ...
 
-    engine = Embedder(gte.manifest, gte._variant, gte._tokenizer, Counting())
+    engine = on_session(gte, Counting())
     scores = engine.score([("q", text) for text in golden.texts[:4]])
     assert sum(seen) == 5
     assert np.array_equal(scores, gte.score([("q", text) for text in golden.texts[:4]]))

@@ -239,9 +239,9 @@ def test_longest_first(first: int, second: int, room: int):
 
 def test_a_query_that_fills_everything(plain: Reranker):
     """B-19: a query over the limit leaves half to the document, and neither is lost."""
-    tokens = plain._tokenizer.encode_pairs([("dog " * 500, "fox " * 500)], max_length=24)[0]
+    tokens = plain.tokenizer.encode_pairs([("dog " * 500, "fox " * 500)], max_length=24)[0]
     assert len(tokens.ids) == 24
-    before, between, after = plain._tokenizer.pair_template
+    before, between, after = plain.tokenizer.pair_template
     assert (before, between, after) == ([0], [2, 2], [2])
     assert tokens.ids.tolist().count(2) == 3
     assert tokens.ids.tolist().index(2) == 11
@@ -251,7 +251,7 @@ def test_a_query_that_fills_everything(plain: Reranker):
 def test_megabytes(plain: Reranker):
     """B-9: of texts of a million characters only beginnings are tokenized; the tokens are those of any shorter beginning."""
     short, long = "dog fox " * 40, "dog fox " * 125_000
-    encode = plain._tokenizer.encode_pairs
+    encode = plain.tokenizer.encode_pairs
     for query, document in (("China", "{}"), ("{}", "China"), ("{}", "a{}")):
         few, many = ((query.format(text), document.format(text)) for text in (short, long))
         assert encode([many], max_length=64)[0].ids.tolist() == encode([few], max_length=64)[0].ids.tolist()
@@ -351,10 +351,9 @@ class Gpus:
 def test_on_gpus(plain: Reranker, batch: str, most: int):
     """As an Embedder there: packed runs have a GPU's budget, and all runs go side by side, each on one device."""
     gpus = Gpus()
-    variant = replace(plain._variant, batch=batch)
-    gte = Reranker(plain.manifest, variant, plain._tokenizer, gpus)  # type: ignore[arg-type]
-    gte.info = {"provider": "cuda"}
-    assert gte.parts.budget.max_tokens == most
+    variant = replace(plain.engine.variant, batch=batch)
+    gte = Reranker(plain.manifest, plain.tokenizer, Engine(gpus, variant, 64))
+    assert gte.engine.budget.max_tokens == most
     found = gte.evaluate([("China", "dog " * count) for count in range(1, 200)])
     assert found.scores.tolist() == found.tokens.tolist()
     assert len(gpus.runs) > 1

@@ -95,7 +95,7 @@ def work():
     while True:
         gte.encode("a " * 3000)
 threading.Thread(target=work, daemon=True).start()
-while not gte._session._running:
+while not gte.engine.session._running:
     pass
 sys.exit(0)
 """

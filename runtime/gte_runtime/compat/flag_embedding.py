@@ -117,10 +117,12 @@ class BGEM3FlagModel:
         vectors = (cut_and_normalise(cut) if self.normalize_embeddings else cut) if dense else None
         weights = steps.weights_by_string(tokens, states, str) if sparse else None
         if isinstance(sentences, str):
-            vectors, weights = (
-                None if vectors is None else vectors[0],
-                None if weights is None else weights[0],
-            )  # type: ignore[assignment]
+            one = None if weights is None else weights[0]
+            return {
+                "dense_vecs": None if vectors is None else vectors[0],
+                "lexical_weights": one,
+                "colbert_vecs": None,
+            }
         return {"dense_vecs": vectors, "lexical_weights": weights, "colbert_vecs": None}
 
     def encode_queries(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Cost:
     """The cost of a ragged run on a CPU. The unit is what one more token costs in the linear layers. Decides speed, never results.
 
-    The defaults are for float32, measured on two cores of a Sapphire Rapids; docs/decisions/planner.md says how, and what
+    The defaults are for float32, measured on two cores of a Sapphire Rapids; docs/decisions/planner-costs.md says how, and what
     other processors have in common with it.
     """
 

@@ -6,7 +6,7 @@ import time
 
 from ..exchange import Answer, Exchange, json_answer
 from ..openapi import document
-from ..routes import Route
+from ..routes import Handler, Route
 from .native import DIALECT
 
 
@@ -30,7 +30,7 @@ async def openapi(x: Exchange) -> Answer:
 
 
 def routes() -> list[Route]:
-    def get(path: str, handler: object, summary: str, is_open: bool = True) -> Route:
+    def get(path: str, handler: Handler, summary: str, is_open: bool = True) -> Route:
         return Route(
             method="GET",
             path=path,
@@ -39,7 +39,7 @@ def routes() -> list[Route]:
             open=is_open,
             needs_ready=False,
             summary=summary,
-        )  # type: ignore[arg-type]
+        )
 
     return [
         get("/health", ready, "Whether requests are taken"),
