@@ -1,7 +1,5 @@
-"""The only import of onnxruntime: providers, threads, strictness, cancellation.
-
-A session runs one batch. It knows nothing of texts, tokenizers or plans.
-"""
+"""A session on the CPU. It runs one batch at a time for each caller and shares the processors fairly among
+callers."""
 
 from __future__ import annotations
 
@@ -10,39 +8,32 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..arrays import Float32
-from ..errors import (
-    Cancelled,
-    ForkedProcessError,
-)
-from ..format.manifest import LOGITS
+from ..arrays import AnyArray, Float32
+from ..errors import Cancelled, ForkedProcessError
+from ..format.manifest import LOGITS, Variant
 from ..inference.batch import Batch, padded_inputs, padding_mask, ragged_inputs
+from ..inference.session import NOTHING, Outputs, Share
 from ..machine.memory import give_back
+from .graph import check_signature, fetched, load_graph, outputs_of
+from .live import live, wait_for
+from .runtime import new_run_options, translated
 from .semaphore import ProcessorSemaphore
 
-if TYPE_CHECKING:
-    from ..format.manifest import Variant
-from ..inference.session import NOTHING, Outputs, Share
-from .graph import check_signature, collected, load_graph, wanted
-from .live import live
-from .runtime import translated
-
 LARGE = 2048
-"""Tokens of a run after which its memory goes back to the system. By itself the arena keeps the peak for ever;
-given back, a later run has to touch its pages anew."""
+"""Tokens of a run after which the arena's memory is returned to the system. Otherwise it would keep the peak
+for ever; the next run has to touch its pages anew."""
 
-SIGNALS_EVERY = 0.5
-"""Seconds after which a waiting main thread looks for signals. One that arrives just before it begins to wait does not wake it."""
+Feeds = Mapping[str, AnyArray]
 
 
 class CpuSession:
-    """One graph in ONNX Runtime, whose weights are mapped from files beside it.
+    """One graph in ONNX Runtime, with its weights mapped from files.
 
-    Safe to use from several threads: together they never compute on more than `threads` processors.
-    On CPU there are two sessions, one with all threads and, once runs go on side by side, one with a
-    single thread. Ctrl-C and `close` stop a run between two operators.
+    Safe to use from several threads, which together never compute on more than `threads` processors. There
+    are two sessions of ONNX Runtime: one with a thread pool over all processors and, once several runs go on
+    at the same time, one with a single thread. Ctrl-C, `stop` and `close` stop a run between two operators.
     """
 
     def __init__(
@@ -52,7 +43,6 @@ class CpuSession:
         variant: Variant,
         width: int,
         *,
-        provider: str = "cpu",
         threads: int = 1,
     ) -> None:
         """Load a graph.
@@ -62,26 +52,25 @@ class CpuSession:
             folder: where its weight files lie.
             variant: what the manifest promises about the graph.
             width: values of a state, the second axis of `cls`.
-            provider: a key of PROVIDERS. There is no fallback to another one.
             threads: processors to use.
 
         Raises:
-            ProviderUnavailableError: the provider is not in this installation, or did not load.
+            ProviderUnavailableError: ONNX Runtime is not installed.
             BundleVersionError: the graph needs a newer ONNX Runtime.
             BundleError: the graph does not load, or has other inputs and outputs than promised.
         """
-        self.provider = provider
+        self.provider = "cpu"
         self._variant = variant
         self._pid = os.getpid()
         self._closed = False
         self._running: dict[Any, object] = {}
         self._idle = threading.Condition()
-        self.workers = threads if provider == "cpu" else 1
+        self.workers = threads
         self._processors = ProcessorSemaphore(self.workers)
-        self._load_narrow: Callable[[], Any] = partial(load_graph, graph, folder, variant, provider, 1)
-        self._narrow: Any = None
-        self._narrow_lock = threading.Lock()
-        self._session = load_graph(graph, folder, variant, provider, threads)
+        self._load_single: Callable[[], Any] = partial(load_graph, graph, folder, variant, "cpu", 1)
+        self._single: Any = None
+        self._single_lock = threading.Lock()
+        self._session = load_graph(graph, folder, variant, "cpu", threads)
         check_signature(self._session, variant, width)
         live.add(self)
 
@@ -90,9 +79,9 @@ class CpuSession:
     ) -> Outputs:
         if os.getpid() != self._pid:
             raise ForkedProcessError
-        names = wanted(self._variant, states)
+        names = fetched(self._variant, states)
         padded = self._variant.batch == "padded"
-        feeds: Mapping[str, Any] = padded_inputs(batch) if padded else ragged_inputs(batch)
+        feeds: Feeds = padded_inputs(batch) if padded else ragged_inputs(batch)
         least, most = {
             "one": (1, 1),
             "any": (1, self.workers),
@@ -104,16 +93,14 @@ class CpuSession:
             return Outputs(NOTHING, NOTHING, outputs[0])
         mask = padding_mask(batch) if padded else None
         cls, *per_token = outputs
-        return collected(cls, per_token, mask)
+        return outputs_of(cls, per_token, mask)
 
-    def _run(
-        self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, owner: object
-    ) -> list[Float32]:
-        # By number: current_thread() would keep an object for ever for each thread that Python did not start.
+    def _run(self, names: Sequence[str], feeds: Feeds, least: int, most: int, owner: object) -> list[Float32]:
+        # Compared by number: current_thread() keeps an object for every thread that Python did not start.
         if threading.get_ident() != threading.main_thread().ident:
             return self._run_here(names, feeds, least, most, owner)
-        # Python delivers Ctrl-C to the main thread only, and only between bytecodes: so the main
-        # thread waits, and another one runs.
+        # Python handles signals in the main thread only, and only between bytecodes. So the main thread
+        # waits, and another one runs.
         result: list[Any] = []
         done = threading.Event()
 
@@ -123,13 +110,11 @@ class CpuSession:
 
         threading.Thread(target=attempt, name="gte-run", daemon=True).start()
         try:
-            # Not join(): interrupted, it takes the thread for ended (Python 3.11, https://github.com/python/cpython/issues/90882).
-            while not done.wait(SIGNALS_EVERY):
-                pass
+            wait_for(done)
         except BaseException:
             self.stop(owner)
             while not done.wait(0.05):
-                self.stop(owner)  # again and again: a run that waits for its turn cannot be stopped yet
+                self.stop(owner)  # repeated: a run that still waits for processors cannot be stopped yet
             raise
         outcome = result[0]
         if isinstance(outcome, BaseException):
@@ -143,29 +128,24 @@ class CpuSession:
             return error
 
     def _run_here(
-        self, names: Sequence[str], feeds: Mapping[str, Any], least: int, most: int, owner: object
+        self, names: Sequence[str], feeds: Feeds, least: int, most: int, owner: object
     ) -> list[Float32]:
         taken = self._processors.acquire(least, most)
         try:
-            return self._run_on(
-                self._one_thread() if taken < self.workers > 1 else self._session, names, feeds, owner
-            )
+            session = self._single_threaded() if taken < self.workers > 1 else self._session
+            return self._run_on(session, names, feeds, owner)
         finally:
             self._processors.release(taken)
 
-    def _one_thread(self) -> Any:
+    def _single_threaded(self) -> Any:
         """Loaded when it is first needed: many programs only ever embed one text at a time."""
-        with self._narrow_lock:
-            if self._narrow is None and not self._closed:
-                self._narrow = self._load_narrow()
-            return self._narrow
+        with self._single_lock:
+            if self._single is None and not self._closed:
+                self._single = self._load_single()
+            return self._single
 
-    def _run_on(
-        self, session: Any, names: Sequence[str], feeds: Mapping[str, Any], owner: object
-    ) -> list[Float32]:
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()  # one per run: a terminated one fails every later run
+    def _run_on(self, session: Any, names: Sequence[str], feeds: Feeds, owner: object) -> list[Float32]:
+        options = new_run_options()
         if feeds["input_ids"].size >= LARGE:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         with self._idle:
@@ -189,11 +169,11 @@ class CpuSession:
 
     def close(self) -> None:
         if os.getpid() != self._pid:
-            return  # a lock that another thread held when this process was forked is held here for ever
+            return  # in a child of fork() a lock that another thread held is never released
         with self._idle:
             self._closed = True
             for options in self._running:
                 options.terminate = True
             self._idle.wait_for(lambda: not self._running)
-            self._session = self._narrow = None
+            self._session = self._single = None
         give_back()

@@ -1,9 +1,4 @@
-"""ONNX Runtime on NVIDIA GPUs: one lane for each device, its buffers, and CUDA graphs for small requests.
-
-A lane is a thread with a session. A thread of its own because a captured CUDA graph belongs to the
-thread that captured it, and because the main thread must stay free for Ctrl-C. What runs at a time
-is one batch on each device; the others wait in the lane.
-"""
+"""A session on one or several NVIDIA GPUs, with one lane for each, and CUDA graphs for small requests."""
 
 from __future__ import annotations
 
@@ -13,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ConfigError, EngineError, ForkedProcessError, OutOfMemory, ProviderUnavailableError
+from ..format.manifest import Variant
 from ..inference.batch import Batch
 from ..inference.halving import all_or_error, run_halved
 from ..inference.session import Outputs, Share
@@ -25,9 +21,6 @@ from .lanes import Device, Lane, least_loaded
 from .live import live
 from .runtime import available_providers, quiet, require_provider, runtime
 from .shapes import BUCKETS, Bucket
-
-if TYPE_CHECKING:
-    from ..format.manifest import Variant
 
 CUDNN_IS_OPTIONAL = (1, 31)
 """The first release whose option `enable_cudnn` was seen to be understood. Our graphs need no cuDNN."""
@@ -71,7 +64,8 @@ class CudaSession:
         """Load a graph on every device, and capture what is to be captured.
 
         Raises:
-            ProviderUnavailableError: the provider is not in this installation, a library is missing, or there is no such GPU.
+            ProviderUnavailableError: the provider is not in this installation, a library is missing, or there
+                is no such GPU.
             BundleVersionError, BundleError: as `CpuSession`.
             ConfigError: a variant that is not for GPUs, or a latency mode for one that cannot be captured.
         """
@@ -172,13 +166,15 @@ def session_entries(variant: Variant) -> dict[str, str]:
         "session.use_device_allocator_for_initializers": "1"
     }  # weights outside the arena, so that it can shrink
     if variant.batch == "packed":
-        # Every operator of it has a CUDA kernel. In padded graphs some arithmetic on shapes belongs on the CPU.
+        # Every operator of it has a CUDA kernel. In padded graphs some arithmetic on shapes belongs on the
+        # CPU.
         entries["session.disable_cpu_ep_fallback"] = "1"
     return entries
 
 
 def _check_memory(limit: int | None, weights: int) -> None:
-    """ONNX Runtime counts weights against the limit, and with less left than nothing it holds no limit at all (1.31.1)."""
+    """ONNX Runtime counts weights against the limit, and with less left than nothing it holds no limit at all
+    (1.31.1)."""
     if limit is not None and limit <= weights:
         raise ConfigError(f"gpu_mem_limit is {limit} bytes; the weights alone take {weights}")
 

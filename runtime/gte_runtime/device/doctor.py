@@ -1,4 +1,5 @@
-"""What this machine and this installation can run, and what stands in the way. Looks; installs and changes nothing.
+"""What this machine and this installation can run, and what stands in the way. Looks; installs and changes
+nothing.
 
 `examine` asks the machine; `verdict` is pure.
 """

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Loads a graph into ONNX Runtime and checks that it takes and gives what the manifest promises."""
 
 from __future__ import annotations
 
@@ -6,26 +6,25 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..arrays import Float32
-from ..errors import (
-    BundleError,
-    BundleVersionError,
-    ConfigError,
-    OutOfMemory,
-    ProviderUnavailableError,
-)
-from ..format.manifest import LOGITS, STATES, VECTORS
-from ..machine.forks import outlive_forks
-
-if TYPE_CHECKING:
-    from ..format.manifest import Variant
+from ..arrays import AnyArray, Bool, Float32
+from ..errors import BundleError, BundleVersionError, ConfigError, OutOfMemory, ProviderUnavailableError
+from ..format.manifest import LOGITS, STATES, VECTORS, Variant
 from ..inference.session import Outputs
-from .runtime import MEMORY_WORDS, PROVIDERS, _clean, _release, available_providers, require_provider, runtime
+from ..machine.forks import outlive_forks
+from .runtime import (
+    MEMORY_WORDS,
+    PROVIDERS,
+    SILENT,
+    available_providers,
+    message_of,
+    release_of,
+    require_provider,
+    runtime,
+)
 
 INPUT_TYPES = {
     "input_ids": "tensor(int64)",
@@ -37,7 +36,7 @@ INPUT_TYPES = {
     "token_offset": "tensor(int32)",
     "uniform": "tensor(bool)",
 }
-"""Every input that `batching` can make."""
+"""Every input that `inference.batch` can make."""
 
 ARENA = {
     "arena_extend_strategy": 0,  # regions of at least the sizes below
@@ -45,12 +44,13 @@ ARENA = {
     "initial_growth_chunk_size_bytes": 64 * 2**20,
     "max_power_of_two_extend_bytes": 256 * 2**20,
 }
-"""Regions of the arena that all CPU sessions share. glibc maps blocks of more than 32 MB on their own and unmaps them when
-freed; smaller ones, which ONNX Runtime asks for by itself, end up between others on the heap, where what is freed is
-rarely given back: resident memory then grew by a third in 180 random batches. Pages that nothing touched cost nothing."""
+"""Regions of the arena that all CPU sessions share. glibc maps blocks of more than 32 MB separately and
+unmaps them when they are freed. Smaller ones, which ONNX Runtime requests by default, lie between others on
+the heap, where freed memory is rarely returned to the system: resident memory grew by a third in 180 random
+batches. Pages that were never touched take no memory. See docs/decisions/memory-arena.md."""
 
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
-"""The session entry that takes int8 kernels without sums in 16 bits."""
+"""The session option for int8 kernels that do not add products in 16 bits."""
 
 NO_DEVICE_WORDS = ("cuda failure", "invalid device id", "no kernel image", "disable_cpu_ep_fallback")
 
@@ -64,8 +64,9 @@ TOO_NEW_WORDS = (
 )
 
 
-def wanted(variant: Variant, states: bool) -> tuple[str, ...]:
-    """The outputs to fetch. Raises ConfigError when the graph does not give states."""
+def fetched(variant: Variant, states: bool) -> tuple[str, ...]:
+    """Names of the outputs to fetch. Raises ConfigError when states are wanted and the graph does not give
+    them."""
     if not states:
         return variant.outputs if variant.outputs == LOGITS else VECTORS
     if variant.outputs != STATES:
@@ -76,9 +77,15 @@ def wanted(variant: Variant, states: bool) -> tuple[str, ...]:
     return STATES
 
 
-def collected(cls: Float32, per_token: Sequence[NDArray[Any]], mask: NDArray[np.bool_] | None) -> Outputs:
-    """Outputs of a graph as one batch's. `per_token` are its token weights and, if asked for, states; `mask` says where a
-    padded batch has tokens."""
+def outputs_of(cls: Float32, per_token: Sequence[AnyArray], mask: Bool | None) -> Outputs:
+    """A graph's outputs as those of one batch.
+
+    Args:
+        cls: states of the first tokens, [B, H].
+        per_token: token weights, [T], and optionally token states, [1, T, H]; in padded graphs [B, S] and [B,
+            S, H].
+        mask: where a padded batch has tokens, [B, S]; None for graphs without padding.
+    """
     weights = per_token[0] if mask is None else per_token[0][mask]
     if len(per_token) == 1:
         return Outputs(cls, weights)
@@ -88,7 +95,8 @@ def collected(cls: Float32, per_token: Sequence[NDArray[Any]], mask: NDArray[np.
 
 @cache
 def share_arena() -> bool:
-    """One arena for the CPU sessions of this process; False where the host program has registered another."""
+    """Register one arena for all CPU sessions of this process. False where the host program has registered
+    another before."""
     onnxruntime = runtime()
     place = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
@@ -102,15 +110,16 @@ def share_arena() -> bool:
 
 @cache
 def pair_sums_overflow() -> bool:
-    """Whether this processor's int8 products come out wrong unless exact ones are asked for.
+    """Whether int8 products are wrong on this processor unless EXACT_PRODUCTS is set.
 
-    x86 without VNNI adds pairs of products in 16 bits, which overflows without a word. Asking for exact ones
-    everywhere is no way out: it takes the kernels of old processors, ten times slower than AMX.
+    On x86 without VNNI, pairs of products are added in 16 bits, and an overflow is not reported. Setting
+    EXACT_PRODUCTS everywhere is no solution: it selects the kernels of old processors, ten times slower than
+    AMX. See docs/decisions/int8-probe.md.
     """
     onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 4
+    options.log_severity_level = SILENT
     graph = (Path(__file__).parent / "int8_probe.onnx").read_bytes()
     session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS["cpu"]])
     side = session.get_inputs()[0].shape[1]
@@ -128,18 +137,35 @@ def load_graph(
     provider_options: Mapping[str, str] | None = None,
     entries: Mapping[str, str] | None = None,
 ) -> Any:
-    """A session of ONNX Runtime on one provider and no other. `entries` are further session options."""
+    """An ONNX Runtime session on one provider and no other.
+
+    Args:
+        graph: the ONNX file's bytes.
+        folder: where its weight files lie.
+        variant: what the manifest promises about the graph.
+        provider: "cpu", "cuda" or "tensorrt".
+        threads: of ONNX Runtime's thread pool.
+        provider_options: as ONNX Runtime documents them.
+        entries: further session options.
+
+    Raises:
+        ProviderUnavailableError: the provider, or its device, is not there.
+        BundleVersionError: the graph needs a newer ONNX Runtime.
+        BundleError: the graph does not load.
+        OutOfMemory: the weights do not fit.
+    """
     onnxruntime = runtime()
-    if _release(onnxruntime.__version__) < _release(variant.min_onnxruntime):
+    if release_of(onnxruntime.__version__) < release_of(variant.min_onnxruntime):
         raise BundleVersionError(
-            f"{variant.graph} needs ONNX Runtime {variant.min_onnxruntime} or newer, this is {onnxruntime.__version__}; upgrade onnxruntime"
+            f"{variant.graph} needs ONNX Runtime {variant.min_onnxruntime} or newer, this is "
+            f"{onnxruntime.__version__}; upgrade onnxruntime"
         )
-    wanted = require_provider(provider)
+    name = require_provider(provider)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # its messages hold absolute paths; failures reach us as exceptions
-    options.enable_mem_pattern = False  # it keeps a plan for every shape ever seen
+    options.log_severity_level = SILENT  # messages hold absolute paths; failures reach us as exceptions
+    options.enable_mem_pattern = False  # it would keep a plan for every shape ever seen
     if b"MatMulIntegerToFloat" in graph and pair_sums_overflow():
         options.add_session_config_entry(*EXACT_PRODUCTS)
     if provider == "cpu" and share_arena():
@@ -149,33 +175,33 @@ def load_graph(
     )
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
-    # A model may carry its own session options. Ours are not for a model to change.
+    # With this variable set, session options inside the graph would replace ours.
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
     try:
         session = onnxruntime.InferenceSession(
             graph,
             options,
-            providers=[(wanted, dict(provider_options or {}))],
+            providers=[(name, dict(provider_options or {}))],
             # The CPU kernel of the fused operator is slower than its parts: 9 % of a run at 8x128 tokens.
             disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
-            # Without this the wrapper prints to stdout and goes on with another provider.
+            # By default the Python wrapper prints to stdout and continues on another provider.
             enable_fallback=0,
         )
-    except Exception as error:  # noqa: BLE001 - the same
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
         words = str(error).lower()
         if any(word in words for word in TOO_NEW_WORDS):
             raise BundleVersionError(
-                f"{variant.graph} needs a newer ONNX Runtime than {onnxruntime.__version__}, although its manifest promises "
-                f"that ORT >= {variant.min_onnxruntime} will do: {_clean(error)}"
+                f"{variant.graph} needs a newer ONNX Runtime than {onnxruntime.__version__}, although its manifest "
+                f"promises that ORT >= {variant.min_onnxruntime} will do: {message_of(error)}"
             ) from None
         if any(word in words for word in MEMORY_WORDS):
             raise OutOfMemory(f"not enough memory to load {variant.graph}") from None
         if any(word in words for word in NO_DEVICE_WORDS):
             raise ProviderUnavailableError(
-                provider, available_providers(), f"{_clean(error)}; `gte doctor` shows driver and GPUs"
+                provider, available_providers(), f"{message_of(error)}; `gte doctor` shows driver and GPUs"
             ) from None
-        raise BundleError(f"{variant.graph} does not load: {_clean(error)}") from None
-    if session.get_providers()[0] != wanted:
+        raise BundleError(f"{variant.graph} does not load: {message_of(error)}") from None
+    if session.get_providers()[0] != name:
         raise ProviderUnavailableError(
             provider, available_providers(), "it gave no reason; `gte doctor` shows what it needs"
         )
@@ -183,7 +209,12 @@ def load_graph(
 
 
 def check_signature(session: Any, variant: Variant, width: int) -> None:
-    """Names are compared before the first run: a graph with others would fail later and less clearly."""
+    """Compare names, types and shapes with the manifest's before the first run, which would fail less
+    clearly.
+
+    Raises:
+        BundleError: naming what differs.
+    """
     inputs = tuple(i.name for i in session.get_inputs())
     outputs = tuple(o.name for o in session.get_outputs())
     if (
@@ -192,8 +223,8 @@ def check_signature(session: Any, variant: Variant, width: int) -> None:
         or not set(inputs) <= INPUT_TYPES.keys()
     ):
         raise BundleError(
-            f"{variant.graph}: expected inputs {', '.join(variant.inputs)} and outputs {', '.join(variant.outputs)}, "
-            f"found {', '.join(inputs)} and {', '.join(outputs)}"
+            f"{variant.graph}: expected inputs {', '.join(variant.inputs)} "
+            f"and outputs {', '.join(variant.outputs)}, found {', '.join(inputs)} and {', '.join(outputs)}"
         )
     for value in session.get_inputs():
         if value.type != INPUT_TYPES[value.name] or any(isinstance(dim, int) for dim in value.shape):
@@ -206,5 +237,6 @@ def check_signature(session: Any, variant: Variant, width: int) -> None:
             raise BundleError(f"{variant.graph}: expected float32 from {output.name}, found {output.type}")
         if output.name in ("cls", STATES[-1]) and output.shape[-1] != width:
             raise BundleError(
-                f"{variant.graph}: expected {width} values in each row of {output.name}, found {output.shape[-1]}"
+                f"{variant.graph}: expected {width} values in each row of {output.name}, "
+                f"found {output.shape[-1]}"
             )

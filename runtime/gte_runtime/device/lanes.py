@@ -1,4 +1,10 @@
-"""TODO"""
+"""A lane is one GPU: a thread with a session of ONNX Runtime, a queue before it, and the buffers that its
+runs use again.
+
+It has a thread of its own because a captured CUDA graph belongs to the thread that captured it, and because
+the main thread must stay free for signals. A GPU runs one batch at a time; the others wait in the lane's
+queue.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +14,25 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..arrays import AnyArray
 from ..errors import Cancelled
-from ..format.manifest import LOGITS
+from ..format.manifest import LOGITS, Variant
 from ..inference.batch import Batch, packed_inputs, padded_inputs, padding_mask
 from ..inference.session import NOTHING, Outputs
-from .cpu import SIGNALS_EVERY
-from .graph import check_signature, collected, wanted
+from .graph import check_signature, fetched, outputs_of
+from .live import wait_for
 from .runtime import new_run_options, runtime, translated
 from .shapes import Bucket, fill, rounded, smallest
 
-if TYPE_CHECKING:
-    from ..format.manifest import Variant
-
 BUFFERS = 64
-"""Arrays on a device that are kept for the next run of their shape, in one lane."""
+"""Arrays on a device that one lane keeps for later runs of the same shape."""
 
 NO_CAPTURE = "-1"
+"""The `gpu_graph_id` of a run that neither captures nor replays a CUDA graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,14 @@ def least_loaded(lanes: Sequence[Lane]) -> Lane:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """ONNX Runtime's name for where arrays lie. "cpu" serves tests."""
+    """Where arrays lie, as ONNX Runtime names it. The kind "cpu" is for tests without a GPU."""
 
     kind: str
     index: int
 
     @property
     def arena(self) -> str:
+        """The device as `memory.enable_memory_arena_shrinkage` names it."""
         return f"{'gpu' if self.kind == 'cuda' else self.kind}:{self.index}"
 
 
@@ -67,7 +72,7 @@ class _Job:
 
 
 class Lane:
-    """One device: a thread, a session in it, a queue before it."""
+    """One device with its thread, session and queue."""
 
     def __init__(
         self,
@@ -77,10 +82,10 @@ class Lane:
         width: int,
         buckets: Sequence[Bucket],
     ) -> None:
-        """`open_session` is called in the lane's own thread, which captures the buckets then."""
+        """Open the session in the lane's own thread, which then captures a CUDA graph for each bucket."""
         self.captured: list[Captured] = []
         self.load = 0
-        """Tokens in it, waiting or running."""
+        """Tokens of the batches that wait or run."""
         self._device, self._variant, self._width = device, variant, width
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._jobs: list[_Job] = []
@@ -100,7 +105,8 @@ class Lane:
             raise self._failure
 
     def run(self, batch: Batch, owner: object, thrifty: bool, *, states: bool = False) -> Outputs:
-        """Run one batch when its turn comes. `thrifty` gives unused memory back before and after."""
+        """Run one batch when the ones before it are done. `thrifty` returns the arena's unused memory to the
+        device."""
         options = new_run_options()
         if thrifty:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", self._device.arena)
@@ -113,8 +119,7 @@ class Lane:
             self.load += tokens
         try:
             self._queue.put(job)
-            while not job.done.wait(SIGNALS_EVERY):
-                pass
+            wait_for(job.done)
         except BaseException:
             job.options.terminate = True
             job.done.wait()
@@ -166,22 +171,22 @@ class Lane:
 
 
 class _Runner:
-    """What one lane's thread does. Not safe to share."""
+    """Runs batches in one lane's thread. Not safe to use from others."""
 
     def __init__(self, session: Any, device: Device, variant: Variant, width: int) -> None:
         check_signature(session, variant, width)
         self._session, self._device, self._variant, self._width = session, device, variant, width
         self._buffers = Buffers(device)
         self._graphs: dict[Bucket, tuple[Any, Buffers, str]] = {}
-        halves = {"tensor(float16)": np.dtype(np.float16)}
         self._types = {
-            output.name: halves.get(output.type, np.dtype(np.float32)) for output in session.get_outputs()
+            output.name: np.dtype(np.float16 if output.type == "tensor(float16)" else np.float32)
+            for output in session.get_outputs()
         }
 
     def run(self, batch: Batch, options: Any, states: bool = False) -> Outputs:
         if options.terminate:
             raise Cancelled("the run was stopped")
-        names = wanted(self._variant, states)
+        names = fetched(self._variant, states)
         if self._variant.batch == "padded":
             return self._run_padded(names, batch, options)
         lengths = batch.lengths.tolist()
@@ -194,15 +199,16 @@ class _Runner:
         return self._run_packed(names, batch, bucket, options, self._graphs[bucket])
 
     def capture(self, bucket: Bucket) -> None:
-        """The first run of a graph id captures; its addresses are bound for good."""
+        """Capture a CUDA graph of a shape: the first run with a new graph id does that. Its buffers must not
+        move afterwards."""
         buffers = Buffers(self._device)
         graph = (self._session.io_binding(), buffers, str(len(self._graphs) + 1))
-        # One text as long as the bucket allows and the filling behind it: nothing but the shape is captured.
+        # Only the shape is captured, so one text as long as the bucket allows will do; `fill` adds the rest.
         ids = np.ones(min(bucket.longest, bucket.tokens), np.int64)
         batch = Batch(np.zeros(1, np.int64), ids, np.array([0, len(ids)], np.int32), False)
         options = new_run_options()
         options.add_run_config_entry("gpu_graph_id", graph[2])
-        self._run_packed(wanted(self._variant, False), batch, bucket, options, graph)
+        self._run_packed(fetched(self._variant, False), batch, bucket, options, graph)
         self._graphs[bucket] = graph
 
     def _run_packed(
@@ -217,7 +223,7 @@ class _Runner:
         binding, buffers, _ = graph or (None, self._buffers, "")
         feeds = packed_inputs(filled.batch, filled.longest)
         own = slice(filled.first, filled.first + len(batch.rows))
-        # Copies: an array on the CPU is the buffer itself, which the next run writes to.
+        # Copied: on the CPU these arrays are the buffers themselves, which the next run overwrites.
         if names == LOGITS:
             (logits,) = self._bound(feeds, {"logits": (bucket.texts,)}, options, binding, buffers)
             return Outputs(NOTHING, NOTHING, logits[own].copy())
@@ -230,7 +236,7 @@ class _Runner:
             feeds, {name: shapes[name] for name in names}, options, binding, buffers
         )
         count = len(batch.input_ids)
-        return collected(
+        return outputs_of(
             cls[own].copy(), [weights[:count].copy(), *(each[:, :count].copy() for each in states)], None
         )
 
@@ -247,16 +253,16 @@ class _Runner:
         cls, *per_token = self._bound(
             feeds, {name: shapes[name] for name in names}, options, None, self._buffers
         )
-        return collected(cls.copy(), per_token, mask)
+        return outputs_of(cls.copy(), per_token, mask)
 
     def _bound(
         self,
-        feeds: Mapping[str, NDArray[Any]],
+        feeds: Mapping[str, AnyArray],
         shapes: Mapping[str, tuple[int, ...]],
         options: Any,
         binding: Any,
         buffers: Buffers,
-    ) -> list[NDArray[Any]]:
+    ) -> list[AnyArray]:
         try:
             inputs = {name: buffers.holding(name, array) for name, array in feeds.items()}
             outputs = [buffers.empty(name, shape, self._types[name]) for name, shape in shapes.items()]
@@ -275,15 +281,16 @@ class _Runner:
 
 
 class Buffers:
-    """Arrays on a device, kept by name and shape. A captured graph has some of its own, which never change."""
+    """Arrays on a device, kept by name and shape for later runs. Each captured CUDA graph has a set of its
+    own that stays."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._kept: OrderedDict[tuple[str, tuple[int, ...]], Any] = OrderedDict()
         self.bound = False
-        """A binding holds them."""
+        """They are bound to the inputs and outputs of an IO binding."""
 
-    def holding(self, name: str, array: NDArray[Any]) -> Any:
+    def holding(self, name: str, array: AnyArray) -> Any:
         """An array on the device with these values."""
         array = np.ascontiguousarray(array)
         value = self._recall(name, array.shape, array.dtype)

@@ -1,4 +1,4 @@
-"""TODO"""
+"""ONNX Runtime itself: its import, its providers, its errors in our words."""
 
 from __future__ import annotations
 
@@ -7,31 +7,21 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import (
-    Cancelled,
-    EngineError,
-    OutOfMemory,
-    ProviderError,
-    ProviderUnavailableError,
-)
-
-if TYPE_CHECKING:
-    pass
+from ..errors import Cancelled, EngineError, OutOfMemory, ProviderError, ProviderUnavailableError
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-
+"""ONNX Runtime's name of each provider."""
 
 SILENT, WARNINGS = 4, 2
 """Severities of ONNX Runtime's logger; the second is its default."""
 
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
-
 
 # ONNX Runtime tells failures apart only in words.
 MEMORY_WORDS = (
@@ -49,11 +39,15 @@ def available_providers() -> tuple[str, ...]:
 
 
 def runtime() -> Any:
-    """ONNX Runtime, which is kept offline.
+    """The module `onnxruntime`, imported with its telemetry off.
 
-    From 1.29 on its wheels for Linux and macOS report graphs and sessions to Microsoft and keep a number for the machine in
-    the user's cache, unless they are told not to before they are imported. The thread that does this also keeps a child of
-    fork() from ending. Whoever wants the reports sets the variable to 0.
+    From 1.29 on, its wheels for Linux and macOS send descriptions of graphs and sessions to Microsoft and
+    store an identifier of the machine in the user's cache, unless ORT_DISABLE_TELEMETRY is set before the
+    import. The thread that sends them also keeps a child of fork() from ending. A user who wants the reports
+    sets the variable to 0.
+
+    Raises:
+        ProviderUnavailableError: ONNX Runtime is not installed.
     """
     asked = os.environ.get(NO_TELEMETRY)
     try:
@@ -66,14 +60,15 @@ def runtime() -> Any:
         ) from None
     finally:
         if asked is None:
-            os.environ.pop(NO_TELEMETRY, None)  # the environment is the host's
+            os.environ.pop(NO_TELEMETRY, None)  # the environment belongs to the host program
     if asked != "0":
-        onnxruntime.disable_telemetry_events()  # a host may have imported it before
+        onnxruntime.disable_telemetry_events()  # the host program may have imported it before
     return onnxruntime
 
 
 def require_provider(provider: str) -> str:
-    """ONNX Runtime's name of a provider that this installation was compiled with."""
+    """ONNX Runtime's name of a provider. Raises ProviderUnavailableError where this installation was compiled
+    without it."""
     available = runtime().get_available_providers()
     if provider not in PROVIDERS:
         raise ProviderError(f"provider is {provider!r}; known: {', '.join(PROVIDERS)}")
@@ -86,7 +81,10 @@ def require_provider(provider: str) -> str:
 def _remedy(provider: str) -> str:
     if provider == "cpu":
         return "pip install 'gte-runtime[cpu]'"
-    return "in an environment without the package onnxruntime: pip install 'gte-runtime[gpu]'; `gte doctor` shows what else is needed"
+    return (
+        "in an environment without the package onnxruntime: pip install 'gte-runtime[gpu]'; "
+        "`gte doctor` shows what else is needed"
+    )
 
 
 def _names(providers: list[str]) -> tuple[str, ...]:
@@ -96,9 +94,10 @@ def _names(providers: list[str]) -> tuple[str, ...]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence ONNX Runtime's logger of the whole process while a GPU session opens.
+    """Silence ONNX Runtime's logger, which is one for the whole process, while a GPU session opens.
 
-    It warns about plug-ins with every provider that is not one, and its failures, which name the machine, reach us as exceptions.
+    It logs a warning about plug-ins for every provider that is not a plug-in. Failures reach us as
+    exceptions.
     """
     runtime().set_default_logger_severity(SILENT)
     try:
@@ -108,27 +107,30 @@ def quiet() -> Iterator[None]:
 
 
 def new_run_options() -> Any:
-    """One for each run: a terminated one fails every later run."""
+    """Options of one run. They are not used again: terminated options fail every later run."""
     return runtime().RunOptions()
 
 
-def translated(error: Exception, terminated: bool) -> Exception:
+def translated(error: Exception, terminated: bool) -> EngineError:
+    """An exception of ONNX Runtime as one of ours. `terminated` says that the run was stopped on purpose."""
     if terminated:
         return Cancelled("the run was stopped")
     if isinstance(error, MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS):
         return OutOfMemory("out of memory during a run; lower max_tokens")
-    return EngineError(f"ONNX Runtime failed: {_clean(error)}")
+    return EngineError(f"ONNX Runtime failed: {message_of(error)}")
 
 
-def _clean(error: Exception) -> str:
-    """What ONNX Runtime says, without the places in its source and without directories."""
+def message_of(error: Exception) -> str:
+    """The text of an exception of ONNX Runtime, without places in its source and without directories, at most
+    300 characters."""
     reason = " ".join(str(error).rsplit("[ONNXRuntimeError] : ", 1)[-1].split())
     reason = re.sub(r"^\d+ : \w+ : |\S+\.(cc|h):\d+ \S+ ", "", reason)
     if failure := re.search(r"CUDA failure \d+: [^;]+", reason):
-        return failure[0].strip()  # the rest names the machine
+        return failure[0].strip()  # the rest holds the machine's name
     reason = re.sub(r"[^\s'\"]*/([^\s/'\"]*)", r"\1", reason)
     return reason[:300] or type(error).__name__
 
 
-def _release(version: str) -> tuple[int, ...]:
+def release_of(version: str) -> tuple[int, ...]:
+    """Major and minor number of a version."""
     return tuple(int(part) for part in version.split("+")[0].split(".")[:2])

@@ -1,4 +1,5 @@
-"""A fair counting semaphore over processors: no more threads compute than there are processors, however many callers run."""
+"""A fair counting semaphore over processors: no more threads compute than there are processors, however many
+callers run."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ class ProcessorSemaphore:
         self._changed = threading.Condition()
 
     def acquire(self, least: int, most: int) -> int:
-        """Wait for `least` processors and take them; or `most`, if they are free and nobody else waits. How many were taken."""
+        """Wait for `least` processors and take them; or `most`, if they are free and nobody else waits. How
+        many were taken."""
         ticket = object()
         with self._changed:
             self._waiting.append(ticket)

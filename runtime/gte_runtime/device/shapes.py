@@ -54,7 +54,8 @@ BUCKETS = (
     Bucket(256, 16, 256),
     Bucket(512, 16, 512),
 )
-"""What the latency mode captures: a query alone, or a few that arrived together. Beyond, computing outweighs launching."""
+"""What the latency mode captures: a query alone, or a few that arrived together. Beyond, computing outweighs
+launching."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,8 @@ def fill(batch: Batch, bucket: Bucket) -> Filled:
     left = bucket.tokens - sum(lengths)
     behind = [min(bucket.longest, left - start) for start in range(0, left, bucket.longest)]
     empty = bucket.texts - len(lengths) - len(behind)
-    # Empty texts stand in front: their first token is then token 0, which exists; behind the last one there is none.
+    # Empty texts stand in front: their first token is then token 0, which exists; behind the last one there
+    # is none.
     bounds = np.zeros(bucket.texts + 1, np.int32)
     np.cumsum([0] * empty + lengths + behind, out=bounds[1:])
     ids = np.concatenate((batch.input_ids, np.full(left, FILLER, np.int64)))

@@ -53,7 +53,8 @@ ABOUT = "about.json"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Profile:
-    """Shapes that one engine serves: 1 to `texts` texts, padded to 1 to `longest` tokens; fastest at the upper end."""
+    """Shapes that one engine serves: 1 to `texts` texts, padded to 1 to `longest` tokens; fastest at the
+    upper end."""
 
     longest: int
     texts: int
