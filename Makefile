@@ -5,13 +5,32 @@ BIN = $(VENV)/bin
 UV = 0.13.9
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-clients test-gpu test-stand-in lint fix wheel-test mteb-test export clean
+.PHONY: demo test check lint fix test-clients test-floors test-newest test-gpu test-stand-in wheel-test mteb-test export clean
 
 demo: $(VENV)/.runtime  ## set up the runtime and embed the model card's texts
 	$(BIN)/gte demo
 
 test: $(VENV)/.dev  ## set up everything and run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+check: lint  ## for every save, under a minute: lint, types, import contracts, the runtime's fast tests
+	$(BIN)/python -m pytest -n auto -q -m "not slow" tests/runtime
+
+# The oldest releases that pyproject.toml allows, on the oldest Python; and the newest that the registry has.
+FLOORS = "numpy==1.26.0" "onnxruntime==1.24.1" "tokenizers==0.22.0" "huggingface_hub==0.34.0" "click==8.1.0"
+OLDEST_PYTHON ?= $(PYTHON)
+test-floors:  ## the runtime's fast tests with the oldest dependencies
+	$(OLDEST_PYTHON) -c "import sys; assert sys.version_info[:2] == (3, 11), sys.version"
+	test -x $(VENV)-floors/bin/python || $(OLDEST_PYTHON) -m venv $(VENV)-floors
+	$(VENV)-floors/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
+	$(VENV)-floors/bin/python -m pip --disable-pip-version-check install --quiet $(FLOORS) -e ".[cpu]" --group test
+	$(VENV)-floors/bin/python -m pytest -n auto -q -m "not slow" tests/runtime
+
+test-newest:  ## the same with the newest ones
+	test -x $(VENV)-newest/bin/python || $(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
+	$(VENV)-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager -e ".[cpu]" --group test
+	$(VENV)-newest/bin/python -m pytest -n auto -q -m "not slow" tests/runtime
 
 # Their requirements contradict each other and ours, so each folder has an environment; uv makes them in a fifth of pip's
 # time. torch first, by pip, for the reason given below.
@@ -27,10 +46,11 @@ test-clients: $(VENV)/.dev  ## other people's clients against a live server
 	  GTE_CLI=$(CURDIR)/$(BIN)/gte GTE_NODE_MODULES=$(CURDIR)/$(CLIENTS)/node_modules $$python -m pytest -c tests/clients/pytest.ini $$here; \
 	done
 
-lint: $(VENV)/.dev  ## style and types
+lint: $(VENV)/.dev  ## style, types, and which folder may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -64,7 +84,7 @@ mteb-test: $(VENV)-mteb/.mteb  ## mteb's evaluation of our models, in an environ
 	$(VENV)-mteb/bin/python -m pytest -p no:cacheprovider tests/contract/test_mteb.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-gpu $(VENV)-wheel $(VENV)-mteb $(VENV)-clients dist
+	rm -rf $(VENV) $(VENV)-gpu $(VENV)-wheel $(VENV)-mteb $(VENV)-clients $(VENV)-floors $(VENV)-newest dist
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
