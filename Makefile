@@ -17,19 +17,19 @@ check: lint  ## for every save, under a minute: lint, types, import contracts, t
 	$(BIN)/python -m pytest -n auto -q -m "not slow" tests/runtime
 
 # The oldest releases that pyproject.toml allows, on the oldest Python; and the newest that the registry has.
-FLOORS = "numpy==1.26.0" "onnxruntime==1.24.1" "tokenizers==0.22.0" "huggingface_hub==0.34.0" "click==8.1.0"
+FLOORS = "numpy==1.26.0" "onnxruntime==1.24.1" "tokenizers==0.22.0" "huggingface_hub==0.34.0" "click==8.1.0" "pyarrow==17.0.0"
 OLDEST_PYTHON ?= $(PYTHON)
 test-floors:  ## the runtime's fast tests with the oldest dependencies
 	$(OLDEST_PYTHON) -c "import sys; assert sys.version_info[:2] == (3, 11), sys.version"
 	test -x $(VENV)-floors/bin/python || $(OLDEST_PYTHON) -m venv $(VENV)-floors
 	$(VENV)-floors/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
-	$(VENV)-floors/bin/python -m pip --disable-pip-version-check install --quiet $(FLOORS) -e ".[cpu]" --group test
+	$(VENV)-floors/bin/python -m pip --disable-pip-version-check install --quiet $(FLOORS) -e ".[cpu,arrow]" --group test
 	$(VENV)-floors/bin/python -m pytest -n auto -q -m "not slow" tests/runtime
 
 test-newest:  ## the same with the newest ones
 	test -x $(VENV)-newest/bin/python || $(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
-	$(VENV)-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager -e ".[cpu]" --group test
+	$(VENV)-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager -e ".[cpu,arrow]" --group test
 	$(VENV)-newest/bin/python -m pytest -n auto -q -m "not slow" tests/runtime
 
 # Their requirements contradict each other and ours, so each folder has an environment; uv makes them in a fifth of pip's
