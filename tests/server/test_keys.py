@@ -13,13 +13,11 @@ import pytest
 from serving import GTE, Process, answers
 
 from gte_runtime.server import app as app_module
-from gte_runtime.server import dialects
-from gte_runtime.server.options import Options
 from gte_runtime.server.routes import Route
 
 OPEN = {"/health", "/health/live", "/health/ready", "/ping", "/metrics", "/"}
 KEY = "correct-horse-é"
-ROUTES = [route for route in dialects.routes() if not (route.path in OPEN and route.method == "GET")]
+ROUTES = [route for route in app_module.all_routes() if not (route.path in OPEN and route.method == "GET")]
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +110,7 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch):
         return hmac.compare_digest(given, key)
 
     monkeypatch.setattr(app_module, "hmac", SimpleNamespace(compare_digest=compare))
-    app = SimpleNamespace(options=Options(keys=(b"one", b"two", b"three")))
-    x = SimpleNamespace(scope={"headers": [(b"authorization", b"Bearer one")]})
-    app_module.App._check_key(app, x)  # type: ignore[arg-type]
+    app_module.check_key((b"one", b"two", b"three"), [(b"authorization", b"Bearer one")])
     assert seen == [b"one", b"two", b"three"]
 
 

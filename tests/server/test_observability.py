@@ -86,7 +86,7 @@ def test_what_padding_would_have_cost(tiny_bundle: Path):
         eventually(lambda: gate.runs)
         for each in asking[1:]:
             each.start()
-        eventually(lambda: here.app.scheduler.waiting == 2)
+        eventually(lambda: here.server.scheduler.waiting == 2)
         gate.open.set()
         for each in asking:
             each.join()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gte_runtime.inference.cost import Cost
-from gte_runtime.inference.plan import Budget, plan_ragged, shared
+from gte_runtime.inference.plan import Budget, budget_at_the_same_time, plan_ragged
 from gte_runtime.server.scheduler import LONG, SHORT, Full, Request, Run, Scheduler
 
 
@@ -25,7 +25,8 @@ class Planner:
         self.workers = workers
 
     def plan(self, lengths: Sequence[int]) -> list[NDArray[np.int64]]:
-        return plan_ragged(lengths, 512, shared(Budget(), sum(lengths), self.workers), Cost())
+        budget = budget_at_the_same_time(Budget(), sum(lengths), self.workers)
+        return plan_ragged(lengths, 512, budget, Cost())
 
     def cost(self, length: int) -> float:
         return length + length**2 / 6000

@@ -61,7 +61,7 @@ def test_rejections_are_exact(quick: tuple[Here, Gate]):
     fit = 60 // tokens
     gate.open.clear()
     pool, waiting = in_background(fit, lambda _: here.post("/v1/encode", SIX))
-    eventually(lambda: here.app.scheduler.held == 60)
+    eventually(lambda: here.server.scheduler.held == 60)
     refused = in_threads(lambda _: here.post("/v1/encode", SIX), 3)
     assert statuses(refused) == {429: 3}
     assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
@@ -71,7 +71,7 @@ def test_rejections_are_exact(quick: tuple[Here, Gate]):
     gate.open.set()
     assert statuses([future.result() for future in waiting]) == {200: fit}
     pool.shutdown()
-    assert here.app.scheduler.held == 0
+    assert here.server.scheduler.held == 0
     assert here.metric("gte_rejected_requests_total") == 4
 
 
@@ -79,10 +79,10 @@ def test_a_request_gets_in_whole_or_not_at_all(quick: tuple[Here, Gate]):
     here, gate = quick
     gate.open.clear()
     pool, waiting = in_background(1, lambda _: here.post("/v1/encode", SIX))
-    eventually(lambda: here.app.scheduler.held > 0)
-    held = here.app.scheduler.held
+    eventually(lambda: here.server.scheduler.held > 0)
+    held = here.server.scheduler.held
     assert here.post("/v1/encode", {"input": ["a b c d"] * 10}).status_code == 429
-    assert here.app.scheduler.held == held
+    assert here.server.scheduler.held == held
     gate.open.set()
     assert waiting[0].result().status_code == 200
     pool.shutdown()
@@ -113,7 +113,7 @@ def test_a_flood_loses_nobody(tiny_bundle: Path):
                 np.testing.assert_array_equal(
                     np.array([d["embedding"] for d in answer.json()["data"]], np.float32), want
                 )
-        assert here.app.scheduler.held == here.app.held == 0
+        assert here.server.scheduler.held == here.server.held_bytes == 0
 
 
 def test_answers_do_not_depend_on_the_company(server: Process, gte: Embedder):
@@ -152,7 +152,7 @@ def test_a_poison_text_fails_alone(tiny_bundle: Path):
         gate.poison = int(gte.encode(poison).tokens[0])
         assert gate.poison not in gte.encode(texts).tokens
         pool, futures = in_background(32, lambda i: here.post("/v1/encode", {"input": [*texts, poison][i]}))
-        eventually(lambda: here.app.scheduler.waiting >= 31)
+        eventually(lambda: here.server.scheduler.waiting >= 31)
         gate.open.set()
         results = [future.result() for future in futures]
         pool.shutdown()
@@ -183,7 +183,7 @@ def test_a_deadline_passes_without_a_run(quick: tuple[Here, Gate]):
     assert first[0].result().status_code == 200
     pool.shutdown()
     assert len(gate.runs) == 1
-    assert here.app.scheduler.held == 0
+    assert here.server.scheduler.held == 0
 
 
 def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
@@ -199,10 +199,10 @@ def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
     lines = [here.connect() for _ in range(8)]
     for line in lines:
         line.sendall(request("/v1/encode", GOOD))
-    eventually(lambda: here.app.scheduler.waiting == 8)
+    eventually(lambda: here.server.scheduler.waiting == 8)
     for line in lines:
         line.close()
-    eventually(lambda: here.app.scheduler.waiting == 0)
+    eventually(lambda: here.server.scheduler.waiting == 0)
     gate.open.set()
     assert first[0].result().status_code == 200
     pool.shutdown()
@@ -210,7 +210,7 @@ def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
     eventually(
         lambda: here.metric("gte_disconnected_requests_total") == before + 9
     )  # the one without a whole head is no request
-    assert here.app.scheduler.held == here.app.held == 0
+    assert here.server.scheduler.held == here.server.held_bytes == 0
     start = time.monotonic()
     assert here.post("/v1/encode", GOOD).status_code == 200
     assert time.monotonic() - start < 2
@@ -225,9 +225,9 @@ def test_a_client_that_leaves_during_its_run(quick: tuple[Here, Gate]):
         line.sendall(request("/v1/encode", GOOD))
         eventually(lambda: gate.runs)
     eventually(lambda: here.metric("gte_disconnected_requests_total") == before + 1)
-    assert here.app.scheduler.held > 0
+    assert here.server.scheduler.held > 0
     gate.open.set()
-    eventually(lambda: here.app.scheduler.held == here.app.held == 0)
+    eventually(lambda: here.server.scheduler.held == here.server.held_bytes == 0)
     assert here.post("/v1/encode", GOOD).status_code == 200
 
 
@@ -348,12 +348,12 @@ def test_large_bodies_share_a_limit(tiny_bundle: Path):
         big = json.dumps({"input": "a" * 70_000, "max_length": 8}).encode()
         with here.connect() as line:
             line.sendall(request("/v1/encode", big)[:-1])
-            eventually(lambda: here.app.held > 60_000)
+            eventually(lambda: here.server.held_bytes > 60_000)
             assert here.post("/v1/encode", big).status_code == 429
             line.sendall(big[-1:])
             assert b" 200 " in line.recv(100)
         assert here.post("/v1/encode", big).status_code == 200
-        assert here.app.held == 0
+        assert here.server.held_bytes == 0
 
 
 def test_draining(quick: tuple[Here, Gate]):
@@ -361,12 +361,12 @@ def test_draining(quick: tuple[Here, Gate]):
     here, gate = quick
     gate.open.clear()
     pool, futures = in_background(3, lambda _: here.post("/v1/encode", SIX))
-    eventually(lambda: here.app.scheduler.held == 18 or here.app.scheduler.waiting == 2)
+    eventually(lambda: here.server.scheduler.held == 18 or here.server.scheduler.waiting == 2)
     late, half = here.connect(), here.connect()
     late.sendall(request("/v1/encode", GOOD)[:-1])
     half.sendall(b"POST /v1/enc")
     time.sleep(0.1)
-    here.app.health.draining = True
+    here.server.health.draining = True
     late.sendall(GOOD[-1:])
     with httpx.Client(base_url=here.url, trust_env=False, verify=False) as client:
         answer = client.post("/v1/encode", json=SIX)
@@ -460,9 +460,9 @@ def test_a_slow_machine_is_not_stuck(tiny_bundle: Path):
     """A long run is allowed ten times what its tokens took of late; where runs are quick, the limit holds."""
     with gated(tiny_bundle) as (here, _):
         assert here.post("/v1/encode", SIX).status_code == 200
-        dispatcher = here.app.dispatcher
-        waits = Item(Request(here.app.models[0], [1000], [None]), 0, 1000, None)
-        run = Run(here.app.models[0], [waits], "one", 1, taken=time.monotonic() - 300)
+        dispatcher = here.server.dispatcher
+        waits = Item(Request(here.server.models[0], [1000], [None]), 0, 1000, None)
+        run = Run(here.server.models[0], [waits], "one", 1, taken=time.monotonic() - 300)
         dispatcher.scheduler.running.add(run)
         dispatcher._seconds_per_token = 0.1 / dispatcher.scheduler.slots
         assert dispatcher.stuck(120) == []
@@ -489,7 +489,7 @@ def test_a_run_that_cannot_be_stopped_ends_the_process(tiny_bundle: Path, monkey
 def test_an_idle_model_is_tried(tiny_bundle: Path):
     """It breaks while nobody asks: readiness finds out, and finds out when it is mended."""
     with gated(tiny_bundle, check_every=0.2) as (here, gate):
-        gate.poison = len(here.app.models[0].manifest.self_checks[0].ids)
+        gate.poison = len(here.server.models[0].manifest.self_checks[0].ids)
         eventually(lambda: here.get("/health/ready").status_code == 503)
         answer = here.post("/v1/encode", GOOD)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
@@ -592,11 +592,11 @@ def test_answers_with_a_vector_per_token_are_counted(tiny_bundle: Path):
         text = "a " * 60  # 62 tokens x 64 values x 16 bytes
         gate.open.clear()
         pool, waiting = in_background(1, lambda _: here.post("/embed_all", {"inputs": text}))
-        eventually(lambda: here.app.held > 60_000)
+        eventually(lambda: here.server.held_bytes > 60_000)
         assert here.post("/embed_all", {"inputs": text}).status_code == 429
-        assert here.app.held > 60_000
+        assert here.server.held_bytes > 60_000
         gate.open.set()
         assert waiting[0].result().status_code == 200
         pool.shutdown()
-        eventually(lambda: here.app.held == 0)
+        eventually(lambda: here.server.held_bytes == 0)
         assert here.post("/embed_all", {"inputs": text}).status_code == 200
