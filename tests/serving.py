@@ -57,7 +57,7 @@ class Client:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
     def raw(self, data: bytes, timeout: float = 10) -> bytes:
-        """All bytes received until the server closes the connection or sends nothing for `timeout` seconds."""
+        """All bytes until the server closes the connection or sends nothing for `timeout` seconds."""
         with self.connect(timeout) as line:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 line.sendall(data)

@@ -1,4 +1,4 @@
-"""Keys: every route but health, metrics and the page asks for one, decided on raw bytes and compared in constant time."""
+"""Keys: every route but health, metrics and the page needs one; it is compared in constant time."""
 
 from __future__ import annotations
 
@@ -97,7 +97,10 @@ def test_the_error_speaks_the_dialect(locked: Process, path: str, shape: str):
 
 def test_a_body_is_not_read_without_the_key(locked: Process):
     """A huge body of a stranger: answered from the head alone."""
-    head = b"POST /v1/encode HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
+    head = (
+        b"POST /v1/encode HTTP/1.1\r\nhost: a\r\n"
+        b"content-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
+    )
     assert answers(locked.raw(head, timeout=1))[0][0] == 401
 
 

@@ -60,7 +60,7 @@ LENGTHS = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(st.lists(LENGTHS, min_size=1, max_size=8), st.integers(0, 2**32))
 def test_every_text_runs_exactly_once(batches: list[list[int]], seed: int):
-    """Whatever comes in, in whatever order runs end: each text is in one run, with its own length, and nothing is held at the end."""
+    """Whatever arrives, in whatever order runs end: each text is in one run; nothing is held at the end."""
     order, s, seen = random.Random(seed), scheduler(), []
     requests = [request(*lengths) for lengths in batches]
     going: list[Run] = []
@@ -151,7 +151,7 @@ def test_a_stream_of_queries_does_not_starve_a_large_request():
     st.lists(st.integers(1, 600), min_size=1, max_size=40),
 )
 def test_two_requests_share_evenly(mine: list[int], yours: list[int]):
-    """While both wait, neither is ahead by more than a run and a text: nobody pays for the size of another's request."""
+    """While both wait, neither is ahead by more than a run and a text, however large the other request is."""
     s = scheduler(slots=1)
     a, b = request(*mine), request(*yours)
     s.admit(a, 0.0)
@@ -206,7 +206,7 @@ def test_a_request_larger_than_the_queue_comes_in_alone():
 
 
 def test_a_short_text_does_not_wait_for_long_ones():
-    """All slots hold long runs: a short text starts beside them, at once; a second one does not, and a longer one never."""
+    """All slots hold long runs: a short text starts at once; a second one waits, and a longer one always."""
     s = scheduler(slots=2)
     s.admit(request(8192, 8000), 0.0)
     assert [s.take(0.0).share for _ in range(2)] == ["one", "one"]

@@ -54,7 +54,7 @@ def in_background(count: int, work) -> tuple[ThreadPoolExecutor, list]:
 
 
 def test_rejections_are_exact(quick: tuple[Here, Gate]):
-    """Room for 60 tokens, and 13 requests of 6 while nothing runs to its end: exactly 10 get in, exactly 3 get 429."""
+    """Room for 60 tokens, 13 requests of 6, while no run ends: exactly 10 are admitted, 3 get 429."""
     here, gate = quick
     tokens = here.post("/v1/encode", SIX).json()["usage"]["total_tokens"]
     assert 60 % tokens == 0
@@ -89,7 +89,7 @@ def test_a_request_gets_in_whole_or_not_at_all(quick: tuple[Here, Gate]):
 
 
 def test_a_flood_loses_nobody(tiny_bundle: Path):
-    """150 requests of 1 to 32 texts at once and little room: each gets the right vectors or 429, and all are counted."""
+    """150 requests of 1 to 32 texts, little room: each gets the right vectors or 429; all are counted."""
     with (
         gated(tiny_bundle, max_queue_tokens=600, max_connections=500) as (here, _),
         Embedder.open(tiny_bundle) as gte,
@@ -117,7 +117,7 @@ def test_a_flood_loses_nobody(tiny_bundle: Path):
 
 
 def test_answers_do_not_depend_on_the_company(server: Process, gte: Embedder):
-    """32 clients at once with texts of 1 to 700 tokens: every vector and weight is bitwise that of the text alone."""
+    """32 clients, texts of 1 to 700 tokens: every vector and weight is bitwise that of the text alone."""
     choose = random.Random(5)
     texts = [
         " ".join(
@@ -144,7 +144,7 @@ def test_answers_do_not_depend_on_the_company(server: Process, gte: Embedder):
 
 
 def test_a_poison_text_fails_alone(tiny_bundle: Path):
-    """One text of a batch breaks the run: its request gets an error without the engine's words, the 31 others their vectors."""
+    """One text breaks a run: its request gets an error without internals, the 31 others their vectors."""
     with gated(tiny_bundle) as (here, gate), Embedder.open(tiny_bundle) as gte:
         gate.open.clear()
         texts = [f"text {i}" for i in range(31)]
@@ -187,7 +187,7 @@ def test_a_deadline_passes_without_a_run(quick: tuple[Here, Gate]):
 
 
 def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
-    """They leave in the head, in the body, in the queue: nothing of theirs is run later, and each is counted."""
+    """Clients leave in the head, the body, the queue: none of their texts runs later; each is counted."""
     here, gate = quick
     before = here.metric("gte_disconnected_requests_total")
     for part in (request("/v1/encode", GOOD)[:30], request("/v1/encode", GOOD)[:-5]):
@@ -305,8 +305,10 @@ def test_idle_connections_have_a_limit(quick: tuple[Here, Gate]):
 
 @pytest.mark.parametrize(("limit", "enough"), [("-S", True), ("", False)])
 def test_descriptors_run_out(tiny_bundle: Path, tmp_path: Path, limit: str, enough: bool):
-    """64 of them and 150 connections: the limit is raised where that is allowed; where it is not, the others wait, one line says
-    so, and when some leave the server goes on."""
+    """64 descriptors and 150 connections: the limit is raised where that is allowed.
+
+    Where it is not, connections wait, one line is logged, and when some close, the server goes on.
+    """
     command = ["sh", "-c", f'ulimit {limit} -n 64 && exec "$@"', "sh", *GTE]
     process = Process(tmp_path, "--model", str(tiny_bundle), "--threads", "1", command=command)
     lines = [process.connect() for _ in range(150)]
@@ -324,7 +326,7 @@ def test_descriptors_run_out(tiny_bundle: Path, tmp_path: Path, limit: str, enou
 
 
 def test_a_server_without_descriptors_is_stopped(tiny_bundle: Path, tmp_path: Path):
-    """asyncio tries again to accept a second later, when there is nothing left to accept from: not worth a traceback."""
+    """asyncio tries to accept again a second later, when the socket is closed: no traceback is logged."""
     command = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh", *GTE]
     process = Process(tmp_path, "--model", str(tiny_bundle), "--threads", "1", command=command)
     lines = [process.connect()]
@@ -357,7 +359,7 @@ def test_large_bodies_share_a_limit(tiny_bundle: Path):
 
 
 def test_draining(quick: tuple[Here, Gate]):
-    """What runs and what waits is answered; what comes now is refused with 503 on connections that are still open."""
+    """What runs and what waits is answered; new requests on open connections are refused with 503."""
     here, gate = quick
     gate.open.clear()
     pool, futures = in_background(3, lambda _: here.post("/v1/encode", SIX))
@@ -387,7 +389,7 @@ def test_draining(quick: tuple[Here, Gate]):
 
 
 def test_sigterm_ends_with_0(tiny_bundle: Path, tmp_path: Path):
-    """Idle and half-open connections do not hold it up; stdout stays empty; an error on the way leaves no traceback."""
+    """Idle and half-open connections do not delay it; stdout stays empty; no traceback is logged."""
     process = Process(tmp_path, "--model", str(tiny_bundle))
     idle, half = process.connect(), process.connect()
     half.sendall(b"POST /v1/encode HTT")
@@ -402,7 +404,7 @@ def test_sigterm_ends_with_0(tiny_bundle: Path, tmp_path: Path):
 ENDLESS = """
 import threading
 from gte_runtime.cli import main
-from gte_runtime.device.runtime import CpuSession
+from gte_runtime.device.cpu import CpuSession
 
 plain = CpuSession._run_on
 
@@ -417,7 +419,7 @@ main()
 
 
 def test_a_run_without_end_does_not_keep_the_server(tiny_bundle: Path, tmp_path: Path):
-    """After the drain's time whoever waits for it gets 503, and the process ends with 0 although the run goes on."""
+    """After the drain's time its request gets 503, and the process ends with 0 although the run goes on."""
     command = [sys.executable, "-c", ENDLESS]
     process = Process(tmp_path, "--model", str(tiny_bundle), "--drain-timeout", "0.5", command=command)
     pool, futures = in_background(1, lambda _: process.post("/v1/encode", {"input": "a " * 2000}))
@@ -443,7 +445,7 @@ def test_a_second_signal_ends_at_once(tiny_bundle: Path, tmp_path: Path):
 
 
 def test_a_run_that_hangs(tiny_bundle: Path):
-    """Not ready within the limit, those who wait get 503, and when the run comes back the server is ready again."""
+    """Within the limit the server is not ready and requests get 503; when the run ends, it is ready again."""
     with gated(tiny_bundle, stall_timeout=0.4, check_every=60) as (here, gate):
         gate.open.clear()
         pool, futures = in_background(3, lambda _: here.post("/v1/encode", SIX))
@@ -523,8 +525,8 @@ def test_health_answers_under_load(server: Process):
         pool.shutdown()
 
 
-def test_large_answers_are_put_together_aside(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
-    """Places and weights of hundreds of tokens are not looked up in the thread that answers everybody else; a few are."""
+def test_large_answers_are_put_together_in_a_thread(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    """Places and weights of hundreds of tokens are looked up in a thread; of a few, in the event loop."""
     seen = []
 
     def items(*arguments):
@@ -587,7 +589,7 @@ def test_a_port_that_is_taken(tiny_bundle: Path):
 
 
 def test_answers_with_a_vector_per_token_are_counted(tiny_bundle: Path):
-    """Room for one such answer at a time, however fast it is computed: the next is told to wait until it is sent."""
+    """Room for one such answer, however fast it is computed: until it is sent, the next gets 429."""
     with gated(tiny_bundle, max_held=120_000) as (here, gate):
         text = "a " * 60  # 62 tokens x 64 values x 16 bytes
         gate.open.clear()
