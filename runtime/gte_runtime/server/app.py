@@ -29,7 +29,7 @@ log = logging.getLogger("gte_runtime.server")
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 CLIENT_GONE = 499
-"""The status that is logged where nobody was left to answer, as nginx does."""
+"""The status that is logged when the client disconnected before the answer, as nginx does."""
 
 
 def all_routes() -> list[Route]:

@@ -120,16 +120,16 @@ def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = error
     _check_syntax(body)
-    words = str(problem)
-    if not words.startswith("Object contains unknown field"):
-        raise _of_shape(words)
-    reason = _of_shape(words)
+    message = str(problem)
+    if not message.startswith("Object contains unknown field"):
+        raise _wrong_shape(message)
+    reason = _wrong_shape(message)
     if strict:
         raise reason
     try:
         return msgspec.json.decode(body, type=_lenient(kind)), reason.param
     except msgspec.DecodeError as error:
-        raise _of_shape(str(error)) from None
+        raise _wrong_shape(str(error)) from None
 
 
 @cache
@@ -141,7 +141,7 @@ def _lenient(kind: type[T]) -> type[T]:
 def _check_syntax(body: bytes) -> None:
     """Raises Refusal for what is not strict JSON in UTF-8.
 
-    msgspec stops at the first field of a wrong type, and says nothing of what comes after it.
+    msgspec stops at the first field of a wrong type, so it may not have read the rest.
     """
     try:
         text = body.decode("utf-8")
@@ -192,9 +192,9 @@ def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
             yield from _strings(item, f"{place}.{key}".lstrip("."))
 
 
-def _of_shape(words: str) -> Refusal:
+def _wrong_shape(message: str) -> Refusal:
     """msgspec's message, such as "Expected `str`, got `int` - at `$.input[3]`", as a refusal."""
-    what, _, where = words.partition(" - at `$")
+    what, _, where = message.partition(" - at `$")
     param = where.rstrip("`").lstrip(".") or None
     if name := re.search(r"(missing required|contains unknown) field `(.*)`$", what, re.DOTALL):
         full = _name(f"{param}.{name[2]}" if param else name[2])

@@ -117,7 +117,7 @@ class Dispatcher:
         return max(1, min(60, round(self.scheduler.held * self._seconds_per_token / 2)))
 
     def stuck(self, limit: float, grace: float = 0.0) -> list[Run[Runner]]:
-        """Runs that have taken longer than `limit` seconds, and much longer than the speed of late suggests.
+        """Runs that have taken longer than `limit` seconds, and much longer than recent runs suggest.
 
         `grace` seconds are added to both.
         """

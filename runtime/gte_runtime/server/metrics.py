@@ -65,8 +65,8 @@ class Metrics:
         self.queue_texts = Gauge("gte_queue_texts", "Texts that wait.", registry=r)
         self.in_flight_tokens = Gauge("gte_in_flight_tokens", "Tokens that wait or run.", registry=r)
 
-    def _seconds(self, name: str, words: str, *labels: str) -> Histogram:
-        return Histogram(name, words, labels, buckets=SECONDS, registry=self.registry)
+    def _seconds(self, name: str, description: str, *labels: str) -> Histogram:
+        return Histogram(name, description, labels, buckets=SECONDS, registry=self.registry)
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
         """Let a gauge read its value whenever the metrics are fetched."""
