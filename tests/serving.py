@@ -1,4 +1,7 @@
-"""Servers for tests: `gte serve` in a process of its own, or the same application in a thread, with a session that waits."""
+"""Servers for tests.
+
+`gte serve` in a process of its own, or the same application in a thread, with a session that waits.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ GTE = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
 
 
 class Client:
-    """Talks to a server on loopback, politely or in raw bytes."""
+    """Sends requests to a server on loopback, through httpx or as raw bytes."""
 
     port: int
 
@@ -54,7 +57,7 @@ class Client:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
     def raw(self, data: bytes, timeout: float = 10) -> bytes:
-        """Everything that comes back until the server closes, or until nothing comes for `timeout` seconds."""
+        """All bytes until the server closes the connection or sends nothing for `timeout` seconds."""
         with self.connect(timeout) as line:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 line.sendall(data)
@@ -154,19 +157,19 @@ class Process(Client):
 
 
 class Gate:
-    """The real session, whose runs wait until they are let through, and fail where they are told to."""
+    """A real session whose runs wait while `open` is cleared, and fail on texts of `poison` tokens."""
 
     def __init__(self, session: Any) -> None:
-        self.session, self.workers = session, 1
+        self.session, self.provider, self.workers = session, session.provider, 1
         self.open = threading.Event()
         self.open.set()
         self.runs: list[list[int]] = []
         """Lengths of the texts of each run."""
         self.poison: int | None = None
-        """A run with a text of so many tokens fails."""
+        """A run fails if it has a text of so many tokens."""
         self.stopped = threading.Event()
         self.deaf = False
-        """Does not stop when told to."""
+        """Ignore `stop`."""
 
     def run(self, batch: Batch, share: str = "any", owner: object = None, *, states: bool = False) -> Outputs:
         self.runs.append(batch.lengths.tolist())
@@ -190,6 +193,7 @@ class Here(Client):
     def __init__(self, embedder: Embedder, options: Options) -> None:
         self.exit_codes: list[int] = []
         self.app = App([EmbeddingModel(embedder.manifest.model, embedder)], options)
+        self.server = self.app.server
         self._started = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="server")
         self._thread.start()
@@ -209,7 +213,7 @@ class Here(Client):
         """What SIGTERM does."""
 
         def stop() -> None:
-            self.app.health.draining = True
+            self.server.health.draining = True
             self._server.should_exit = True
 
         self._loop.call_soon_threadsafe(stop)
@@ -222,7 +226,7 @@ class Here(Client):
 
 @contextlib.contextmanager
 def gated(bundle: Path, **options: Any) -> Iterator[tuple[Here, Gate]]:
-    """A server whose runs the test lets through."""
+    """A server whose runs wait while the test clears the gate's `open`."""
     with Embedder.open(bundle, threads=1) as embedder:
         gate = Gate(embedder.engine.session)
         embedder.engine.session = gate  # type: ignore[assignment]
@@ -236,7 +240,7 @@ def gated(bundle: Path, **options: Any) -> Iterator[tuple[Here, Gate]]:
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Wait for what another thread does."""
+    """Wait until another thread has made the condition true."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -244,7 +248,7 @@ def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
 
 
 def in_threads(work: Callable[[int], Any], count: int) -> list[Any]:
-    """Results of work(0..count-1), all at once."""
+    """Results of work(0) to work(count - 1), each in a thread of its own."""
     results: list[Any] = [None] * count
 
     def one(index: int) -> None:

@@ -1,4 +1,7 @@
-"""One server for all tests that only ask. Import nothing from here: tests/conftest.py has the same name."""
+"""One server for tests that only send requests.
+
+Import nothing from here: tests/conftest.py has the same name.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from gte_runtime import Embedder, Reranker
 def server(
     tiny_bundle: Path, reranker_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Process]:
-    """`gte serve` with the golden embedder and the tiny reranker. No traceback may be in its log when all is done."""
+    """`gte serve` with the golden embedder and the tiny reranker. Its log must not hold a traceback."""
     process = Process(
         tmp_path_factory.mktemp("serve"),
         "--model",

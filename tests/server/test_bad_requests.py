@@ -90,7 +90,7 @@ def test_no_json(server: Process, body: bytes):
 def test_no_field_is_nested_without_end(
     server: Process, path: str, body: bytes, depth: int, statuses: set[int]
 ):
-    """Neither one that takes anything, nor one that is ignored. Where between 100 and 1024 it ends is the interpreter's to say."""
+    """Refused in a field of any type and in an unknown one. The limit, 100 to 1024, is the interpreter's."""
     for left, right in ((b"[", b"]"), (b'{"a":', b"}")):
         answer = server.post(path, body % (left * depth + b"1" + right * depth))
         assert answer.status_code in statuses
@@ -441,7 +441,10 @@ def test_what_is_no_http(server: Process, data: bytes):
 
 def test_a_malformed_host_changes_nothing(server: Process):
     for host in ("a b", "/v1/encode", "evil@x:99999", "[::1", "x" * 4000, ""):
-        data = f"POST /v1/encode HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: 17\r\nconnection: close\r\n\r\n"
+        data = (
+            f"POST /v1/encode HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+            "content-length: 17\r\nconnection: close\r\n\r\n"
+        )
         assert answers(server.raw(data.encode() + GOOD))[0][0] in (200, 400)
 
 
@@ -495,7 +498,10 @@ UPGRADE = (
 )
 @pytest.mark.parametrize("size", [1, 300, 100_000])
 def test_another_protocol_is_not_spoken(server: Process, framing: bytes, size: int):
-    """Java's client asks for HTTP/2 with its first request, and goes on in HTTP/1.1 when it is answered so: body and next request count."""
+    """Java's client asks for HTTP/2 with its first request, and goes on in HTTP/1.1 if answered so.
+
+    The body and the next request are read.
+    """
     sent = HEAD + UPGRADE + framing
     sent = sent * 2 + request("/v1/encode", GOOD, "connection: close")
     with server.connect() as line:
@@ -525,7 +531,7 @@ def test_what_stands_behind_a_body_is_no_header(server: Process):
 
 
 def test_a_body_over_the_limit_is_not_read(server: Process):
-    """By its own word: refused before a byte of it, without `100 Continue`; by surprise: refused on the way."""
+    """Refused by its content-length, before a byte of it, without `100 Continue`; without one, on the way."""
     over = HEAD + b"content-length: 16777217\r\nexpect: 100-continue\r\n\r\n"
     found = server.raw(over)
     assert answers(found)[0][0] == 413

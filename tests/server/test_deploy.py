@@ -1,4 +1,4 @@
-"""What deploy/ says, held to the real command and a live server. The files are read and what they start is started, without an engine."""
+"""The files in deploy/, checked against the real command and a live server: what they start is started."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def container() -> dict[str, Any]:
 
 
 def test_the_image_s_command_serves(tmp_path: Path):
-    """ENTRYPOINT and CMD as they stand, but for the port, with an empty cache; then the health check and SIGTERM."""
+    """ENTRYPOINT and CMD unchanged but for the port, an empty cache; then the health check and SIGTERM."""
     entry, arguments = json.loads(last("ENTRYPOINT")), json.loads(last("CMD"))
     assert entry[:2] == ["gte", "serve"]
     assert entry[entry.index("--port") + 1] == last("EXPOSE")
@@ -166,7 +166,7 @@ def test_no_key_stands_twice(name: str):
 
 
 def test_triton_s_names_are_the_graph_s(tiny_bundle: Path, tmp_path: Path):
-    """The recipe's copies load as one folder, with the inputs, outputs, types and ranks that its configuration names."""
+    """The recipe's copies load as one folder, with the inputs, outputs, types and ranks that it names."""
     for file in tiny_bundle.glob("*.bin"):
         shutil.copy(file, tmp_path)
     (graph,) = tiny_bundle.glob("portable-fp32*.onnx")

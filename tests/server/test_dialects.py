@@ -1,4 +1,4 @@
-"""Every dialect against the library: the same bits, the counts, the shape its clients read, and its own errors."""
+"""Every dialect against the library: the same bits, the counts, the shape its clients read, its errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def from_base64(text: str) -> np.ndarray:
 
 
 def test_native_gives_the_library_s_bits(server: Process, gte: Embedder):
-    """Dense and sparse vectors over the wire are bitwise those of `Embedder.encode`, and so are the counts."""
+    """Dense and sparse vectors of the server are bitwise those of `Embedder.encode`; so are the counts."""
     want = gte.encode(TEXTS)
     answer = server.post("/v1/encode", {"input": TEXTS, "sparse": True}).json()
     assert [item["index"] for item in answer["data"]] == [0, 1, 2, 3, 4]
@@ -72,7 +72,7 @@ def test_sparse_formats_say_the_same(server: Process, gte: Embedder):
 
 
 def test_tokens_stand_where_they_are_in_the_text(server: Process, gte: Embedder):
-    """`tokens: true` gives a place and a weight for every token; the largest weight per id is the sparse vector."""
+    """`tokens: true` gives every token's place and weight; the largest weight per id is the sparse vector."""
     text = "  Hello, мир 北京 😀"
     item = server.post("/v1/encode", {"input": text, "dense": False, "tokens": True}).json()["data"][0]
     pieces = item["token_weights"]
@@ -106,7 +106,7 @@ def test_a_cut_text_says_so_everywhere(server: Process):
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings"])
 def test_openai(server: Process, gte: Embedder, path: str):
-    """Floats and base64 are the same bits; dimensions are cut and normalised again; null is as absent; any model name will do."""
+    """Floats and base64 are the same bits; dimensions cut and normalise; null means absent."""
     want = gte.encode(TEXTS)
     for encoding, read in (("float", floats), (None, floats), ("base64", from_base64)):
         answer = server.post(
@@ -216,7 +216,7 @@ def test_tei_info_and_what_cannot_be(server: Process):
 
 
 def test_prompts(golden: Golden, tmp_path: Path):
-    """By name where the dialect has a field, else the model's default, as the library does. Of an unknown name it says which there are."""
+    """By name where the dialect has a field, else the default one. An error lists the names."""
     bundle = tmp_path / "bundle"
     build(
         golden.checkpoint, bundle, graphs=golden.graphs, prompts={"query": "query: ", "passage": "passage: "}
@@ -263,7 +263,7 @@ def test_prompts(golden: Golden, tmp_path: Path):
 
 
 def test_tei_embed_all(server: Process, gte: Embedder):
-    """A list of vectors for each text, even for one string: every token as run, special ones too, not normalised."""
+    """A list of vectors for each text, even for one string: one of every token as run, not normalised."""
     states = gte.token_vectors(TEXTS)
     answer = server.post("/embed_all", {"inputs": TEXTS})
     assert [np.array_equal(floats(row), state) for row, state in zip(answer.json(), states, strict=True)] == [
@@ -363,7 +363,7 @@ def test_rerank_errors_speak_the_body_s_dialect(server: Process):
 
 
 def test_cohere_embed(server: Process, gte: Embedder):
-    """All embedding types come from one vector; output_dimension cuts it; START keeps the end of a long text."""
+    """All embedding types come from one vector; output_dimension cuts it; START keeps a long text's end."""
     dim = gte.dim // 8 * 8
     kinds = ["float", "base64", "binary", "ubinary"]
     body = {
@@ -431,7 +431,7 @@ def test_the_wrong_kind_of_model(server: Process):
 
 
 def test_warnings_and_ids_in_headers(server: Process):
-    """Unknown fields and untrained dimensions are told of; a good request id comes back, a bad one does not."""
+    """Unknown fields and untrained dimensions give warnings; a good request id comes back, a bad one not."""
     answer = server.post(
         "/v1/encode", {"input": "a", "colour": "red", "dimensions": 1}, headers={"x-request-id": "my-id.7"}
     )

@@ -1,4 +1,4 @@
-"""What can be seen of the server from outside: metrics that add up, logs without texts, spans that continue a trace."""
+"""Metrics add up, logs hold no texts, spans continue a trace."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_what_padding_would_have_cost(tiny_bundle: Path):
         eventually(lambda: gate.runs)
         for each in asking[1:]:
             each.start()
-        eventually(lambda: here.app.scheduler.waiting == 2)
+        eventually(lambda: here.server.scheduler.waiting == 2)
         gate.open.set()
         for each in asking:
             each.join()
@@ -137,7 +137,7 @@ def test_control_characters_do_not_make_lines():
 
 
 def test_spans_continue_the_client_s_trace(tiny_bundle: Path):
-    """With OpenTelemetry set up, a request is a span of the trace that its `traceparent` names, with counts and times."""
+    """A request is a span of the trace that its `traceparent` names, with counts and times."""
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -165,7 +165,13 @@ def test_spans_continue_the_client_s_trace(tiny_bundle: Path):
 
 def test_without_the_extra_the_remedy_is_named():
     """`gte serve` where uvicorn is missing: the pip line, and no traceback."""
-    code = "import sys; sys.modules['uvicorn'] = None; from gte_runtime.cli import main; sys.argv = ['gte', 'serve']; main()"
+    code = """
+import sys
+sys.modules["uvicorn"] = None
+from gte_runtime.cli import main
+sys.argv = ["gte", "serve"]
+main()
+"""
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )

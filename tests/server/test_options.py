@@ -31,7 +31,7 @@ def test_strict_refuses_what_it_does_not_know(tiny_bundle: Path):
             assert refused.status_code == 404
             assert len(refused.content) < 400
             assert "forged" not in refused.text
-        name = here.app.models[0].name
+        name = here.server.models[0].name
         assert here.post("/v1/embeddings", {"input": "a", "model": name, "user": "u"}).status_code == 200
         assert here.post("/v1/embeddings", {"input": "a"}).status_code == 200
 

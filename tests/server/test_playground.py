@@ -1,4 +1,4 @@
-"""The page at `/`, in a real browser: what a person sees is what the server says, with and without a key, by keyboard, in dark."""
+"""The page at `/` in a real browser: the server's answers, with and without a key, by keyboard, in dark."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page that may not log an error (but what the server refuses) nor ask another address than the server's."""
+    """A page that must not log an error, except for refusals, nor send requests to another address."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(30_000)
     page = context.new_page()
@@ -198,11 +198,7 @@ def test_by_keyboard_alone(server: Process, page: Any):
     reached = []
     for _ in range(60):
         page.keyboard.press("Tab")
-        reached.append(
-            page.evaluate(
-                "document.activeElement.id || document.activeElement.value || document.activeElement.className"
-            )
-        )
+        reached.append(page.evaluate("(e => e.id || e.value || e.className)(document.activeElement)"))
     wanted = {
         "model",
         "key",
@@ -245,7 +241,7 @@ def test_a_refusal_points_at_its_text(server: Process, page: Any):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read_in_light_and_dark(guarded: Process, browser: Any, tmp_path: Path, scheme: str):
-    """Contrast of text on page, marks and cells is 4.5 or more; nothing runs over the edge, on a telephone neither."""
+    """Contrast of text on page, marks and cells is 4.5 or more; nothing overflows, even on a telephone."""
     with browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}) as context:
         page = context.new_page()
         page.goto(guarded.url)

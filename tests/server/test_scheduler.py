@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gte_runtime.inference.cost import Cost
-from gte_runtime.inference.plan import Budget, plan_ragged, shared
+from gte_runtime.inference.plan import Budget, budget_at_the_same_time, plan_ragged
 from gte_runtime.server.scheduler import LONG, SHORT, Full, Request, Run, Scheduler
 
 
@@ -25,7 +25,8 @@ class Planner:
         self.workers = workers
 
     def plan(self, lengths: Sequence[int]) -> list[NDArray[np.int64]]:
-        return plan_ragged(lengths, 512, shared(Budget(), sum(lengths), self.workers), Cost())
+        budget = budget_at_the_same_time(Budget(), sum(lengths), self.workers)
+        return plan_ragged(lengths, 512, budget, Cost())
 
     def cost(self, length: int) -> float:
         return length + length**2 / 6000
@@ -59,7 +60,7 @@ LENGTHS = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(st.lists(LENGTHS, min_size=1, max_size=8), st.integers(0, 2**32))
 def test_every_text_runs_exactly_once(batches: list[list[int]], seed: int):
-    """Whatever comes in, in whatever order runs end: each text is in one run, with its own length, and nothing is held at the end."""
+    """Whatever arrives, in whatever order runs end: each text is in one run; nothing is held at the end."""
     order, s, seen = random.Random(seed), scheduler(), []
     requests = [request(*lengths) for lengths in batches]
     going: list[Run] = []
@@ -150,7 +151,7 @@ def test_a_stream_of_queries_does_not_starve_a_large_request():
     st.lists(st.integers(1, 600), min_size=1, max_size=40),
 )
 def test_two_requests_share_evenly(mine: list[int], yours: list[int]):
-    """While both wait, neither is ahead by more than a run and a text: nobody pays for the size of another's request."""
+    """While both wait, neither is ahead by more than a run and a text, however large the other request is."""
     s = scheduler(slots=1)
     a, b = request(*mine), request(*yours)
     s.admit(a, 0.0)
@@ -205,7 +206,7 @@ def test_a_request_larger_than_the_queue_comes_in_alone():
 
 
 def test_a_short_text_does_not_wait_for_long_ones():
-    """All slots hold long runs: a short text starts beside them, at once; a second one does not, and a longer one never."""
+    """All slots hold long runs: a short text starts at once; a second one waits, and a longer one always."""
     s = scheduler(slots=2)
     s.admit(request(8192, 8000), 0.0)
     assert [s.take(0.0).share for _ in range(2)] == ["one", "one"]

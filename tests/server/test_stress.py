@@ -54,14 +54,14 @@ def in_background(count: int, work) -> tuple[ThreadPoolExecutor, list]:
 
 
 def test_rejections_are_exact(quick: tuple[Here, Gate]):
-    """Room for 60 tokens, and 13 requests of 6 while nothing runs to its end: exactly 10 get in, exactly 3 get 429."""
+    """Room for 60 tokens, 13 requests of 6, while no run ends: exactly 10 are admitted, 3 get 429."""
     here, gate = quick
     tokens = here.post("/v1/encode", SIX).json()["usage"]["total_tokens"]
     assert 60 % tokens == 0
     fit = 60 // tokens
     gate.open.clear()
     pool, waiting = in_background(fit, lambda _: here.post("/v1/encode", SIX))
-    eventually(lambda: here.app.scheduler.held == 60)
+    eventually(lambda: here.server.scheduler.held == 60)
     refused = in_threads(lambda _: here.post("/v1/encode", SIX), 3)
     assert statuses(refused) == {429: 3}
     assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
@@ -71,7 +71,7 @@ def test_rejections_are_exact(quick: tuple[Here, Gate]):
     gate.open.set()
     assert statuses([future.result() for future in waiting]) == {200: fit}
     pool.shutdown()
-    assert here.app.scheduler.held == 0
+    assert here.server.scheduler.held == 0
     assert here.metric("gte_rejected_requests_total") == 4
 
 
@@ -79,17 +79,17 @@ def test_a_request_gets_in_whole_or_not_at_all(quick: tuple[Here, Gate]):
     here, gate = quick
     gate.open.clear()
     pool, waiting = in_background(1, lambda _: here.post("/v1/encode", SIX))
-    eventually(lambda: here.app.scheduler.held > 0)
-    held = here.app.scheduler.held
+    eventually(lambda: here.server.scheduler.held > 0)
+    held = here.server.scheduler.held
     assert here.post("/v1/encode", {"input": ["a b c d"] * 10}).status_code == 429
-    assert here.app.scheduler.held == held
+    assert here.server.scheduler.held == held
     gate.open.set()
     assert waiting[0].result().status_code == 200
     pool.shutdown()
 
 
 def test_a_flood_loses_nobody(tiny_bundle: Path):
-    """150 requests of 1 to 32 texts at once and little room: each gets the right vectors or 429, and all are counted."""
+    """150 requests of 1 to 32 texts, little room: each gets the right vectors or 429; all are counted."""
     with (
         gated(tiny_bundle, max_queue_tokens=600, max_connections=500) as (here, _),
         Embedder.open(tiny_bundle) as gte,
@@ -113,11 +113,11 @@ def test_a_flood_loses_nobody(tiny_bundle: Path):
                 np.testing.assert_array_equal(
                     np.array([d["embedding"] for d in answer.json()["data"]], np.float32), want
                 )
-        assert here.app.scheduler.held == here.app.held == 0
+        assert here.server.scheduler.held == here.server.held_bytes == 0
 
 
 def test_answers_do_not_depend_on_the_company(server: Process, gte: Embedder):
-    """32 clients at once with texts of 1 to 700 tokens: every vector and weight is bitwise that of the text alone."""
+    """32 clients, texts of 1 to 700 tokens: every vector and weight is bitwise that of the text alone."""
     choose = random.Random(5)
     texts = [
         " ".join(
@@ -144,7 +144,7 @@ def test_answers_do_not_depend_on_the_company(server: Process, gte: Embedder):
 
 
 def test_a_poison_text_fails_alone(tiny_bundle: Path):
-    """One text of a batch breaks the run: its request gets an error without the engine's words, the 31 others their vectors."""
+    """One text breaks a run: its request gets an error without internals, the 31 others their vectors."""
     with gated(tiny_bundle) as (here, gate), Embedder.open(tiny_bundle) as gte:
         gate.open.clear()
         texts = [f"text {i}" for i in range(31)]
@@ -152,7 +152,7 @@ def test_a_poison_text_fails_alone(tiny_bundle: Path):
         gate.poison = int(gte.encode(poison).tokens[0])
         assert gate.poison not in gte.encode(texts).tokens
         pool, futures = in_background(32, lambda i: here.post("/v1/encode", {"input": [*texts, poison][i]}))
-        eventually(lambda: here.app.scheduler.waiting >= 31)
+        eventually(lambda: here.server.scheduler.waiting >= 31)
         gate.open.set()
         results = [future.result() for future in futures]
         pool.shutdown()
@@ -183,11 +183,11 @@ def test_a_deadline_passes_without_a_run(quick: tuple[Here, Gate]):
     assert first[0].result().status_code == 200
     pool.shutdown()
     assert len(gate.runs) == 1
-    assert here.app.scheduler.held == 0
+    assert here.server.scheduler.held == 0
 
 
 def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
-    """They leave in the head, in the body, in the queue: nothing of theirs is run later, and each is counted."""
+    """Clients leave in the head, the body, the queue: none of their texts runs later; each is counted."""
     here, gate = quick
     before = here.metric("gte_disconnected_requests_total")
     for part in (request("/v1/encode", GOOD)[:30], request("/v1/encode", GOOD)[:-5]):
@@ -199,10 +199,10 @@ def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
     lines = [here.connect() for _ in range(8)]
     for line in lines:
         line.sendall(request("/v1/encode", GOOD))
-    eventually(lambda: here.app.scheduler.waiting == 8)
+    eventually(lambda: here.server.scheduler.waiting == 8)
     for line in lines:
         line.close()
-    eventually(lambda: here.app.scheduler.waiting == 0)
+    eventually(lambda: here.server.scheduler.waiting == 0)
     gate.open.set()
     assert first[0].result().status_code == 200
     pool.shutdown()
@@ -210,7 +210,7 @@ def test_clients_that_leave_are_forgotten(quick: tuple[Here, Gate]):
     eventually(
         lambda: here.metric("gte_disconnected_requests_total") == before + 9
     )  # the one without a whole head is no request
-    assert here.app.scheduler.held == here.app.held == 0
+    assert here.server.scheduler.held == here.server.held_bytes == 0
     start = time.monotonic()
     assert here.post("/v1/encode", GOOD).status_code == 200
     assert time.monotonic() - start < 2
@@ -225,9 +225,9 @@ def test_a_client_that_leaves_during_its_run(quick: tuple[Here, Gate]):
         line.sendall(request("/v1/encode", GOOD))
         eventually(lambda: gate.runs)
     eventually(lambda: here.metric("gte_disconnected_requests_total") == before + 1)
-    assert here.app.scheduler.held > 0
+    assert here.server.scheduler.held > 0
     gate.open.set()
-    eventually(lambda: here.app.scheduler.held == here.app.held == 0)
+    eventually(lambda: here.server.scheduler.held == here.server.held_bytes == 0)
     assert here.post("/v1/encode", GOOD).status_code == 200
 
 
@@ -305,8 +305,10 @@ def test_idle_connections_have_a_limit(quick: tuple[Here, Gate]):
 
 @pytest.mark.parametrize(("limit", "enough"), [("-S", True), ("", False)])
 def test_descriptors_run_out(tiny_bundle: Path, tmp_path: Path, limit: str, enough: bool):
-    """64 of them and 150 connections: the limit is raised where that is allowed; where it is not, the others wait, one line says
-    so, and when some leave the server goes on."""
+    """64 descriptors and 150 connections: the limit is raised where that is allowed.
+
+    Where it is not, connections wait, one line is logged, and when some close, the server goes on.
+    """
     command = ["sh", "-c", f'ulimit {limit} -n 64 && exec "$@"', "sh", *GTE]
     process = Process(tmp_path, "--model", str(tiny_bundle), "--threads", "1", command=command)
     lines = [process.connect() for _ in range(150)]
@@ -324,7 +326,7 @@ def test_descriptors_run_out(tiny_bundle: Path, tmp_path: Path, limit: str, enou
 
 
 def test_a_server_without_descriptors_is_stopped(tiny_bundle: Path, tmp_path: Path):
-    """asyncio tries again to accept a second later, when there is nothing left to accept from: not worth a traceback."""
+    """asyncio tries to accept again a second later, when the socket is closed: no traceback is logged."""
     command = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh", *GTE]
     process = Process(tmp_path, "--model", str(tiny_bundle), "--threads", "1", command=command)
     lines = [process.connect()]
@@ -348,25 +350,25 @@ def test_large_bodies_share_a_limit(tiny_bundle: Path):
         big = json.dumps({"input": "a" * 70_000, "max_length": 8}).encode()
         with here.connect() as line:
             line.sendall(request("/v1/encode", big)[:-1])
-            eventually(lambda: here.app.held > 60_000)
+            eventually(lambda: here.server.held_bytes > 60_000)
             assert here.post("/v1/encode", big).status_code == 429
             line.sendall(big[-1:])
             assert b" 200 " in line.recv(100)
         assert here.post("/v1/encode", big).status_code == 200
-        assert here.app.held == 0
+        assert here.server.held_bytes == 0
 
 
 def test_draining(quick: tuple[Here, Gate]):
-    """What runs and what waits is answered; what comes now is refused with 503 on connections that are still open."""
+    """What runs and what waits is answered; new requests on open connections are refused with 503."""
     here, gate = quick
     gate.open.clear()
     pool, futures = in_background(3, lambda _: here.post("/v1/encode", SIX))
-    eventually(lambda: here.app.scheduler.held == 18 or here.app.scheduler.waiting == 2)
+    eventually(lambda: here.server.scheduler.held == 18 or here.server.scheduler.waiting == 2)
     late, half = here.connect(), here.connect()
     late.sendall(request("/v1/encode", GOOD)[:-1])
     half.sendall(b"POST /v1/enc")
     time.sleep(0.1)
-    here.app.health.draining = True
+    here.server.health.draining = True
     late.sendall(GOOD[-1:])
     with httpx.Client(base_url=here.url, trust_env=False, verify=False) as client:
         answer = client.post("/v1/encode", json=SIX)
@@ -387,7 +389,7 @@ def test_draining(quick: tuple[Here, Gate]):
 
 
 def test_sigterm_ends_with_0(tiny_bundle: Path, tmp_path: Path):
-    """Idle and half-open connections do not hold it up; stdout stays empty; an error on the way leaves no traceback."""
+    """Idle and half-open connections do not delay it; stdout stays empty; no traceback is logged."""
     process = Process(tmp_path, "--model", str(tiny_bundle))
     idle, half = process.connect(), process.connect()
     half.sendall(b"POST /v1/encode HTT")
@@ -402,7 +404,7 @@ def test_sigterm_ends_with_0(tiny_bundle: Path, tmp_path: Path):
 ENDLESS = """
 import threading
 from gte_runtime.cli import main
-from gte_runtime.device.runtime import CpuSession
+from gte_runtime.device.cpu import CpuSession
 
 plain = CpuSession._run_on
 
@@ -417,7 +419,7 @@ main()
 
 
 def test_a_run_without_end_does_not_keep_the_server(tiny_bundle: Path, tmp_path: Path):
-    """After the drain's time whoever waits for it gets 503, and the process ends with 0 although the run goes on."""
+    """After the drain's time its request gets 503, and the process ends with 0 although the run goes on."""
     command = [sys.executable, "-c", ENDLESS]
     process = Process(tmp_path, "--model", str(tiny_bundle), "--drain-timeout", "0.5", command=command)
     pool, futures = in_background(1, lambda _: process.post("/v1/encode", {"input": "a " * 2000}))
@@ -443,7 +445,7 @@ def test_a_second_signal_ends_at_once(tiny_bundle: Path, tmp_path: Path):
 
 
 def test_a_run_that_hangs(tiny_bundle: Path):
-    """Not ready within the limit, those who wait get 503, and when the run comes back the server is ready again."""
+    """Within the limit the server is not ready and requests get 503; when the run ends, it is ready again."""
     with gated(tiny_bundle, stall_timeout=0.4, check_every=60) as (here, gate):
         gate.open.clear()
         pool, futures = in_background(3, lambda _: here.post("/v1/encode", SIX))
@@ -460,9 +462,9 @@ def test_a_slow_machine_is_not_stuck(tiny_bundle: Path):
     """A long run is allowed ten times what its tokens took of late; where runs are quick, the limit holds."""
     with gated(tiny_bundle) as (here, _):
         assert here.post("/v1/encode", SIX).status_code == 200
-        dispatcher = here.app.dispatcher
-        waits = Item(Request(here.app.models[0], [1000], [None]), 0, 1000, None)
-        run = Run(here.app.models[0], [waits], "one", 1, taken=time.monotonic() - 300)
+        dispatcher = here.server.dispatcher
+        waits = Item(Request(here.server.models[0], [1000], [None]), 0, 1000, None)
+        run = Run(here.server.models[0], [waits], "one", 1, taken=time.monotonic() - 300)
         dispatcher.scheduler.running.add(run)
         dispatcher._seconds_per_token = 0.1 / dispatcher.scheduler.slots
         assert dispatcher.stuck(120) == []
@@ -489,7 +491,7 @@ def test_a_run_that_cannot_be_stopped_ends_the_process(tiny_bundle: Path, monkey
 def test_an_idle_model_is_tried(tiny_bundle: Path):
     """It breaks while nobody asks: readiness finds out, and finds out when it is mended."""
     with gated(tiny_bundle, check_every=0.2) as (here, gate):
-        gate.poison = len(here.app.models[0].manifest.self_checks[0].ids)
+        gate.poison = len(here.server.models[0].manifest.self_checks[0].ids)
         eventually(lambda: here.get("/health/ready").status_code == 503)
         answer = here.post("/v1/encode", GOOD)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
@@ -523,8 +525,8 @@ def test_health_answers_under_load(server: Process):
         pool.shutdown()
 
 
-def test_large_answers_are_put_together_aside(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
-    """Places and weights of hundreds of tokens are not looked up in the thread that answers everybody else; a few are."""
+def test_large_answers_are_put_together_in_a_thread(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    """Places and weights of hundreds of tokens are looked up in a thread; of a few, in the event loop."""
     seen = []
 
     def items(*arguments):
@@ -587,16 +589,16 @@ def test_a_port_that_is_taken(tiny_bundle: Path):
 
 
 def test_answers_with_a_vector_per_token_are_counted(tiny_bundle: Path):
-    """Room for one such answer at a time, however fast it is computed: the next is told to wait until it is sent."""
+    """Room for one such answer, however fast it is computed: until it is sent, the next gets 429."""
     with gated(tiny_bundle, max_held=120_000) as (here, gate):
         text = "a " * 60  # 62 tokens x 64 values x 16 bytes
         gate.open.clear()
         pool, waiting = in_background(1, lambda _: here.post("/embed_all", {"inputs": text}))
-        eventually(lambda: here.app.held > 60_000)
+        eventually(lambda: here.server.held_bytes > 60_000)
         assert here.post("/embed_all", {"inputs": text}).status_code == 429
-        assert here.app.held > 60_000
+        assert here.server.held_bytes > 60_000
         gate.open.set()
         assert waiting[0].result().status_code == 200
         pool.shutdown()
-        eventually(lambda: here.app.held == 0)
+        eventually(lambda: here.server.held_bytes == 0)
         assert here.post("/embed_all", {"inputs": text}).status_code == 200

@@ -1,11 +1,27 @@
-"""`gte serve`: one process that speaks the dialects of OpenAI, infinity, TEI, Cohere and Jina, and its own.
+"""`gte serve`: an HTTP server for the requests of OpenAI, infinity, TEI, Cohere and Jina, and its own.
 
-protocol   bytes of a connection, its limits and deadlines; the only module that knows uvicorn's insides
-app        a request's way: route, key, readiness, handler, answer; knows no dialect
-dialects/  one file per dialect: its requests, answers and error bodies; knows no queue
-encoding   texts of a request -> tokens -> the queue -> what the model says of them
-scheduler  who runs next, and with whom; pure, the clock is an argument
-dispatch   the scheduler's answers carried out in threads
-engine     one model: tokenize, plan, run a batch
-refusals   every error of the server, with its status in each dialect
+It knows HTTP, queues and clients; tokens and runs it leaves to `Embedder`, `Reranker` and their engines. Each
+module imports only modules further down:
+
+    serve       from models and options to a running process: signals, sockets, exit codes
+    app         a request's way: route, key, readiness, handler, answer; the list of all routes
+    protocol    HTTP connections, their limits and deadlines; the only module that knows uvicorn's internals
+    dialects/   one file per dialect: its requests, answers and errors
+    operation   health and metrics
+    openapi     the description of all routes
+    playground/ the page at `/`
+    telemetry   spans for OpenTelemetry
+    encoding    texts of a request -> tokens -> the queue -> the model's results
+    routes      what is at a path
+    exchange    one request and its answer
+    body        a request's body, within limits
+    state       what all requests share
+    health      readiness
+    dispatch    carries out the scheduler's decisions in threads
+    metrics     counters for Prometheus
+    models      one model: tokenize, plan, run a batch
+    scheduler   which texts run next; pure
+    refusals    every error and its status in each dialect; pure
+    options     limits and switches
+    logs        the log's format
 """

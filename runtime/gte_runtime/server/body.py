@@ -18,18 +18,18 @@ T = TypeVar("T", bound=msgspec.Struct)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 ENCODINGS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
-"""Window bits that make zlib read each."""
+"""For each content-encoding, the window bits with which zlib reads it."""
 
 
 class Disconnected(Exception):
-    """The client is gone; there is nobody to answer."""
+    """The client has disconnected, so there is nobody to answer."""
 
 
 def check_head(headers: dict[bytes, bytes], limit: int) -> int | None:
-    """Refuse a body that need not be read; the zlib window bits of its encoding.
+    """Check a body by its headers alone; return the zlib window bits of its encoding, None if it has none.
 
     Raises:
-        Refusal: of another type than JSON in UTF-8, of an unknown encoding, or too long by its own word.
+        Refusal: not JSON in UTF-8, of an unknown encoding, or with a content-length over the limit.
     """
     kind, *parameters = headers.get(b"content-type", b"").decode("latin-1").split(";")
     charsets = [
@@ -56,11 +56,11 @@ def check_head(headers: dict[bytes, bytes], limit: int) -> int | None:
 async def receive_body(
     receive: Receive, limit: int, window_bits: int | None, hold: Callable[[int], None]
 ) -> bytes:
-    """The whole body. `hold` is told of every piece, and may refuse.
+    """The whole body. `hold` is called with the size of every piece, and may raise.
 
     Raises:
         Refusal: longer than the limit, as received or as decompressed.
-        Disconnected: the client left before the end.
+        Disconnected: the client disconnected before the end.
     """
     unpack = zlib.decompressobj(window_bits) if window_bits else None
     pieces: list[bytes] = []
@@ -103,10 +103,10 @@ def too_large(limit: int) -> Refusal:
 
 
 def parse(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
-    """The body as a request, and the name of a field that is not known. A key that stands twice counts as last written.
+    """The body as a request, and the name of an unknown field. Of a repeated key, the last value counts.
 
     Raises:
-        Refusal: not JSON, not UTF-8, or not of the shape.
+        Refusal: not JSON, not UTF-8, or without the fields and types of `kind`.
     """
     try:
         return _parsed(body, kind, strict)
@@ -120,26 +120,29 @@ def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = error
     _check_syntax(body)
-    words = str(problem)
-    if not words.startswith("Object contains unknown field"):
-        raise _of_shape(words)
-    reason = _of_shape(words)
+    message = str(problem)
+    if not message.startswith("Object contains unknown field"):
+        raise _wrong_shape(message)
+    reason = _wrong_shape(message)
     if strict:
         raise reason
     try:
         return msgspec.json.decode(body, type=_lenient(kind)), reason.param
     except msgspec.DecodeError as error:
-        raise _of_shape(str(error)) from None
+        raise _wrong_shape(str(error)) from None
 
 
 @cache
 def _lenient(kind: type[T]) -> type[T]:
-    """The same request, which ignores what it does not know."""
+    """The same type of request, with unknown fields ignored."""
     return type(kind.__name__, (kind,), {}, forbid_unknown_fields=False)
 
 
 def _check_syntax(body: bytes) -> None:
-    """Raises Refusal for what is no strict JSON in UTF-8: the parser above stops at the first field it dislikes."""
+    """Raises Refusal for what is not strict JSON in UTF-8.
+
+    msgspec stops at the first field of a wrong type, so it may not have read the rest.
+    """
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -157,7 +160,7 @@ def _check_syntax(body: bytes) -> None:
 
 
 def _check_surrogates(text: str) -> None:
-    r"""Raises Refusal when the only thing wrong is an escape such as \ud800, half of a pair. Python's own reader takes those."""
+    r"""Raises Refusal when the only fault is an escape such as \ud800, half of a pair: `json` accepts it."""
     try:
         value = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -167,7 +170,8 @@ def _check_surrogates(text: str) -> None:
             string.encode()
         except UnicodeEncodeError as error:
             where = _name(place) or "body"
-            message = f"{where}: lone surrogate U+{ord(string[error.start]):04X} at character {error.start}; send both halves of a pair"
+            code = f"U+{ord(string[error.start]):04X}"
+            message = f"{where}: lone surrogate {code} at character {error.start}; send both halves of a pair"
             raise Refusal("invalid_unicode", message, param=where) from None
 
 
@@ -176,6 +180,7 @@ def _no_constant(name: str) -> None:
 
 
 def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """(place, string) of all strings in a JSON value, keys included."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, list):
@@ -187,9 +192,9 @@ def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
             yield from _strings(item, f"{place}.{key}".lstrip("."))
 
 
-def _of_shape(words: str) -> Refusal:
-    """msgspec's sentence as ours: "Expected `str`, got `int` - at `$.input[3]`"."""
-    what, _, where = words.partition(" - at `$")
+def _wrong_shape(message: str) -> Refusal:
+    """msgspec's message, such as "Expected `str`, got `int` - at `$.input[3]`", as a refusal."""
+    what, _, where = message.partition(" - at `$")
     param = where.rstrip("`").lstrip(".") or None
     if name := re.search(r"(missing required|contains unknown) field `(.*)`$", what, re.DOTALL):
         full = _name(f"{param}.{name[2]}" if param else name[2])
@@ -203,7 +208,7 @@ def _of_shape(words: str) -> Refusal:
 
 
 def _name(field: str) -> str:
-    """A field's name as it may be told: clients choose the names of fields that are not known."""
+    """A field's name, safe to show: clients choose the names of unknown fields."""
     return _printable(field if len(field) <= 60 else f"{field[:60]}…")
 
 

@@ -1,48 +1,51 @@
-"""From the texts of a request to what the model says of them: checks, tokens, the queue, errors that name the text."""
+"""From a request's texts to the model's results: checks, tokens, the queue, errors that name the text."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from .. import scoring
 from ..arrays import Float32
 from ..errors import ConfigError, GteError, InputError, InputTooLongError
+from ..inference.engine import State
 from ..tokenization import Tokens, encode_each
-from .dispatch import first_error
 from .exchange import Exchange
 from .models import EmbeddingModel, ServedModel
 from .refusals import Refusal, refusal_of
 
-INLINE = 2048
-"""Characters that are tokenized in the event loop's thread: that takes less than a thread's start."""
+log = logging.getLogger("gte_runtime.server")
+
+M = TypeVar("M", bound=ServedModel)
+
+FEW_CHARACTERS = 2048
+"""Up to so many characters, tokenizing takes less time than handing the texts to a thread."""
 
 STATE_BYTES = 16
-"""Of one value of a state while its request is in flight: 4 as float32, some 11 in JSON."""
+"""Memory for one value of a token's state until its answer is sent: 4 bytes as float32, some 11 in JSON."""
 
 Place = Callable[[int | None], str]
 """The name of a text in the request, such as `input[3]`, or of its list."""
 
 
 @dataclass(slots=True)
-class Encoded:
-    """N texts in input order."""
+class Encoded(Generic[M]):
+    """Tokens and results of N texts, in input order."""
 
-    model: Any
+    model: M
     tokens: list[Tokens]
-    states: list[Any]
-    """What the model gives for each: a State."""
+    states: list[State]
     index: list[int]
-    """Position of each in the request."""
+    """Position of each text in the request."""
     errors: dict[int, Refusal] = field(default_factory=dict)
-    """Texts without a vector, where the request takes them one by one."""
+    """By position, the texts without a result, where a request accepts that."""
 
     @property
     def token_count(self) -> int:
@@ -50,29 +53,34 @@ class Encoded:
 
     @property
     def truncated(self) -> int:
+        """How many texts were cut."""
         return sum(t.truncated for t in self.tokens)
 
     def dense(self, dim: int | None = None, normalise: bool = True) -> Float32:
-        """[N, dim], cut, then normalised."""
-        width = dim or self.model.dim
-        cls = (
-            np.stack([s.cls for s in self.states])
-            if self.states
-            else np.zeros((0, self.model.dim), np.float32)
-        )
-        return scoring.cut_and_normalise(cls, width) if normalise else np.ascontiguousarray(cls[:, :width])
+        """Dense vectors cut to `dim`, then L2-normalised: float32 [N, dim]."""
+        if not self.states:
+            return np.zeros((0, dim or self.model.engine.width), np.float32)
+        cls = np.stack([state.cls for state in self.states])
+        return scoring.cut_and_normalise(cls, dim) if normalise else np.ascontiguousarray(cls[:, :dim])
 
 
 def named(name: str) -> Place:
-    """Places of a field that holds one text or a list of them."""
+    """Names for the texts of a field that holds one text or a list of them."""
     return lambda index: name if index is None else f"{name}[{index}]"
 
 
 def as_list(value: object, x: Exchange, place: Place, limit: int, flag: str) -> tuple[list[Any], Place]:
-    """One text or many as a list. A flat list of integers is one text, as ids.
+    """The texts of a field as a list, and their names. A flat list of integers is one text, as token ids.
+
+    Args:
+        value: one text or many, each a string or a list of token ids.
+        x: the request.
+        place: names the texts.
+        limit: texts at most.
+        flag: the option that sets the limit.
 
     Raises:
-        Refusal: empty, too many, or ids where they are not taken.
+        Refusal: no texts, too many, an empty text, or token ids where they are not accepted.
     """
     if isinstance(value, str):
         items, place = [value], _alone(place)
@@ -89,7 +97,7 @@ def as_list(value: object, x: Exchange, place: Place, limit: int, flag: str) -> 
             param=place(None),
         )
     for index, item in enumerate(items):
-        if item == "" and not x.app.options.allow_empty:
+        if item == "" and not x.server.options.allow_empty:
             raise Refusal(
                 "empty_input", f"{place(index)} is an empty string; leave it out", param=place(index)
             )
@@ -105,8 +113,11 @@ def _alone(place: Place) -> Place:
 def _check_ids(item: object, x: Exchange, where: str) -> None:
     if type(item) is int or not isinstance(item, list):
         raise Refusal("invalid_type", f"{where}: expected a string, found {type(item).__name__}", param=where)
-    if not x.app.options.accept_token_ids:
-        hint = "send the text (LangChain: check_embedding_ctx_length=False); a server started with --accept-token-ids takes its own ids"
+    if not x.server.options.accept_token_ids:
+        hint = (
+            "send the text (LangChain: check_embedding_ctx_length=False);"
+            " a server started with --accept-token-ids takes its own ids"
+        )
         raise Refusal(
             "invalid_type",
             f"{where}: token ids are not accepted, they belong to one tokenizer; {hint}",
@@ -116,7 +127,7 @@ def _check_ids(item: object, x: Exchange, where: str) -> None:
 
 async def encode(
     x: Exchange,
-    model: ServedModel,
+    model: M,
     texts: Sequence[Any],
     place: Place,
     *,
@@ -126,19 +137,30 @@ async def encode(
     one_by_one: bool = False,
     per_token: bool = False,
     prompt: str = "",
-) -> Encoded:
-    """Run texts. With `one_by_one` a text that fails has an entry in `errors`; otherwise it fails the request.
-    `per_token` is for models whose answers hold a vector per token: what they take is bounded too. `prompt` goes before every text.
+) -> Encoded[M]:
+    """Tokenize texts and run them.
+
+    Args:
+        x: the request.
+        model: runs the texts.
+        texts: strings, lists of token ids, or pairs of strings for a reranker.
+        place: names the texts in errors.
+        max_length: the limit of a text in tokens; None is the model's.
+        truncate: cut what is longer; otherwise refuse it.
+        left: cut at the beginning instead of at the end.
+        one_by_one: a text that fails gets an entry in `errors`; otherwise it fails the request.
+        per_token: the answer will hold a vector per token, so the tokens of the request are limited further.
+        prompt: put before every text.
 
     Raises:
         Refusal: naming the text.
-        Disconnected: the client left.
+        Disconnected: the client disconnected.
     """
-    app, timeout = x.app, x.timeout()
+    server, timeout = x.server, x.timeout()
     begun = time.monotonic()
-    # Refused before any work where there is no room even for the shortest text.
-    if app.dispatcher.scheduler.held >= app.options.max_queue_tokens:
-        raise app.dispatcher.overloaded()
+    # Refused before any work when there is no room even for the shortest text.
+    if server.scheduler.held >= server.options.max_queue_tokens:
+        raise server.dispatcher.overloaded()
     try:
         max_length = model.length_limit(max_length)
     except ConfigError as error:
@@ -147,59 +169,79 @@ async def encode(
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
     work = partial(_tokenize, model, texts, max_length, truncate, left)
     x.characters = sum(sum(map(len, text)) if isinstance(text, tuple) else len(text) for text in texts)
-    if x.characters <= INLINE:
+    if x.characters <= FEW_CHARACTERS:
         tokenized = work()
     else:
-        tokenized = await asyncio.get_running_loop().run_in_executor(app.tokenizing, work)
+        tokenized = await asyncio.get_running_loop().run_in_executor(server.tokenizing, work)
     x.times["tokenization"] = time.monotonic() - begun
-    app.metrics.tokenize_seconds.observe(x.times["tokenization"])
-    errors = {i: refusal_of(t, place(i)) for i, t in enumerate(tokenized) if isinstance(t, GteError)}
+    server.metrics.tokenize_seconds.observe(x.times["tokenization"])
+    errors = {i: refusal_of(t, place(i)) for i, t in enumerate(tokenized) if isinstance(t, InputError)}
     if errors and not one_by_one:
         raise next(iter(errors.values()))
     index = [i for i in range(len(tokenized)) if i not in errors]
-    tokens: list[Tokens] = [tokenized[i] for i in index]  # type: ignore[misc]
+    tokens = [t for t in tokenized if isinstance(t, Tokens)]
     out = Encoded(model, tokens, [], index, errors)
-    count = out.token_count
-    flag = "max_token_vectors" if per_token else "max_request_tokens"
-    if count > (most := getattr(app.options, flag)):
-        limit = f"{most} (--{flag.replace('_', '-')})"
-        raise Refusal(
-            "request_too_large",
-            f"{place(None)} has {count} tokens, the limit is {limit}; split it",
-            param=place(None),
-        )
-    x.texts, x.tokens, x.truncated = x.texts + len(texts), x.tokens + count, x.truncated + out.truncated
-    app.metrics.truncated.inc(out.truncated)
+    _check_count(x, out.token_count, place(None), per_token)
+    x.texts, x.tokens, x.truncated = (
+        x.texts + len(texts),
+        x.tokens + out.token_count,
+        x.truncated + out.truncated,
+    )
+    server.metrics.truncated.inc(out.truncated)
     if not tokens:
         return out
     if per_token:
-        x.hold_answer(count * model.manifest.architecture.hidden_size * STATE_BYTES)
+        x.hold_answer(out.token_count * model.engine.width * STATE_BYTES)
     if timeout is not None:
         timeout -= time.monotonic() - begun
-    done = await x.unless_disconnected(
-        app.dispatcher.run(model, [len(t.ids) for t in tokens], tokens, timeout)
-    )
+    done = await x.unless_disconnected(server.dispatcher.run(model, tokens, timeout))
     x.times["queue"], x.times["inference"] = done.queued, done.running
-    failed = first_error(done.answers)
-    if failed is None:
-        out.states = done.answers
-        return out
-    if not one_by_one:
-        row, cause = failed
-        raise app.refusal(cause, place(index[row]))
+    good: list[int] = []
     for row, answer in enumerate(done.answers):
-        if isinstance(answer, BaseException):
-            errors[index[row]] = app.refusal(answer, place(index[row]))
-    good = [row for row, answer in enumerate(done.answers) if not isinstance(answer, BaseException)]
-    return Encoded(
-        model, [tokens[r] for r in good], [done.answers[r] for r in good], [index[r] for r in good], errors
+        if not isinstance(answer, BaseException):
+            out.states.append(answer)
+            good.append(row)
+            continue
+        errors[index[row]] = _refusal_of_run(answer, place(index[row]))
+        if not one_by_one:
+            raise errors[index[row]]
+    out.tokens, out.index = [tokens[row] for row in good], [index[row] for row in good]
+    return out
+
+
+def _check_count(x: Exchange, count: int, where: str, per_token: bool) -> None:
+    options = x.server.options
+    most, flag = (
+        (options.max_token_vectors, "--max-token-vectors")
+        if per_token
+        else (options.max_request_tokens, "--max-request-tokens")
     )
+    if count > most:
+        raise Refusal(
+            "request_too_large",
+            f"{where} has {count} tokens, the limit is {most} ({flag}); split it",
+            param=where,
+        )
+
+
+def _refusal_of_run(error: BaseException, place: str) -> Refusal:
+    """An error of a run as a refusal. What is not the text's fault goes to the log."""
+    if isinstance(error, GteError):
+        refusal = refusal_of(error, place)
+        if refusal.code == "internal":
+            log.error(
+                "run failed",
+                extra={"fields": {"error": type(error).__name__, "reason": str(error)[:300]}},
+            )
+        return refusal
+    log.error("run failed", exc_info=error)
+    return Refusal("internal", "the model could not be run; the server's log says more")
 
 
 def _tokenize(
     model: ServedModel, texts: Sequence[Any], max_length: int, truncate: bool, left: bool
 ) -> list[Tokens | InputError]:
-    """The tokens of each text, or why it was refused. Lists are token ids already."""
+    """The tokens of each text, or the reason why it is refused. Lists are token ids already."""
 
     def encode(part: Sequence[Any], first: int) -> list[Tokens]:
         return model.tokenize(part, max_length=max_length, truncate=truncate, left=left)
@@ -212,7 +254,7 @@ def _tokenize(
 
 
 def _verbatim(ids: Sequence[object], index: int, model: ServedModel, limit: int) -> Tokens | InputError:
-    """Token ids as they were sent, or why they are refused: never decoded and encoded again."""
+    """Token ids as they were sent, never decoded and encoded again; or the reason why they are refused."""
     rows = model.manifest.architecture.vocab_size
     if len(ids) > limit:
         return InputTooLongError(tokens=len(ids), limit=limit, index=index)
@@ -222,7 +264,7 @@ def _verbatim(ids: Sequence[object], index: int, model: ServedModel, limit: int)
 
 
 def prompt_of(model: EmbeddingModel, name: str | None, field: str) -> str:
-    """A prompt of the model, by default its default one. Raises Refusal, naming those there are."""
+    """The text of a prompt; None is the model's default prompt. Raises Refusal, which lists the prompts."""
     try:
         return model.prompt(name)
     except ConfigError as error:
@@ -237,7 +279,11 @@ def check_dimensions(
     name: str = "dimensions",
     zero_is_all: bool = False,
 ) -> int:
-    """How many values to keep. Raises Refusal outside 1..H; warns below what the model was trained for."""
+    """How many values of a vector to keep. Warns below what the model was trained for.
+
+    Raises:
+        Refusal: outside 1 to the model's width.
+    """
     if dimensions is None or (zero_is_all and dimensions == 0):
         return model.dim
     if not 1 <= dimensions <= model.dim:
@@ -247,11 +293,6 @@ def check_dimensions(
             param=name,
         )
     if dimensions < model.manifest.smallest_dim:
-        x.warnings.append(
-            f"{name}={dimensions} is below {model.manifest.smallest_dim}, the shortest the model was trained for"
-        )
+        smallest = model.manifest.smallest_dim
+        x.warnings.append(f"{name}={dimensions} is below {smallest}, the shortest the model was trained for")
     return dimensions
-
-
-def tokenizing_pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(2, thread_name_prefix="gte-tokenize")

@@ -9,28 +9,23 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import msgspec
 import orjson
 
 from .body import Disconnected, check_head, parse, receive_body
-from .refusals import Refusal
-
-if TYPE_CHECKING:
-    from .app import App
-    from .routes import Dialect, Route
+from .refusals import NATIVE, Dialect, Refusal
+from .state import ServerState
 
 T = TypeVar("T", bound=msgspec.Struct)
 R = TypeVar("R")
 
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-LONGEST_DEADLINE = 24 * 3600 * 1000
+LONGEST_TIMEOUT_MS = 24 * 3600 * 1000
 FEW_TOKENS = 512
-"""Tokens of a request whose answer is put together in the event loop's thread."""
-
-_serialise = orjson.OPT_SERIALIZE_NUMPY
+"""Up to so many tokens, writing an answer takes less time than handing it to a thread."""
 
 
 @dataclass(slots=True)
@@ -42,17 +37,17 @@ class Answer:
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:
-    """float32 is written in the shortest form that reads back as the same value."""
-    return Answer(orjson.dumps(value, option=_serialise), status)
+    """An answer in JSON. float32 is written in the shortest form that reads back as the same value."""
+    return Answer(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status)
 
 
 class Exchange:
-    """A request on its way. Handlers read it and add to what goes out with the answer."""
+    """A request in progress. Handlers read it, and set what is sent or logged with the answer."""
 
     def __init__(
-        self, app: App, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]]
+        self, server: ServerState, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]]
     ) -> None:
-        self.app = app
+        self.server = server
         self.scope = scope
         self.started = time.monotonic()
         self.headers: dict[bytes, bytes] = {}
@@ -60,70 +55,68 @@ class Exchange:
             self.headers.setdefault(name, value)
         given = self.headers.get(b"x-request-id", b"")
         self.id = given.decode() if PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
-        self.route: Route | None = None
-        self.dialect: Dialect | None = None
-        """Where the body decides it, not the path."""
+        self.dialect: Dialect = NATIVE
+        """Of an error. It follows from the path; a handler sets it where it follows from the body."""
         self.times: dict[str, float] = {}
         """Seconds of each stage, by name."""
         self.warnings: list[str] = []
+        """Sent in the header x-gte-warning."""
         self.texts = self.tokens = self.truncated = self.characters = 0
         self.stages_in_whole_ms = False
+        """Write the times of the stages as TEI does."""
         self._receive = receive
         self._held = self._held_answer = 0
 
     async def read(self, kind: type[T]) -> T:
-        """The body as a request. Raises Refusal, or Disconnected."""
-        bits = check_head(self.headers, self.app.options.max_body)
-        body = await receive_body(self._receive, self.app.options.max_body, bits, self.hold)
-        request, unknown = parse(body, kind, self.app.options.strict)
+        """The body as a request of this type. Raises Refusal, or Disconnected."""
+        options = self.server.options
+        bits = check_head(self.headers, options.max_body)
+        body = await receive_body(self._receive, options.max_body, bits, self.hold)
+        request, unknown = parse(body, kind, options.strict)
         if unknown is not None:
             self.warnings.append(f"the field {unknown} is not known here and was ignored")
         return request
 
     def hold(self, size: int) -> None:
-        """Count bytes that this request takes until it is answered. Raises Refusal when all together take too many."""
+        """Count bytes that this request takes until `release`. Raises Refusal as `ServerState.hold` does."""
         self._held += size
-        self.app.held += size
-        if self.app.held > self.app.options.max_held:
-            raise Refusal(
-                "overloaded",
-                "too many large requests at a time (--max-held); try again later",
-                headers={"retry-after": "1"},
-            )
+        self.server.hold(size)
 
     def hold_answer(self, size: int) -> None:
-        """The same for an answer, which lasts until it is sent."""
+        """Count bytes that the answer takes until `sent`. Raises Refusal as `hold` does."""
         self.hold(size)
         self._held -= size
         self._held_answer += size
 
     def release(self) -> None:
-        self.app.held -= self._held
+        """The handler has ended."""
+        self.server.held_bytes -= self._held
         self._held = 0
 
     def sent(self) -> None:
-        self.app.held -= self._held_answer
+        """The answer has been sent."""
+        self.server.held_bytes -= self._held_answer
         self._held_answer = 0
 
     def timeout(self) -> float | None:
-        """Seconds that the client is ready to wait, from the header x-request-timeout-ms. Raises Refusal."""
+        """Seconds left of the client's header x-request-timeout-ms; None without it. Raises Refusal."""
         raw = self.headers.get(b"x-request-timeout-ms")
         if raw is None:
             return None
-        if not raw.isdigit() or not 1 <= int(raw[:20]) <= LONGEST_DEADLINE:
+        if not raw.isdigit() or not 1 <= int(raw[:20]) <= LONGEST_TIMEOUT_MS:
             raise Refusal(
                 "invalid_request",
-                f"x-request-timeout-ms: expected milliseconds from 1 to {LONGEST_DEADLINE}",
+                f"x-request-timeout-ms: expected milliseconds from 1 to {LONGEST_TIMEOUT_MS}",
                 param="x-request-timeout-ms",
             )
         return max(0.0, int(raw) / 1000 - (time.monotonic() - self.started))
 
     def segment(self, prefix: str) -> str:
-        """What stands behind a path's fixed part."""
+        """The path after its fixed part, decoded."""
         return unquote(str(self.scope["path"])[len(prefix) :])
 
     async def unless_disconnected(self, work: Awaitable[R]) -> R:
-        """The result of work, which is given up when the client leaves. Raises Disconnected."""
+        """The result of work, which is cancelled when the client disconnects. Raises Disconnected."""
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(self._gone())
         try:
@@ -136,13 +129,13 @@ class Exchange:
                 each.cancel()
 
     async def in_thread(self, work: Callable[..., R], *arguments: Any) -> R:
-        """For what would keep the event loop from others."""
+        """Run what would block the event loop in a thread."""
         return await asyncio.get_running_loop().run_in_executor(
-            self.app.tokenizing, partial(work, *arguments)
+            self.server.tokenizing, partial(work, *arguments)
         )
 
-    async def aside(self, work: Callable[..., R], *arguments: Any) -> R:
-        """Put an answer together: here when that takes less than a thread's start, else in a thread."""
+    async def in_thread_if_large(self, work: Callable[..., R], *arguments: Any) -> R:
+        """Write a part of the answer: in a thread if the request has many tokens, else here."""
         return work(*arguments) if self.tokens <= FEW_TOKENS else await self.in_thread(work, *arguments)
 
     async def _gone(self) -> None:
@@ -159,6 +152,6 @@ class Exchange:
         return str(round(seconds * 1000)) if self.stages_in_whole_ms else f"{seconds * 1000:.3f}"
 
     def log_fields(self) -> Mapping[str, Any]:
-        """Facts for the log: no text, no key, no address."""
+        """Fields for the log: no text, no key, no address."""
         fields: dict[str, Any] = {"texts": self.texts, "tokens": self.tokens} if self.texts else {}
         return fields | {f"{name}_ms": round(seconds * 1000, 3) for name, seconds in self.times.items()}

@@ -1,6 +1,6 @@
-"""Whether requests are taken: not while draining, and not when the model has stopped answering.
+"""Readiness: whether requests are accepted. They are not while the server drains or a model does not answer.
 
-Liveness is something else: a process that answers at all is alive, and should not be killed for being full.
+Liveness is something else: a process that answers at all is alive, and should not be killed for being busy.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from .refusals import Refusal
 log = logging.getLogger("gte_runtime.server")
 
 GRACE = 10.0
-"""Seconds a stopped run may take to end before the process is given up."""
+"""Seconds that a stopped run may take to end; after that, the process ends."""
 STUCK_EXIT = 70
-"""Exit code of a server whose model hangs: for its supervisor to start another."""
+"""Exit code of a server whose model hangs, so that a supervisor starts another."""
 
 
 class Health:
-    """Watches the runs; when there are none for a while, makes one."""
+    """Watches the runs. When there has been none for a while, it makes one."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Health:
         return not self.draining and self.problem is None
 
     def check(self) -> None:
-        """Raises Refusal while requests are not taken."""
+        """Raises Refusal while requests are not accepted."""
         if self.draining:
             raise Refusal("draining", "the server is stopping; ask another one", headers={"retry-after": "5"})
         if self.problem is not None:
@@ -75,7 +75,7 @@ class Health:
                     Refusal("not_ready", "the model does not answer", headers={"retry-after": "10"})
                 )
                 for run in stuck:
-                    run.model.stop(run)  # type: ignore[attr-defined]
+                    run.model.stop(run)
                 if self._dispatcher.stuck(self._options.stall_timeout, GRACE):
                     log.critical("a run cannot be stopped; the process ends")
                     self._stop(STUCK_EXIT)
@@ -85,7 +85,7 @@ class Health:
                 await self._try()
 
     async def _try(self) -> None:
-        """One text through every model."""
+        """Run one text through every model."""
         for model in self._models:
             try:
                 await asyncio.wait_for(asyncio.to_thread(model.check), self._options.stall_timeout)

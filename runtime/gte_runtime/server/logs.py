@@ -1,4 +1,7 @@
-"""The log on stderr: a JSON object per line, or plain lines. Never a text, a key or an address of a client."""
+"""The log on stderr: one JSON object per line, or plain lines.
+
+It never holds a text, a key or a client's address.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +42,17 @@ def _facts(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str,
 
 
 def _one_line(text: str) -> str:
-    """Control characters are escaped: nobody writes a line of their own into the log."""
+    """The text with control characters escaped, so that a client cannot forge lines of the log."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def set_up(form: str, level: str) -> None:
-    """One handler for our loggers and those of the libraries that serve."""
+    """Give our loggers and those of uvicorn and asyncio one handler.
+
+    Args:
+        form: "json" or "plain".
+        level: of our loggers; the others log warnings and worse.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else PlainLines())
     for name in LOGGERS:

@@ -1,9 +1,8 @@
-"""What the server counts, in Prometheus' words. Labels are names of ours, never of a request's."""
+"""What the server counts, for Prometheus. Labels are names of ours, never taken from a request."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from prometheus_client import (
     GC_COLLECTOR,
@@ -16,15 +15,13 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from .scheduler import Run
-
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """A registry of its own, so that several servers in one process do not meet."""
+    """Its registry is its own, so that several servers may run in one process."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -68,28 +65,28 @@ class Metrics:
         self.queue_texts = Gauge("gte_queue_texts", "Texts that wait.", registry=r)
         self.in_flight_tokens = Gauge("gte_in_flight_tokens", "Tokens that wait or run.", registry=r)
 
-    def _seconds(self, name: str, words: str, *labels: str) -> Histogram:
-        return Histogram(name, words, labels, buckets=SECONDS, registry=self.registry)
+    def _seconds(self, name: str, description: str, *labels: str) -> Histogram:
+        return Histogram(name, description, labels, buckets=SECONDS, registry=self.registry)
 
     def watch(self, gauge: Gauge, read: Callable[[], float]) -> None:
-        """Read a gauge when it is asked for."""
+        """Let a gauge read its value whenever the metrics are fetched."""
         gauge.set_function(read)
 
     def started(self) -> None:
         self.running.inc()
 
-    def ended(self, run: Run, answers: Sequence[Any], seconds: float) -> None:
-        name = run.model.name  # type: ignore[attr-defined]
-        longest = max(item.length for item in run.items)
+    def ended(self, model: str, lengths: Sequence[int], failed: int, seconds: float) -> None:
+        """A run has ended: texts of so many tokens each, of which `failed` have no result."""
+        tokens = sum(lengths)
         self.running.dec()
-        self.run_seconds.labels(name).observe(seconds)
-        self.batch_tokens.labels(name).observe(run.tokens)
-        self.batch_texts.labels(name).observe(len(run.items))
-        self.texts.labels(name).inc(len(run.items))
-        self.tokens.labels(name).inc(run.tokens)
-        self.padding_saved.labels(name).inc(longest * len(run.items) - run.tokens)
-        if failed := sum(isinstance(answer, BaseException) for answer in answers):
-            self.failed.labels(name).inc(failed)
+        self.run_seconds.labels(model).observe(seconds)
+        self.batch_tokens.labels(model).observe(tokens)
+        self.batch_texts.labels(model).observe(len(lengths))
+        self.texts.labels(model).inc(len(lengths))
+        self.tokens.labels(model).inc(tokens)
+        self.padding_saved.labels(model).inc(max(lengths) * len(lengths) - tokens)
+        if failed:
+            self.failed.labels(model).inc(failed)
 
     def page(self) -> bytes:
         return generate_latest(self.registry)

@@ -1,4 +1,7 @@
-"""The models that the server offers: tokenize, plan, run a group, read what came out. They know no queue and no request."""
+"""The models of the server: they tokenize, plan, run a batch and read its results.
+
+They know no queue and no request.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,22 @@ from ..sparse import SparseVector
 from ..tokenization import Tokens, check_max_length, check_text
 
 LONGEST = 8192
-"""Tokens of a text at most, whatever positions the model has."""
+"""Tokens of the longest text that is accepted, even if the model has positions for more."""
 
 
 class ServedModel:
-    """What all models of the server share. `tokenize` is their own."""
+    """A model with a name. Its subclasses tokenize."""
 
     kind = ""
+    """What requests and errors call it."""
     token_states = False
-    """Its runs fetch the states of all tokens."""
+    """Whether its runs fetch the states of all tokens."""
 
     def __init__(self, name: str, library: Embedder | Reranker) -> None:
         self.name = name
         self.library = library
         self.info: dict[str, Any] = library.info
+        """To be shown; nothing is decided by it."""
         self.manifest = library.manifest
         self.engine = library.engine
         self.tokenizer = library.tokenizer
@@ -49,7 +54,7 @@ class ServedModel:
         return self.tokenizer.specials
 
     def length_limit(self, max_length: int | None) -> int:
-        """Raises ConfigError outside what the model takes."""
+        """A limit in tokens; None is the largest. Raises ConfigError for one that the model does not take."""
         return (
             self.max_length
             if max_length is None
@@ -59,26 +64,36 @@ class ServedModel:
     def tokenize(
         self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False
     ) -> list[Tokens]:
-        """Tokens of checked or unchecked inputs. `left` keeps the end of a text that is too long. Raises InputError with the index."""
+        """Check and tokenize inputs.
+
+        Args:
+            inputs: texts, or pairs of texts for a reranker.
+            max_length: the limit in tokens, special tokens included.
+            truncate: cut what is longer; otherwise raise.
+            left: cut at the beginning instead of at the end.
+
+        Raises:
+            InputError: with the index of the input.
+        """
         raise NotImplementedError
 
     def plan(self, lengths: Sequence[int]) -> list[Int64]:
-        """Groups of positions that run together."""
+        """Split texts of so many tokens each into batches: arrays of their positions."""
         return self.engine.plan(lengths).groups
 
     def cost(self, length: int) -> float:
-        """Of a text of this many tokens: attention makes a token of a long text more expensive than one of a short text."""
+        """What a text of this many tokens adds to a run. The unit is a token without its attention."""
         return self.engine.cost.of_text(length)
 
     def run(self, tokens: Sequence[Tokens], share: Share, owner: object = None) -> list[State | GteError]:
-        """Run one planned group. A text that fails has its error in the list."""
+        """Run one planned batch. A text that fails has its error in the list."""
         return self.engine.run_batch([t.ids for t in tokens], share, owner, token_states=self.token_states)
 
     def stop(self, owner: object) -> None:
         self.engine.stop(owner)
 
     def check(self, share: Share = "extra") -> None:
-        """A forward pass of a recorded text. Raises GteError."""
+        """Run a text of the bundle's self-check. Raises GteError."""
         record = (self.manifest.self_checks or self.manifest.pair_checks)[0]
         for answer in self.run([Tokens(np.array(record.ids, np.int64), False)], share):
             if isinstance(answer, GteError):
@@ -89,7 +104,7 @@ class ServedModel:
 
 
 class EmbeddingModel(ServedModel):
-    """An embedder as the server uses it."""
+    """An embedder of the server."""
 
     kind = "embedder"
 
@@ -116,6 +131,7 @@ class EmbeddingModel(ServedModel):
         return [self._end_of(tokens, max_length) for tokens in whole]
 
     def _end_of(self, tokens: Tokens, limit: int) -> Tokens:
+        """The last tokens of a text, within the special tokens around it."""
         if len(tokens.ids) <= limit:
             return tokens
         prefix, suffix = self.tokenizer.prefix, self.tokenizer.suffix
@@ -133,11 +149,11 @@ class EmbeddingModel(ServedModel):
         )
 
     def prompt(self, name: str | None) -> str:
-        """What is put before every text: as `Embedder.encode` does with `prompt_name`. Raises ConfigError for a name the model lacks."""
+        """A prompt's text; None is the model's default prompt. Raises ConfigError for an unknown name."""
         return self.steps.prompt(name)
 
     def pieces(self, text: str, specials: bool = True) -> list[dict[str, Any]]:
-        """Tokens of a text and where each is in it, in characters. Raises InputError."""
+        """Tokens of a text as TEI lists them, with start and stop in characters. Raises InputError."""
         spans = self.tokenizer.spans(check_text(text, None))
         pieces = [{"id": i, "text": text[a:b], "special": False, "start": a, "stop": b} for i, a, b in spans]
         if not specials:
@@ -153,7 +169,10 @@ class EmbeddingModel(ServedModel):
 
 
 class TokenStatesModel(EmbeddingModel):
-    """The same embedder for requests that want states of tokens. Another model to the scheduler, so that no other run fetches them."""
+    """An embedder whose runs fetch the states of all tokens.
+
+    The scheduler sees it as another model, so the runs of other requests do not fetch them.
+    """
 
     token_states = True
 
@@ -163,7 +182,7 @@ class TokenStatesModel(EmbeddingModel):
 
 
 class RerankerModel(ServedModel):
-    """A reranker as the server uses it: an input is a (query, document) pair, its score is the state's `logit`."""
+    """A reranker of the server. An input is a (query, document) pair; its score is the state's `logit`."""
 
     kind = "reranker"
 

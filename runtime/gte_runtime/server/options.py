@@ -1,4 +1,4 @@
-"""What the server may be told, with its limits. Every limit is an option of `gte serve` and named in the error it causes."""
+"""The server's options and their limits. Every limit is an option of `gte serve`, and errors name it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Options:
     """How a server runs. All times are seconds."""
 
     keys: tuple[bytes, ...] = ()
-    """Who presents one of these may ask; without any, everybody may."""
+    """A request must present one of these; if there are none, every request is accepted."""
     strict: bool = False
-    """Refuse unknown fields instead of warning of them."""
+    """Refuse unknown fields instead of warning about them."""
     strict_model: bool = False
-    """Refuse unknown model names instead of answering with the default."""
+    """Refuse unknown model names instead of using the default model."""
     accept_token_ids: bool = False
     allow_empty: bool = False
     """Embed the empty string instead of refusing it."""
@@ -29,11 +29,11 @@ class Options:
     max_request_tokens: int = 300_000
     max_documents: int = 1000
     max_token_vectors: int = 8192
-    """Tokens of one request for a vector per token. At a width of 768 the answer has some 9 kB for each."""
+    """Tokens of a request for a vector per token. At a width of 768 a token takes some 9 kB in the answer."""
     max_queue_tokens: int = 16 * 16_384
     """Tokens that may wait or run."""
     max_held: int = 256 * MIB
-    """Bytes of bodies of all requests in flight, and of answers with a vector per token."""
+    """Bytes of the bodies of all requests in flight, and of answers with a vector per token."""
     max_header_bytes: int = 16 * 1024
     max_headers: int = 100
     max_connections: int = 1000
@@ -44,11 +44,11 @@ class Options:
     keep_alive: float = 5.0
     drain_timeout: float = 30.0
     stall_timeout: float = 120.0
-    """A run that takes longer is stuck, unless runs of late were so slow that as many tokens take as long."""
+    """A run that takes longer is stuck, unless the runs before it were as slow for their tokens."""
     check_every: float = 30.0
-    """An idle server runs a text this often, to know that it could."""
+    """An idle server runs a text this often, to find out whether it still can."""
     patience: float = 0.002
-    """A text waits this long for company while another run goes on."""
+    """A text waits at most this long for a fuller batch, while another run goes on."""
 
     def __post_init__(self) -> None:
         for item in fields(self):

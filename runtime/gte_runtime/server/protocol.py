@@ -1,55 +1,58 @@
-"""A connection: limits on its head, and deadlines for everything a client may take its time with.
+"""HTTP connections: limits on the head of a request, and deadlines for everything that waits for the client.
 
-uvicorn's httptools protocol parses and answers; it has no deadline for receiving and no limit on
-headers (measured on 0.54), and says so in plain text. This is the only module that knows its insides.
+uvicorn's httptools protocol parses requests and writes answers. It has no deadline for receiving and no limit
+on headers (as of 0.54), and its own errors are plain text. This module subclasses it, and no other depends on
+its internals. `tests/server/test_protocol.py` lists what it depends on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from .dialects import native
-from .refusals import Refusal
-
-if TYPE_CHECKING:
-    from .metrics import Metrics
-    from .options import Options
+from .metrics import Metrics
+from .options import Options
+from .refusals import NATIVE, Refusal
 
 
 class _Refused(Exception):
-    """Raised inside the parser to stop it."""
+    """Raised in a callback of the parser to stop it. The parser raises HttpParserError in its place."""
 
 
 def protocol_class(options: Options, metrics: Metrics) -> type[asyncio.Protocol]:
-    """uvicorn takes a class, and makes one object per connection."""
+    """A class for uvicorn, which makes one object of it for each connection."""
 
     class Protocol(Connection):
         limits = options
-        counted = metrics
+        counters = metrics
 
     return Protocol
 
 
 class Connection(HttpToolsProtocol):
+    """One connection of a client."""
+
     limits: Options
-    counted: Metrics
+    counters: Metrics
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
+        """Ends the wait for a head or a body."""
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal: Refusal | None = None
+        """Once it is set, the connection closes, and nothing more is read."""
         self._in_head = True
         self._in_body = False
         self._head_bytes = self._fields_bytes = self._fields = 0
         self._muted = False
+        """The parser reads a head that was not sent; see `_parse`."""
         if len(self.connections) > self.limits.max_connections:
-            message = f"there are more than {self.limits.max_connections} connections (--max-connections); try again later"
+            most = self.limits.max_connections
+            message = f"there are more than {most} connections (--max-connections); try again later"
             self._close_with(Refusal("too_many_connections", message, headers={"retry-after": "1"}))
             return
         self._expect(self.limits.header_timeout, "header")
@@ -62,7 +65,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._refusal is not None:
-            return  # answered and closing; what still comes is not looked at
+            return  # it is answered, and the connection is closing
         if self._in_head:
             if self._timer is None:  # the first bytes of a further request
                 self._expect(self.limits.header_timeout, "header")
@@ -77,9 +80,13 @@ class Connection(HttpToolsProtocol):
             self._close_with(self._head_too_large())
 
     def _parse(self, data: bytes) -> None:
-        """Nothing is upgraded here, and a server may then read on as if nothing had been asked: Java's client asks for HTTP/2 with
-        every first request. The parser does not: it takes the body for bytes of the other protocol, and what comes after them
-        for a request. So another parser, which is told no more than how long the body is, goes on from there."""
+        """Feed the parser, and ignore requests for an upgrade, as a server may (RFC 9110, 7.8).
+
+        Java's client asks for HTTP/2 with every first request. httptools cannot ignore that: it takes the
+        body for bytes of the other protocol and stops. So a new parser reads the body. It is first given a
+        head of its own, which says no more than how long the body is; until that is read, its callbacks are
+        muted.
+        """
         rest = memoryview(data)
         while True:
             try:
@@ -96,14 +103,14 @@ class Connection(HttpToolsProtocol):
             self._muted = True
             self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % (framing or [b"content-length: 0"])[0])
 
-    # Called by the parser.
+    # Callbacks of the parser.
     def on_message_begin(self) -> None:
         if self._muted:
             return
         super().on_message_begin()
         self._in_head = True
         self._fields_bytes = self._fields = 0
-        if self._timer is None:  # one that came together with the end of another
+        if self._timer is None:  # it came in one piece with the end of the request before it
             self._expect(self.limits.header_timeout, "header")
 
     def on_url(self, url: bytes) -> None:
@@ -119,9 +126,7 @@ class Connection(HttpToolsProtocol):
         self._fields += 1
         if self._fields > self.limits.max_headers:
             self._refuse(self._head_too_large())
-        if (
-            self._in_head
-        ):  # what stands behind a body in chunks is no part of the head, whatever its name (RFC 9110, 6.5.1)
+        if self._in_head:  # trailers, after a body in chunks, must not be taken for headers (RFC 9110, 6.5.1)
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -139,7 +144,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
-            return  # its body is still to come
+            return  # its body comes next; see `_parse`
         self._stop_timer()
         self._in_head = True
         self._in_body = False
@@ -151,8 +156,11 @@ class Connection(HttpToolsProtocol):
             self._refuse(self._head_too_large())
 
     def _check_framing(self) -> None:
-        """A body whose length is told twice is read differently by different servers; what is left over becomes a
-        request that nobody sent. The parser refuses most of this by itself; this holds for all versions of it."""
+        """Refuse a body whose length is given in more than one way (RFC 9112, 6.3).
+
+        Servers differ in which length they take, and the rest of the body becomes a request that nobody sent.
+        The parser refuses most such requests itself; this does not depend on its version.
+        """
         lengths = [value for name, value in self.headers if name == b"content-length"]
         coded = [value for name, value in self.headers if name == b"transfer-encoding"]
         if len(lengths) + len(coded) > 1 or any(value.strip().lower() != b"chunked" for value in coded):
@@ -169,21 +177,21 @@ class Connection(HttpToolsProtocol):
         raise _Refused
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn calls this for whatever the parser does not take, our own refusals among it."""
+        """uvicorn calls this for whatever the parser refuses, which includes our own refusals."""
         self._close_with(self._refusal or Refusal("invalid_request", "this is not HTTP/1.1 as it should be"))
 
     def _close_with(self, refusal: Refusal) -> None:
         self._refusal = refusal
         self._stop_timer()
-        self.counted.connections_refused.labels(refusal.code).inc()
+        self.counters.connections_refused.labels(refusal.code).inc()
         if self._answering():
-            self.cycle.keep_alive = False  # what is due is still sent
+            self.cycle.keep_alive = False  # the answer is still sent
             return
         if self._answered():
             self.transport.close()
             return
         status = refusal.meaning.status
-        body = json.dumps(native.DIALECT.error(refusal, status, "")).encode()
+        body = json.dumps(NATIVE.body(refusal, status, "")).encode()
         head = {
             "content-type": "application/json",
             "content-length": str(len(body)),
@@ -195,13 +203,13 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
     def _answering(self) -> bool:
-        """A whole request has come in and its answer has not gone out; another in the middle of it would be taken for a part of it."""
+        """A whole request was received and its answer is not complete: an error would become a part of it."""
         if self.cycle is None or self.cycle.response_complete:
             return False
         return self.cycle.response_started or not self.cycle.more_body or bool(self.pipeline)
 
     def _answered(self) -> bool:
-        """The answer went out before the body came to its end: the rest of it is nobody's."""
+        """The answer was sent before the body was complete, so the rest of the body needs none."""
         return self._in_body and self.cycle is not None and self.cycle.response_complete
 
     # Deadlines.
@@ -219,7 +227,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if what == "header" and not self._head_bytes + self._fields_bytes:
-            self.transport.close()  # nothing was asked, so nothing is answered
+            self.transport.close()  # no request was begun, so none is answered
             return
         if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()
@@ -237,5 +245,5 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def _not_read(self) -> None:
-        self.counted.connections_refused.labels("answer_not_read").inc()
+        self.counters.connections_refused.labels("answer_not_read").inc()
         self.transport.abort()

@@ -1,13 +1,14 @@
-"""Every error of the server: a code, and its status in each dialect. Pure.
+"""Every error of the server: its code, its status in each dialect, and its body in our own dialect.
 
-A message names the field and the way out. It never holds a path, a key, an address or more than a few
+Pure. A message names the field and what to do. It never holds a path, a key, an address, or more than a few
 characters of what was sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import (
     Cancelled,
@@ -22,14 +23,15 @@ from ..errors import (
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """How a code shows in the dialects."""
+    """The HTTP statuses of a code."""
 
     status: int
-    """Native: 413 is bytes, 422 is meaning, 400 is syntax."""
+    """In our own dialect: 413 for too many bytes, 422 for a value, 400 for syntax."""
     folded: int
-    """OpenAI, Cohere and their kin, whose clients raise "bad request" for what is wrong with a request."""
+    """For OpenAI, Cohere, Jina and vLLM, whose clients expect 400 wherever the request is at fault."""
     tei: int
     tei_type: str
+    """TEI's `error_type`."""
 
 
 def _input(tei: int = 422, tei_type: str = "Validation") -> Meaning:
@@ -76,7 +78,7 @@ CODES: Mapping[str, Meaning] = {
 
 
 class Refusal(Exception):
-    """A request that gets an error for an answer."""
+    """A request that is answered with an error."""
 
     def __init__(
         self, code: str, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None
@@ -85,7 +87,7 @@ class Refusal(Exception):
         self.code = code
         self.message = message
         self.param = param
-        """What it is about, such as `input[17]`."""
+        """The field at fault, such as `input[17]`."""
         self.headers = dict(headers or {})
 
     @property
@@ -93,8 +95,38 @@ class Refusal(Exception):
         return CODES[self.code]
 
 
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a family of clients reads errors."""
+
+    name: str
+    status: Callable[[Refusal], int]
+    body: Callable[[Refusal, int, str], Any]
+    """(refusal, status, request id) -> the body, for JSON."""
+
+
+ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
+    """An error in the shape that OpenAI's clients read, with the request id added."""
+    kind = ERROR_TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    facts = {
+        "message": refusal.message,
+        "type": kind,
+        "param": refusal.param,
+        "code": refusal.code,
+        "request_id": request_id,
+    }
+    return {"error": facts}
+
+
+NATIVE = Dialect("native", lambda refusal: refusal.meaning.status, error_body)
+"""Our own dialect. It also answers where no other is known: at unknown paths, and before a path is read."""
+
+
 def refusal_of(error: GteError, place: str) -> Refusal:
-    """A library error as the server tells it. `place` is the field's name in the request, such as `input[3]`."""
+    """A library error as a refusal. `place` is the field at fault, such as `input[3]`."""
     if isinstance(error, InputTooLongError):
         reason = f"{error.got}, the limit is {error.limit}; shorten the text or set truncate to true"
         return Refusal("text_too_long", f"{place}: {reason}", param=place)
@@ -104,7 +136,7 @@ def refusal_of(error: GteError, place: str) -> Refusal:
     if isinstance(error, ConfigError):
         return Refusal("invalid_value", str(error)[:200], param=place)
     if isinstance(error, NonFiniteOutputError):
-        # The same text would give the same again: clients that retry 500 are told not to.
+        # The same text would give the same result again, so clients that retry on 500 should not.
         message = f"{place}: the model gave a vector that is not finite"
         return Refusal("non_finite_output", message, param=place, headers={"x-should-retry": "false"})
     if isinstance(error, OutOfMemory):

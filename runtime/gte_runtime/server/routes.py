@@ -1,27 +1,17 @@
-"""What stands at a path: the handler, the dialect its errors speak, and what its description says."""
+"""Routes: what is at a path, the dialect of its errors, and what the OpenAPI document says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from .exchange import Answer, Exchange
-from .refusals import Refusal
+from .refusals import Dialect, Refusal
 
 Handler = Callable[[Exchange], Awaitable[Answer]]
-
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How a family of clients reads errors."""
-
-    name: str
-    status: Callable[[Refusal], int]
-    error: Callable[[Refusal, int, str], Any]
-    """(refusal, status, request id) -> body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +24,7 @@ class Route:
     summary: str
     request: type[msgspec.Struct] | None = None
     answer: Mapping[str, Any] | None = None
-    """JSON schema of a 200."""
+    """JSON schema of the body of a 200."""
     open: bool = False
     """Needs no key."""
     needs_ready: bool = True
@@ -44,18 +34,33 @@ class Route:
 class Table:
     """Finds routes by the raw path, byte for byte: nothing is decoded, collapsed or redirected."""
 
-    def __init__(self, routes: list[Route]) -> None:
-        self.routes = routes
+    def __init__(self, routes: Sequence[Route]) -> None:
         self._exact: dict[str, dict[str, Route]] = {}
         self._prefix: dict[str, dict[str, Route]] = {}
         for route in routes:
-            place = self._prefix if route.path.endswith("{id}") else self._exact
-            methods = place.setdefault(route.path.removesuffix("{id}"), {})
-            assert route.method not in methods, f"{route.method} {route.path} stands twice"
+            paths = self._prefix if route.path.endswith("{id}") else self._exact
+            methods = paths.setdefault(route.path.removesuffix("{id}"), {})
+            assert route.method not in methods, f"{route.method} {route.path} is defined twice"
             methods[route.method] = route
 
-    def at(self, path: str) -> dict[str, Route]:
-        """Routes of a path by method; none for a path that is not known."""
+    def nearest(self, method: str, path: str) -> Route | None:
+        """The route of a path by this method, or else by another method; None at an unknown path."""
+        methods = self._at(path)
+        return methods.get(_looked_up(method)) or next(iter(methods.values()), None)
+
+    def find(self, method: str, path: str) -> Route:
+        """The route of a path by this method. Raises Refusal."""
+        methods = self._at(path)
+        if not methods:
+            raise Refusal("not_found", "there is nothing at this path; GET /openapi.json lists what there is")
+        route = methods.get(_looked_up(method))
+        if route is None:
+            allowed = ", ".join(sorted(methods))
+            raise Refusal("method_not_allowed", f"this path takes {allowed}", headers={"allow": allowed})
+        return route
+
+    def _at(self, path: str) -> dict[str, Route]:
+        """Routes of a path by method."""
         if path in self._exact:
             return self._exact[path]
         for prefix, methods in self._prefix.items():
@@ -63,13 +68,7 @@ class Table:
                 return methods
         return {}
 
-    def find(self, method: str, path: str) -> Route:
-        """Raises Refusal: not found, or not by this method."""
-        methods = self.at(path)
-        if not methods:
-            raise Refusal("not_found", "there is nothing at this path; GET /openapi.json lists what there is")
-        route = methods.get("GET" if method == "HEAD" else method)
-        if route is None:
-            allowed = ", ".join(sorted(methods))
-            raise Refusal("method_not_allowed", f"this path takes {allowed}", headers={"allow": allowed})
-        return route
+
+def _looked_up(method: str) -> str:
+    """HEAD is answered as GET is, and uvicorn leaves out the body (RFC 9110, 9.3.2)."""
+    return "GET" if method == "HEAD" else method

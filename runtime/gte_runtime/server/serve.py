@@ -1,4 +1,7 @@
-"""From options to a running server and its exit code. The only module with signals and sockets."""
+"""`gte serve`: from models and options to a running server and its exit code.
+
+The only module with signals and listening sockets.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,15 @@ from .protocol import protocol_class
 log = logging.getLogger("gte_runtime.server")
 
 BACKLOG = 1024
-"""Connections that wait to be accepted."""
+"""Connections that may wait to be accepted."""
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""With these asyncio's accept stops for a second, and is tried again."""
-NO_ROOM_EVERY = 60.0
-"""Seconds from one line about it to the next."""
+"""Errors on which asyncio stops accepting connections for a second, and then tries again."""
+LOG_NO_ROOM_EVERY = 60.0
+"""Seconds between two log lines about them."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, without its signals: it would end by the signal that it was told to stop with."""
+    """uvicorn's server without its signal handlers: they raise the signal again after the drain."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -43,9 +46,10 @@ class _Server(uvicorn.Server):
 def serve(
     models: Sequence[ServedModel], options: Options, *, host: str, port: int, log_format: str, log_level: str
 ) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code, 0 after a drain. A second signal ends at once.
+    """Serve until SIGTERM or SIGINT, and return the exit code: 0 after a drain. A second signal ends at once.
 
-    Whatever runs, the process is gone `drain_timeout` after the first signal, and as long as it takes to tell those who wait.
+    Even if a run does not end, the process ends `drain_timeout` seconds after the first signal, plus the time
+    to answer the requests that are left.
     """
     logs.set_up(log_format, log_level)
     _make_room(options.max_connections)
@@ -73,8 +77,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _make_room(connections: int) -> None:
-    """Descriptors for all connections, and for as many as are accepted at a time to be told that there are too many: shells
-    often allow 1024 where the system would give a million."""
+    """Raise the limit of file descriptors: shells often allow 1024 where the system allows a million.
+
+    They are for all connections, and for those over their limit, which are accepted to be refused.
+    """
     try:
         import resource
     except ImportError:  # Windows
@@ -88,28 +94,30 @@ def _make_room(connections: int) -> None:
 
 
 class _Unhandled:
-    """What asyncio tells of errors that are nobody's. Out of descriptors it tells of each of the connections that wait, with a
-    traceback (thousands of them in seconds): that is one line here."""
+    """asyncio's exception handler, with one log line where descriptors run out.
+
+    asyncio's own logs a traceback for each connection that waits: thousands in seconds.
+    """
 
     def __init__(self) -> None:
-        self._told = -NO_ROOM_EVERY
+        self._logged = -LOG_NO_ROOM_EVERY
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, ValueError) and str(error) == "Invalid file descriptor: -1":
-            return  # the second's wait ended after the server had stopped listening
+            return  # asyncio tried to accept again after the socket was closed
         if not (isinstance(error, OSError) and error.errno in NO_ROOM):
             loop.default_exception_handler(context)
-        elif loop.time() - self._told >= NO_ROOM_EVERY:
-            self._told = loop.time()
+        elif loop.time() - self._logged >= LOG_NO_ROOM_EVERY:
+            self._logged = loop.time()
             log.error("connections have to wait", extra={"fields": {"reason": error.strerror}})
 
 
 def make_server(app: App) -> uvicorn.Server:
-    o = app.options
+    o = app.server.options
     config = uvicorn.Config(
         app,
-        http=protocol_class(o, app.metrics),
+        http=protocol_class(o, app.server.metrics),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -129,7 +137,7 @@ async def _serve(app: App, listening: socket.socket, host: str) -> int:
     def stop(with_code: int) -> None:
         nonlocal code
         code = code or with_code
-        app.health.draining = True
+        app.server.health.draining = True
         server.should_exit = True
 
     def signalled(number: int, frame: FrameType | None) -> None:
@@ -142,11 +150,11 @@ async def _serve(app: App, listening: socket.socket, host: str) -> int:
     app.start(stop)
     before = {number: signal.signal(number, signalled) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        listening.listen(BACKLOG)  # before the line that says so: whoever reads it may connect at once
+        listening.listen(BACKLOG)  # before the line below: whoever reads it may connect at once
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         print(
-            f"gte: serving {', '.join(m.name for m in app.models)} at http://{shown}:{port}",
+            f"gte: serving {', '.join(m.name for m in app.server.models)} at http://{shown}:{port}",
             file=sys.stderr,
             flush=True,
         )
@@ -155,8 +163,9 @@ async def _serve(app: App, listening: socket.socket, host: str) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
         await app.close()
-    if code or app.scheduler.running:
-        # Who waited for these runs has his answer, and a run stops between two operators only: of a long text they take seconds.
+    if code or app.server.scheduler.running:
+        # All requests are answered. A run stops only between two operators, and one operator may take seconds
+        # on a long text, so the process does not wait for it.
         sys.stderr.flush()
         os._exit(code)
     return 0

@@ -1,11 +1,16 @@
-"""A span per request, if OpenTelemetry is installed. It is set up as its users do it: by OTEL_* variables and
-`opentelemetry-instrument gte serve`; without a provider the spans cost next to nothing."""
+"""A span per request, if OpenTelemetry is installed.
+
+It is configured in OpenTelemetry's own way: by OTEL_* variables and `opentelemetry-instrument gte serve`.
+Without a provider the spans cost next to nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from .exchange import Exchange
 
 try:
     import opentelemetry.propagate as propagate
@@ -13,12 +18,9 @@ try:
 except ImportError:
     trace = propagate = None  # type: ignore[assignment]
 
-if TYPE_CHECKING:
-    from .exchange import Answer, Exchange
-
 
 def span(x: Exchange) -> AbstractContextManager[Any]:
-    """Continues the client's trace when it sends a `traceparent`."""
+    """A span of the client's trace, when the client sends a `traceparent`, or of a new one."""
     if trace is None:
         return contextlib.nullcontext()
     carrier = {
@@ -33,15 +35,15 @@ def span(x: Exchange) -> AbstractContextManager[Any]:
     return started
 
 
-def end(span: Any, x: Exchange, answer: Answer | None, code: str | None) -> None:
+def end(span: Any, x: Exchange, route: str, status: int, code: str | None) -> None:
+    """Put the outcome of a request into its span."""
     if span is None or not span.is_recording():
         return
-    name = x.route.path if x.route is not None else "other"
-    span.update_name(f"{x.scope['method'][:16]} {name}")
+    span.update_name(f"{x.scope['method'][:16]} {route}")
     facts = {
         "http.request.method": x.scope["method"][:16],
-        "http.route": name,
-        "http.response.status_code": answer.status if answer is not None else 499,
+        "http.route": route,
+        "http.response.status_code": status,
         "gte.request_id": x.id,
         "gte.texts": x.texts,
         "gte.tokens": x.tokens,

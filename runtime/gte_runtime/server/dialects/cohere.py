@@ -8,18 +8,18 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from ...arrays import Float32
 from ..encoding import as_list, check_dimensions, encode, named
 from ..exchange import Answer, Exchange, json_answer
-from ..models import EmbeddingModel
-from ..refusals import Refusal
-from ..routes import Dialect, Route
+from ..refusals import Dialect, Refusal
+from ..routes import Route
 
 
-def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
+def _error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
     return {"id": request_id, "message": refusal.message, "detail": refusal.message, "code": refusal.code}
 
 
-DIALECT = Dialect("cohere", lambda refusal: refusal.meaning.folded, error_body)
+DIALECT = Dialect("cohere", lambda refusal: refusal.meaning.folded, _error_body)
 
 Kind = Literal["float", "base64", "binary", "ubinary"]
 
@@ -38,7 +38,7 @@ class CohereEmbedRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
 
 async def embed(x: Exchange) -> Answer:
     request = await x.read(CohereEmbedRequest)
-    model: EmbeddingModel = x.app.model(x, request.model, "embedder")
+    model = x.server.embedder(request.model)
     dim = check_dimensions(x, model, request.output_dimension, name="output_dimension")
     kinds: list[Kind] = list(dict.fromkeys(request.embedding_types or ["float"]))
     if dim % 8 and {"binary", "ubinary"} & set(kinds):
@@ -47,23 +47,39 @@ async def embed(x: Exchange) -> Answer:
             "output_dimension must be a multiple of 8 for binary vectors",
             param="output_dimension",
         )
-    texts, place = as_list(request.texts, x, named("texts"), x.app.options.max_inputs, "--max-inputs")
+    texts, place = as_list(request.texts, x, named("texts"), x.server.options.max_inputs, "--max-inputs")
     out = await encode(
-        x, model, texts, place, prompt=model.prompt(None),
-        max_length=request.max_tokens, truncate=request.truncate != "NONE", left=request.truncate == "START",
-    )  # fmt: skip
+        x,
+        model,
+        texts,
+        place,
+        prompt=model.prompt(None),
+        max_length=request.max_tokens,
+        truncate=request.truncate != "NONE",
+        left=request.truncate == "START",
+    )
     dense = out.dense(dim)
-    return json_answer({
+    meta = {
+        "api_version": {"version": "2"},
+        "billed_units": {"input_tokens": out.token_count},
+        "truncated": out.truncated,
+    }
+    body = {
         "id": x.id,
         "embeddings": {kind: _as(dense, kind) for kind in kinds},
         "texts": texts,
-        "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": out.token_count}, "truncated": out.truncated},
+        "meta": meta,
         "response_type": "embeddings_by_type",
-    })  # fmt: skip
+    }
+    return json_answer(body)
 
 
-def _as(dense: np.ndarray[Any, np.dtype[np.float32]], kind: Kind) -> list[Any]:
-    """`ubinary` packs the signs of eight values into a byte, the first in the highest bit; `binary` is the same, minus 128."""
+def _as(dense: Float32, kind: Kind) -> list[Any]:
+    """Vectors in one of Cohere's types.
+
+    `ubinary` packs the signs of eight values into a byte, the first in the highest bit; `binary` is the same,
+    minus 128.
+    """
     if kind == "float":
         return list(np.ascontiguousarray(dense))
     if kind == "base64":
@@ -75,7 +91,11 @@ def _as(dense: np.ndarray[Any, np.dtype[np.float32]], kind: Kind) -> list[Any]:
 def routes() -> list[Route]:
     return [
         Route(
-            method="POST", path="/v2/embed", handler=embed, dialect=DIALECT, request=CohereEmbedRequest,
+            method="POST",
+            path="/v2/embed",
+            handler=embed,
+            dialect=DIALECT,
+            request=CohereEmbedRequest,
             summary="Dense vectors, as Cohere's clients ask for them",
         )
-    ]  # fmt: skip
+    ]

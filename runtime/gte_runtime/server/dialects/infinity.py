@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 import msgspec
@@ -12,7 +13,7 @@ from .native import Texts
 from .openai import DIALECT, LISTED, described, embed
 
 ANY_MODEL = "default/not-specified"
-"""What its client sends for "the first model you have"."""
+"""What its client sends for the default model."""
 
 
 class InfinityEmbeddingsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -34,22 +35,22 @@ async def embeddings(x: Exchange) -> Answer:
     if request.model == ANY_MODEL:
         request.model = None
     answer = await embed(x, request, zero_is_all=True)
-    return json_answer(answer | {"id": f"infinity-{x.id}", "created": int(x.app.clock())})
+    return json_answer(answer | {"id": f"infinity-{x.id}", "created": int(time.time())})
 
 
 async def models(x: Exchange) -> Answer:
-    scheduler = x.app.scheduler
+    scheduler = x.server.scheduler
     stats = {
         "queue_fraction": scheduler.held / scheduler.capacity,
         "queue_absolute": scheduler.waiting,
         "results_pending": scheduler.waiting + sum(len(run.items) for run in scheduler.running),
-        "batch_size": x.app.models[0].engine.budget.max_tokens,
+        "batch_size": x.server.models[0].engine.budget.max_tokens,
     }
-    # Its client knows no other owner and raises on one.
+    # Its client raises on any other owner.
     facts = {"backend": "onnxruntime", "stats": stats, "owned_by": "infinity"}
     data = [
         described(x, m) | facts | {"capabilities": ["embed" if m.kind == "embedder" else "rerank"]}
-        for m in x.app.models
+        for m in x.server.models
     ]
     return json_answer({"object": "list", "data": data})
 
@@ -57,8 +58,21 @@ async def models(x: Exchange) -> Answer:
 def routes() -> list[Route]:
     return [
         Route(
-            method="POST", path="/embeddings", handler=embeddings, dialect=DIALECT, request=InfinityEmbeddingsRequest, answer=LISTED,
+            method="POST",
+            path="/embeddings",
+            handler=embeddings,
+            dialect=DIALECT,
+            request=InfinityEmbeddingsRequest,
+            answer=LISTED,
             summary="Dense vectors, as infinity's clients ask for them",
         ),
-        Route(method="GET", path="/models", handler=models, dialect=DIALECT, answer=LISTED, needs_ready=False, summary="Models, load"),
-    ]  # fmt: skip
+        Route(
+            method="GET",
+            path="/models",
+            handler=models,
+            dialect=DIALECT,
+            answer=LISTED,
+            needs_ready=False,
+            summary="Models, load",
+        ),
+    ]

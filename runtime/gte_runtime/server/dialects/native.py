@@ -1,4 +1,4 @@
-"""Our own: dense and sparse vectors of a text in one pass, exact counts, and an outcome per text."""
+"""Our own dialect: dense and sparse vectors of a text in one run, exact counts, and an outcome per text."""
 
 from __future__ import annotations
 
@@ -9,33 +9,17 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from ...arrays import Float32
 from ...inference.engine import State
 from ...tokenization import Tokens
 from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
 from ..exchange import Answer, Exchange, json_answer
 from ..models import EmbeddingModel
-from ..refusals import Refusal
-from ..routes import Dialect, Route
-
-TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-
-
-def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
-    """The shape OpenAI's clients read, with a request id more."""
-    kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    facts = {
-        "message": refusal.message,
-        "type": kind,
-        "param": refusal.param,
-        "code": refusal.code,
-        "request_id": request_id,
-    }
-    return {"error": facts}
-
-
-DIALECT = Dialect("native", lambda refusal: refusal.meaning.status, error_body)
+from ..refusals import NATIVE, Refusal, error_body
+from ..routes import Route
 
 Texts = str | list[str | int | list[int]]
+"""One text or many. A text is a string or a list of token ids, so a flat list of integers is one text."""
 SparseFormat = Literal["object", "list", "ids", "tokens", "both"]
 
 
@@ -46,7 +30,7 @@ class EncodeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     dense: bool = True
     sparse: bool = False
     tokens: bool = False
-    """Say of every token where it stands in the text and what it weighs."""
+    """Give every token's place in the text, and its weight."""
     dimensions: int | None = None
     encoding_format: Literal["float", "base64"] | None = None
     sparse_format: SparseFormat | None = None
@@ -58,7 +42,7 @@ class EncodeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 async def encode_route(x: Exchange) -> Answer:
     request = await x.read(EncodeRequest)
-    model: EmbeddingModel = x.app.model(x, request.model, "embedder")
+    model = x.server.embedder(request.model)
     prompt = prompt_of(model, request.prompt, "prompt")
     if (request.sparse or request.tokens) and not model.sparse:
         raise Refusal(
@@ -72,15 +56,21 @@ async def encode_route(x: Exchange) -> Answer:
         )
     dim = check_dimensions(x, model, request.dimensions)
     place = named("input")
-    texts, place = as_list(request.input, x, place, x.app.options.max_inputs, "--max-inputs")
+    texts, place = as_list(request.input, x, place, x.server.options.max_inputs, "--max-inputs")
     out = await encode(
-        x, model, texts, place, prompt=prompt,
-        max_length=request.max_length, truncate=request.truncate is not False, one_by_one=request.on_error == "item",
-    )  # fmt: skip
-    data = await x.aside(_items, out, request, dim, texts, prompt)
+        x,
+        model,
+        texts,
+        place,
+        prompt=prompt,
+        max_length=request.max_length,
+        truncate=request.truncate is not False,
+        one_by_one=request.on_error == "item",
+    )
+    data = await x.in_thread_if_large(_items, out, request, dim, texts, prompt)
     failed = [
-        {"index": i, "error": DIALECT.error(r, DIALECT.status(r), x.id)["error"]}
-        for i, r in out.errors.items()
+        {"index": i, "error": error_body(refusal, NATIVE.status(refusal), x.id)["error"]}
+        for i, refusal in out.errors.items()
     ]
     body = {
         "id": x.id,
@@ -89,13 +79,13 @@ async def encode_route(x: Exchange) -> Answer:
         "revision": model.info["bundle"],
         "variant": model.info["variant"],
         "data": sorted(data + failed, key=lambda item: item["index"]),
-        "usage": usage(out) | {"truncated": out.truncated},
+        "usage": usage(out),
     }
     return json_answer(body)
 
 
 def _items(
-    out: Encoded, request: EncodeRequest, dim: int, texts: Sequence[Any], prompt: str
+    out: Encoded[EmbeddingModel], request: EncodeRequest, dim: int, texts: Sequence[Any], prompt: str
 ) -> list[dict[str, Any]]:
     rows = vectors(out, dim, request.encoding_format) if request.dense else None
     items = []
@@ -108,16 +98,18 @@ def _items(
         item["tokens"] = len(tokens.ids)
         item["truncated"] = tokens.truncated
         if request.tokens:
-            item["token_weights"] = _weighed(out.model, prompt, texts[out.index[row]], tokens, state)
+            item["token_weights"] = _token_weights(out.model, prompt, texts[out.index[row]], tokens, state)
         items.append(item)
     return items
 
 
-def _weighed(
+def _token_weights(
     model: EmbeddingModel, prompt: str, text: Any, tokens: Tokens, state: State
 ) -> list[dict[str, Any]]:
-    """Every token as run, in order, with its weight and its place in the text. Special tokens are no part of a sparse vector and
-    weigh 0."""
+    """Every token as run, in order, with its weight and its place in the text.
+
+    Special tokens are not part of a sparse vector, so their weight is 0.
+    """
     drop = set(model.manifest.tokenizer.drop_ids)
     weights = [
         0.0 if t in drop else w
@@ -139,7 +131,7 @@ def _weighed(
 
 
 def _placed(piece: dict[str, Any], prompt: int) -> dict[str, Any]:
-    """Places count from the text's beginning. A token of the prompt alone has none, as a special one."""
+    """The piece with its place counted from the text's beginning; a token of the prompt has none."""
     if piece["start"] is None:
         return piece
     inside = not prompt or piece["stop"] > prompt
@@ -149,8 +141,10 @@ def _placed(piece: dict[str, Any], prompt: int) -> dict[str, Any]:
     }
 
 
-def vectors(out: Encoded, dim: int, encoding_format: str | None, normalise: bool = True) -> list[Any]:
-    """Dense vectors as JSON holds them: rows of float32, or base64 of their little-endian bytes."""
+def vectors(
+    out: Encoded[EmbeddingModel], dim: int, encoding_format: str | None, normalise: bool = True
+) -> list[Float32] | list[str]:
+    """Dense vectors for JSON: rows of float32, or base64 of their little-endian bytes."""
     rows = out.dense(dim, normalise)
     if encoding_format == "base64":
         return [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in rows]
@@ -158,6 +152,15 @@ def vectors(out: Encoded, dim: int, encoding_format: str | None, normalise: bool
 
 
 def sparse_as(model: EmbeddingModel, tokens: Tokens, state: State, form: SparseFormat) -> Any:
+    """A sparse vector for JSON.
+
+    Args:
+        model: the text's model.
+        tokens: of the text.
+        state: of the text.
+        form: "object" {"indices", "values"}; "both" the same with "tokens"; "list" [{"index", "value"}];
+            "ids" {id: weight}; "tokens" {decoded token: weight}.
+    """
     if form == "tokens":
         return model.by_string(tokens, state)
     vector = model.sparse_vector(tokens, state)
@@ -176,8 +179,9 @@ def sparse_as(model: EmbeddingModel, tokens: Tokens, state: State, form: SparseF
     return both
 
 
-def usage(out: Encoded) -> dict[str, int]:
-    return {"prompt_tokens": out.token_count, "total_tokens": out.token_count}
+def usage(out: Encoded[Any]) -> dict[str, int]:
+    count = out.token_count
+    return {"prompt_tokens": count, "total_tokens": count, "truncated": out.truncated}
 
 
 VECTOR = {"type": "array", "items": {"type": "number"}}
@@ -213,7 +217,12 @@ ENCODED = {
 def routes() -> list[Route]:
     return [
         Route(
-            method="POST", path="/v1/encode", handler=encode_route, dialect=DIALECT, request=EncodeRequest, answer=ENCODED,
+            method="POST",
+            path="/v1/encode",
+            handler=encode_route,
+            dialect=NATIVE,
+            request=EncodeRequest,
+            answer=ENCODED,
             summary="Dense and sparse vectors in one pass",
         )
-    ]  # fmt: skip
+    ]

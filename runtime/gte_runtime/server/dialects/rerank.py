@@ -1,23 +1,26 @@
-"""Reranking in four dialects. `texts` in the body is TEI's, `documents` is Cohere's, Jina's, vLLM's and infinity's.
+"""Reranking in the dialects of TEI, Cohere, Jina, vLLM and infinity.
 
-`/rerank` serves both; a body decides. With `return_documents` a document comes back as {"text": ...}, as Cohere,
-Jina and vLLM have it; infinity's plain string cannot be told apart by its request.
+The body tells them apart: TEI sends `texts`, all others `documents`. With `return_documents` a document is
+answered as {"text": ...}, as Cohere, Jina and vLLM do; infinity answers with a plain string, but its requests
+look like theirs.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from ...arrays import Float32
 from ...scoring import sigmoid
 from ..encoding import encode, named
 from ..exchange import Answer, Exchange, json_answer
-from ..models import RerankerModel
 from ..refusals import Refusal
 from ..routes import Route
 from . import cohere, tei
+from .native import usage
 
 
 class Document(msgspec.Struct, forbid_unknown_fields=False):
@@ -35,7 +38,7 @@ class RerankRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     return_documents: bool | None = None
     return_text: bool | None = None
     raw_scores: bool | None = None
-    """The model's own scores, which have no bounds, instead of 0 to 1."""
+    """The model's own scores, which have no bounds, instead of scores from 0 to 1."""
     truncate: bool | None = None
     truncation_direction: Any = None
     max_tokens_per_doc: int | None = None
@@ -58,12 +61,12 @@ async def rerank(x: Exchange) -> Answer:
     x.dialect = tei.DIALECT if as_tei else cohere.DIALECT
     name = "texts" if as_tei else "documents"
     documents = request.texts if request.texts is not None else [_text(d) for d in request.documents or []]
-    model: RerankerModel = x.app.model(x, request.model, "reranker")
-    if not request.query and not x.app.options.allow_empty:
+    model = x.server.reranker(request.model)
+    if not request.query and not x.server.options.allow_empty:
         raise Refusal("empty_input", "query is an empty string", param="query")
     if not documents:
         raise Refusal("empty_input", f"{name} is empty; send at least one", param=name)
-    if len(documents) > (most := x.app.options.max_documents):
+    if len(documents) > (most := x.server.options.max_documents):
         raise Refusal(
             "too_many_inputs",
             f"{name} has {len(documents)} texts, the limit is {most} (--max-documents)",
@@ -85,26 +88,27 @@ async def rerank(x: Exchange) -> Answer:
         answer.headers |= tei.counts(x) | ({"x-truncated": str(out.truncated)} if out.truncated else {})
         return answer
     results = [_cohere(row, scores, documents, bool(request.return_documents)) for row in order]
-    return json_answer({
+    body = {
         "id": x.id,
         "object": "rerank",
         "model": model.name,
         "results": results,
-        "usage": {"prompt_tokens": out.token_count, "total_tokens": out.token_count, "truncated": out.truncated},
+        "usage": usage(out),
         "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
-        "created": int(x.app.clock()),
-    })  # fmt: skip
+        "created": int(time.time()),
+    }
+    return json_answer(body)
 
 
 def _text(document: str | Document) -> str:
     return document if isinstance(document, str) else document.text
 
 
-def _tei(row: int, scores: Any, documents: list[str], with_text: bool) -> dict[str, Any]:
+def _tei(row: int, scores: Float32, documents: list[str], with_text: bool) -> dict[str, Any]:
     return {"index": row, "score": scores[row]} | ({"text": documents[row]} if with_text else {})
 
 
-def _cohere(row: int, scores: Any, documents: list[str], with_text: bool) -> dict[str, Any]:
+def _cohere(row: int, scores: Float32, documents: list[str], with_text: bool) -> dict[str, Any]:
     return {"index": row, "relevance_score": scores[row]} | (
         {"document": {"text": documents[row]}} if with_text else {}
     )

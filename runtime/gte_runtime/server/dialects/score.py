@@ -1,18 +1,20 @@
-"""Scores of pairs, in vLLM's shapes, with the weights of the hybrid score; by a reranker when its name is given."""
+"""Scores of pairs, in vLLM's shapes: hybrid scores with their weights, or a reranker's when it is named."""
 
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import msgspec
 
 from ...scoring import hybrid_of_pairs
-from ..encoding import check_dimensions, encode
+from ..encoding import Encoded, check_dimensions, encode
 from ..exchange import Answer, Exchange, json_answer
-from ..models import EmbeddingModel
+from ..models import EmbeddingModel, RerankerModel
 from ..refusals import Refusal
 from ..routes import Route
+from .native import usage
 from .openai import DIALECT, LISTED
 
 Some = str | list[str]
@@ -31,7 +33,7 @@ class ScoreRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str | None = None
     dense_weight: float | None = None
     sparse_weight: float | None = None
-    """0.1 unless said otherwise; 0 where the model has no sparse head."""
+    """Default: 0.1, or 0 where the model has no sparse head."""
     dimensions: int | None = None
     truncate: bool | None = None
     max_length: int | None = None
@@ -47,25 +49,37 @@ NAMES = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), (
 async def score(x: Exchange) -> Answer:
     request = await x.read(ScoreRequest)
     left_name, right_name, left, right = _sides(x, request)
-    named_model = next((m for m in x.app.models if m.name == request.model), None)
-    embedders = any(m.kind == "embedder" for m in x.app.models)
-    reranks = named_model.kind == "reranker" if named_model else not embedders
-    model = x.app.model(x, request.model, "reranker" if reranks else "embedder")
-    truncate = request.truncate is not False
-    pairs = [(left[i if len(left) > 1 else 0], right[i]) for i in range(len(right))]
-    if reranks:
+    out: Encoded[EmbeddingModel] | Encoded[RerankerModel]
+    if _wants_reranker(x, request.model):
+        reranker = x.server.reranker(request.model)
         out = await encode(
-            x, model, pairs, lambda i: f"{right_name}[{i}]", max_length=request.max_length, truncate=truncate
+            x,
+            reranker,
+            [(left[i if len(left) > 1 else 0], right[i]) for i in range(len(right))],
+            lambda i: f"{right_name}[{i}]",
+            max_length=request.max_length,
+            truncate=request.truncate is not False,
         )
-        scores: list[float] = [state.logit for state in out.states]
+        scores = [state.logit for state in out.states]
     else:
-        scores, out = await _hybrid(x, model, request, left, right, left_name, right_name)
-    data = [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)]
-    counts = {"prompt_tokens": out.token_count, "total_tokens": out.token_count, "truncated": out.truncated}
-    created = int(x.app.clock())
-    return json_answer(
-        {"id": x.id, "object": "list", "created": created, "model": model.name, "data": data, "usage": counts}
-    )
+        embedder = x.server.embedder(request.model)
+        scores, out = await _hybrid(x, embedder, request, left, right, left_name, right_name)
+    body = {
+        "id": x.id,
+        "object": "list",
+        "created": int(time.time()),
+        "model": out.model.name,
+        "data": [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)],
+        "usage": usage(out),
+    }
+    return json_answer(body)
+
+
+def _wants_reranker(x: Exchange, name: str | None) -> bool:
+    named = x.server.named(name)
+    if named is not None:
+        return isinstance(named, RerankerModel)
+    return not any(isinstance(model, EmbeddingModel) for model in x.server.models)
 
 
 async def _hybrid(
@@ -76,8 +90,8 @@ async def _hybrid(
     right: list[str],
     left_name: str,
     right_name: str,
-) -> tuple[list[float], Any]:
-    """dense_weight x cosine + sparse_weight x sum over shared token strings, as `Embedder.score`. A text that stands twice is run once."""
+) -> tuple[list[float], Encoded[EmbeddingModel]]:
+    """Hybrid scores as `Embedder.score` computes them. A text that occurs twice is run once."""
     dense_weight = 1.0 if request.dense_weight is None else request.dense_weight
     sparse_weight = (0.1 if model.sparse else 0.0) if request.sparse_weight is None else request.sparse_weight
     for name, value in (("dense_weight", dense_weight), ("sparse_weight", sparse_weight)):
@@ -114,10 +128,11 @@ async def _hybrid(
         found: list[float] = hybrid_of_pairs(pairs, dense, weights, dense_weight, sparse_weight).tolist()
         return found
 
-    return await x.aside(scores), out
+    return await x.in_thread_if_large(scores), out
 
 
 def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], list[str]]:
+    """The names of the two fields that are given, and their texts. Raises Refusal."""
     given = [(a, b) for a, b in NAMES if getattr(request, a) is not None and getattr(request, b) is not None]
     if len(given) != 1:
         raise Refusal(
@@ -132,13 +147,13 @@ def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], lis
     for name, side in ((left_name, left), (right_name, right)):
         if not side:
             raise Refusal("empty_input", f"{name} is empty; send at least one text", param=name)
-        if len(side) > (most := x.app.options.max_documents):
+        if len(side) > (most := x.server.options.max_documents):
             raise Refusal(
                 "too_many_inputs",
                 f"{name} has {len(side)} texts, the limit is {most} (--max-documents)",
                 param=name,
             )
-        if "" in side and not x.app.options.allow_empty:
+        if "" in side and not x.server.options.allow_empty:
             where = f"{name}[{side.index('')}]"
             raise Refusal("empty_input", f"{where} is an empty string; leave it out", param=where)
     if len(left) not in (1, len(right)):

@@ -1,29 +1,31 @@
-"""text-embeddings-inference: bare lists in, bare lists out, counts in headers. Its `/rerank` is in `rerank`."""
+"""text-embeddings-inference (TEI): lists in, lists out, counts in headers. Its `/rerank` is in `rerank`."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
+from ...arrays import Float32
 from ...errors import InputError
+from ...version import __version__
 from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
 from ..exchange import Answer, Exchange, json_answer
-from ..models import EmbeddingModel
-from ..refusals import Refusal, refusal_of
-from ..routes import Dialect, Route
+from ..models import EmbeddingModel, RerankerModel
+from ..refusals import Dialect, Refusal, refusal_of
+from ..routes import Handler, Route
 from .native import VECTOR, Texts, sparse_as, vectors
 
 
-def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
+def _error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
     return {"error": refusal.message, "error_type": refusal.meaning.tei_type}
 
 
-DIALECT = Dialect("tei", lambda refusal: refusal.meaning.tei, error_body)
+DIALECT = Dialect("tei", lambda refusal: refusal.meaning.tei, _error_body)
 
 ROWS = 256
-"""Rows that are written to JSON at a time: some milliseconds at a width of 768."""
+"""Vectors that are written to JSON at a time: it takes some milliseconds at a width of 768."""
 
 Direction = Literal["Left", "Right", "left", "right"]
 
@@ -101,7 +103,7 @@ async def embed(x: Exchange) -> Answer:
 
 
 async def _embed(x: Exchange, request: EmbedRequest | RootRequest) -> Answer:
-    model: EmbeddingModel = x.app.model(x, None, "embedder")
+    model = x.server.embedder(None)
     dim = check_dimensions(x, model, request.dimensions)
     out = await _encode(x, model, request.inputs, request)
     return _answer(x, out, vectors(out, dim, None, request.normalize is not False))
@@ -109,23 +111,23 @@ async def _embed(x: Exchange, request: EmbedRequest | RootRequest) -> Answer:
 
 async def embed_sparse(x: Exchange) -> Answer:
     request = await x.read(SparseRequest)
-    model: EmbeddingModel = x.app.model(x, None, "embedder")
+    model = x.server.embedder(None)
     if not model.sparse:
         raise Refusal("wrong_model_kind", f"{model.name} has no sparse head")
     out = await _encode(x, model, request.inputs, request)
     return _answer(
         x,
         out,
-        await x.aside(
+        await x.in_thread_if_large(
             lambda: [sparse_as(model, t, s, "list") for t, s in zip(out.tokens, out.states, strict=True)]
         ),
     )
 
 
 async def embed_all(x: Exchange) -> Answer:
-    """The states of all tokens of each text as run, special tokens included, not normalised: what TEI gives."""
+    """The states of all tokens of each text, special tokens included, not normalised, as TEI gives them."""
     request = await x.read(EmbedAllRequest)
-    model: EmbeddingModel = x.app.model(x, None, "embedder")
+    model = x.server.embedder(None)
     if not model.gives_states:
         raise Refusal(
             "wrong_model_kind",
@@ -133,12 +135,14 @@ async def embed_all(x: Exchange) -> Answer:
         )
     out = await _encode(x, model.per_token, request.inputs, request, per_token=True)
     answer = _answer(x, out, [])
-    answer.body = await _nested([state.token_states for state in out.states])
+    answer.body = await _nested(
+        [state.token_states for state in out.states if state.token_states is not None]
+    )
     return answer
 
 
-async def _nested(texts: list[Any]) -> bytes:
-    """[[[float]]] as JSON, written piece by piece: the whole of it would keep the event loop from everybody else."""
+async def _nested(texts: list[Float32]) -> bytes:
+    """[[[float]]] as JSON, written in pieces, so that other requests get the event loop in between."""
     parts: list[bytes] = []
     for states in texts:
         rows = []
@@ -155,7 +159,7 @@ async def similarity(x: Exchange) -> Answer:
 
 
 async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityParameters) -> Answer:
-    model: EmbeddingModel = x.app.model(x, None, "embedder")
+    model = x.server.embedder(None)
     if not inputs.sentences:
         raise Refusal("empty_input", "inputs.sentences is empty; send at least one", param="inputs.sentences")
     out = await _encode(x, model, [inputs.source_sentence, *inputs.sentences], parameters)
@@ -165,10 +169,10 @@ async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityPara
 
 async def tokenize(x: Exchange) -> Answer:
     request = await x.read(TokenizeRequest)
-    model: EmbeddingModel = x.app.model(x, None, "embedder")
+    model = x.server.embedder(None)
     prompt = prompt_of(model, request.prompt_name, "prompt_name")
-    texts, place = as_list(request.inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
-    if sum(map(len, texts)) > x.app.options.max_request_tokens:
+    texts, place = as_list(request.inputs, x, named("inputs"), x.server.options.max_inputs, "--max-inputs")
+    if sum(map(len, texts)) > x.server.options.max_request_tokens:
         raise Refusal(
             "request_too_large",
             "inputs are too long to be listed token by token (--max-request-tokens)",
@@ -185,12 +189,12 @@ async def tokenize(x: Exchange) -> Answer:
 
 async def decode(x: Exchange) -> Answer:
     request = await x.read(DecodeRequest)
-    model: EmbeddingModel = x.app.model(x, None, "embedder")
+    model = x.server.embedder(None)
     flat = all(type(item) is int for item in request.ids)
     rows: list[Any] = [request.ids] if flat else request.ids
     count, most = (
         sum(max(1, len(row)) if isinstance(row, list) else 1 for row in rows),
-        x.app.options.max_request_tokens,
+        x.server.options.max_request_tokens,
     )
     if count > most:
         raise Refusal(
@@ -211,11 +215,11 @@ async def decode(x: Exchange) -> Answer:
 
 
 async def info(x: Exchange) -> Answer:
-    model = x.app.models[0]
-    o = x.app.options
+    model = x.server.models[0]
+    o = x.server.options
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    reranks = model.kind == "reranker"
-    return json_answer({
+    reranks = isinstance(model, RerankerModel)
+    facts = {
         "model_id": model.name,
         "model_sha": model.info["bundle"],
         "model_dtype": model.info["variant"].partition("-")[2],
@@ -228,17 +232,26 @@ async def info(x: Exchange) -> Answer:
         "max_client_batch_size": o.max_inputs,
         "auto_truncate": True,
         "tokenization_workers": 2,
-        "version": x.app.version,
+        "version": __version__,
         "sha": None,
         "docker_label": None,
-    })  # fmt: skip
+    }
+    return json_answer(facts)
+
+
+class Tokenizing(Protocol):
+    """What all requests for vectors have in common."""
+
+    truncate: bool | None
+    truncation_direction: Direction | None
+    prompt_name: str | None
 
 
 async def _encode(
-    x: Exchange, model: EmbeddingModel, inputs: Any, request: Any, *, per_token: bool = False
-) -> Encoded:
+    x: Exchange, model: EmbeddingModel, inputs: object, request: Tokenizing, *, per_token: bool = False
+) -> Encoded[EmbeddingModel]:
     prompt = prompt_of(model, request.prompt_name, "prompt_name")
-    texts, place = as_list(inputs, x, named("inputs"), x.app.options.max_inputs, "--max-inputs")
+    texts, place = as_list(inputs, x, named("inputs"), x.server.options.max_inputs, "--max-inputs")
     left = (request.truncation_direction or "").lower() == "left"
     return await encode(
         x,
@@ -252,7 +265,7 @@ async def _encode(
     )
 
 
-def _answer(x: Exchange, out: Encoded, body: list[Any]) -> Answer:
+def _answer(x: Exchange, out: Encoded[EmbeddingModel], body: object) -> Answer:
     answer = json_answer(body)
     answer.headers |= counts(x)
     if out.truncated:
@@ -261,9 +274,9 @@ def _answer(x: Exchange, out: Encoded, body: list[Any]) -> Answer:
 
 
 def counts(x: Exchange) -> dict[str, str]:
-    """What TEI's clients read from headers, in whole milliseconds."""
+    """The headers that TEI's clients read; times are in whole milliseconds."""
     x.stages_in_whole_ms = True
-    provider = x.app.models[0].info["provider"]
+    provider = x.server.models[0].engine.session.provider
     return {
         "x-compute-type": "cpu" if provider == "cpu" else "gpu",
         "x-compute-time": str(round(x.times.get("inference", 0.0) * 1000)),
@@ -282,7 +295,11 @@ STRINGS = {"type": "array", "items": {"type": "string"}}
 
 def routes() -> list[Route]:
     def post(
-        path: str, handler: Any, request: type[msgspec.Struct], summary: str, answer: dict[str, Any] | None
+        path: str,
+        handler: Handler,
+        request: type[msgspec.Struct],
+        summary: str,
+        answer: dict[str, Any] | None,
     ) -> Route:
         return Route(
             method="POST",

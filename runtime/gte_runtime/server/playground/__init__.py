@@ -1,7 +1,7 @@
-"""The page at `/`: one self-contained file that works offline. It needs no key; what it asks for does.
+"""The page at `/`: one self-contained file that works offline. It needs no key; the requests it makes do.
 
-Three files here are put together into one, so that the browser may be told to run nothing else: the page's policy
-names the hashes of its only script and its only style sheet.
+It is put together from three files, so that its content security policy can name the hashes of its only
+script and its only style sheet, and the browser runs nothing else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 from ..exchange import Answer, Exchange
+from ..refusals import NATIVE
 from ..routes import Route
 
 HERE = Path(__file__).parent
@@ -54,14 +55,12 @@ async def page(x: Exchange) -> Answer:
 
 
 def routes() -> list[Route]:
-    from ..dialects.native import DIALECT
-
     return [
         Route(
             method="GET",
             path="/",
             handler=page,
-            dialect=DIALECT,
+            dialect=NATIVE,
             open=True,
             needs_ready=False,
             summary="The playground",
