@@ -18,7 +18,10 @@ from .arrays import Float32, Int32, Int64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseVector:
-    """One text: token ids `indices`, int32 [n], ascending and unique, and weights `values`, float32 [n], above 0."""
+    """The sparse vector of one text with n distinct tokens.
+
+    `indices` are token ids, int32 [n], ascending and unique. `values` are weights, float32 [n], all above 0.
+    """
 
     indices: Int32
     values: Float32
@@ -73,7 +76,7 @@ class SparseVectors(Sequence[SparseVector]):
         return iter(self._vectors)
 
     def to_csr(self) -> Csr:
-        """All vectors as one matrix [N, width]: data float32 and indices int32 [nnz], indptr int64 [N + 1]."""
+        """The vectors as a matrix [N, width]: data float32 and indices int32 [nnz], indptr int64 [N + 1]."""
         indptr = np.zeros(len(self) + 1, np.int64)
         np.cumsum([len(vector) for vector in self], out=indptr[1:])
         none: list[Float32] = [np.zeros(0, np.float32)]

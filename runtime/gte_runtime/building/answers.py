@@ -55,7 +55,7 @@ class Answer:
         )
 
 
-def ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
+def compute_answers(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
     longest = checkpoint.config.architecture.max_positions
     if checkpoint.reranker:
         pairs = (*SHORT_PAIRS, (SHORT_TEXTS[0], LONG_TEXT))

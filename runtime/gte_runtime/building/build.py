@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.directory import LFS_POINTER
-from ..checkpoint.modules import Usage, read_usage
+from ..checkpoint.modules import Settings, read_settings
 from ..checkpoint.tensors import Checkpoint
 from ..errors import (
     BundleCorruptError,
@@ -35,7 +35,7 @@ from ..format.recipe import GraphRecipe, Recipe, find_graphs
 from ..machine.files import read_regular
 from ..tokenization import Tokenizer
 from ..version import __version__
-from .answers import Answer, ask_oracle, largest_inputs
+from .answers import Answer, compute_answers, largest_inputs
 from .int8 import has_outliers
 from .judge import prove
 from .material import material_of
@@ -94,15 +94,15 @@ def build(
             opened.config.architecture, graphs, shipped=models_directory(), reranker=opened.reranker
         )
         chosen = _choose(recipe, variants, opened.table_dtype)
-        usage = read_usage(checkpoint)
+        usage = read_settings(checkpoint)
         if prompts and not usage.prompts:
-            usage = Usage(dict(prompts))
+            usage = Settings(dict(prompts))
         tokenizer_json = _tokenizer_json(checkpoint)
         tokenizer = _checked_tokenizer(tokenizer_json, opened)
         try:
             bundle.parent.mkdir(parents=True, exist_ok=True)
             with staging(bundle) as temporary:
-                answers = ask_oracle(opened, tokenizer)
+                answers = compute_answers(opened, tokenizer)
                 work = Work(opened, source, tokenizer, tokenizer_json, answers, usage, name, origin)
                 staged, manifest, _ = _best(temporary, work, recipe, chosen)
                 write(staged / manifests.FILE, [manifest.to_json().encode()])
@@ -124,7 +124,7 @@ class Work:
     tokenizer: Tokenizer
     tokenizer_json: bytes
     answers: tuple[Answer, ...]
-    usage: Usage
+    usage: Settings
     name: str | None
     origin: str
 

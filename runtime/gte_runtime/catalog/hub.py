@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from ..checkpoint.modules import FILES as OPTIONAL
 from ..errors import ConfigError, DownloadError, GteError
 from ..format.manifest import FileRecord
-from ..format.named import KnownModel
+from ..format.named import NamedModel
 
 REQUIRED = ("config.json", "tokenizer.json", "model.safetensors")
 """Small ones first: what is wrong with a config shows before 600 MB are loaded."""
@@ -52,7 +52,7 @@ class Wanted:
     """A commit, branch or tag."""
     files: dict[str, FileRecord] = field(default_factory=dict)
     """What is known of its bytes at this commit."""
-    known: KnownModel | None = None
+    known: NamedModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Downloaded:
     commit: str
 
 
-def wanted(name: str, models: dict[str, KnownModel]) -> Wanted:
+def wanted(name: str, models: dict[str, NamedModel]) -> Wanted:
     """What NAME or OWNER/NAME, with or without @REVISION, means.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import BundleError, ConfigError, OutputError
 from ..format.manifest import FILE as MANIFEST
 from ..format.models import models_directory, shipped_models
-from ..format.named import KnownModel, known_models
+from ..format.named import NamedModel, named_models
 from ..machine.cache import cache_directory
 
 PULLED = re.compile(r"[A-Za-z0-9_][\w.@-]{0,250}")
@@ -44,7 +44,7 @@ def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
         return path
     if path.exists():
         raise BundleError(f"{path.name} is a file; expected a bundle directory")
-    known = known_models(models_directory())
+    known = named_models(models_directory())
     if (pulled := pulled_directory(model, known)) and (pulled / MANIFEST).exists():
         return pulled
     if model in known or any(each.hub == model for each in known.values()):
@@ -57,7 +57,7 @@ def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
     )
 
 
-def pulled_directory(name: str, known: Mapping[str, KnownModel]) -> Path | None:
+def pulled_directory(name: str, known: Mapping[str, NamedModel]) -> Path | None:
     """Where `gte pull` puts the bundle of a name, OWNER/NAME or OWNER/NAME@REVISION; None for what is none of these."""
     model, at, revision = name.partition("@")
     model = next((each.name for each in known.values() if each.hub == model), model)
