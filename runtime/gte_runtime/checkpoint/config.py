@@ -173,7 +173,7 @@ def _refuse_other_models(raw: Mapping[str, Any]) -> None:
 
 
 def _rope(raw: Mapping[str, Any], head_size: int) -> Rope:
-    """RoPE from `rope_parameters`, or from `rope_theta` and `rope_scaling`. If both are there, they must agree."""
+    """From `rope_parameters`, or from `rope_theta` and `rope_scaling`; if there are both, they must agree."""
     theta = _number(raw, "rope_theta", 10000.0)
     native = raw.get("rope_parameters")
     if native is None:
