@@ -146,7 +146,8 @@ class Bundle:
     def remember(self, checked: Checked) -> None:
         """Note in the cache that these files need no hashing until they change.
 
-        To be called after all other checks, because a later start relies on this note for those, too.
+        To be called after all other checks, because a later start takes this note to mean that those passed,
+        too.
         """
         if checked.fresh:
             known = {self._key(name): identity for name, identity in checked.identities.items()}

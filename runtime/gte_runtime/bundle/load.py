@@ -1,5 +1,4 @@
-"""Loads a variant of a bundle: its files checked, its session opened, its outputs compared with the
-manifest."""
+"""Loads a variant of a bundle: checks its files, opens a session, compares outputs with the manifest."""
 
 from __future__ import annotations
 

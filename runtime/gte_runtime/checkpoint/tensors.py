@@ -117,7 +117,7 @@ class Checkpoint:
         return values
 
     def read_rows(self, name: str, chunk: int) -> Iterator[NDArray[Any]]:
-        """Yield a matrix in pieces of `chunk` rows, float16 or float32 as stored, so that memory stays small."""
+        """Yield a matrix in pieces of `chunk` rows, float16 or float32 as stored, to keep memory small."""
         source = self._sources[name]
         for start in range(0, source.shape[0], chunk):
             rows = slice(source.start + start, source.start + min(start + chunk, source.shape[0]))
