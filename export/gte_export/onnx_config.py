@@ -9,7 +9,7 @@ from optimum.utils import NormalizedTextConfig
 from transformers import PretrainedConfig
 
 from .attention import TracedAttention
-from .encoder import TracedEncoder
+from .encoders.float import TracedEncoder
 
 
 class EncoderOnnxConfig(OnnxConfig):

@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,6 @@ from optimum.exporters.onnx import export
 from optimum.exporters.onnx.convert import validate_model_outputs
 from transformers import PretrainedConfig
 
-from gte_runtime.building.int8 import OUTLIERS
 from gte_runtime.checkpoint.config import read_config
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.format.architecture import Architecture
@@ -32,109 +29,15 @@ from gte_runtime.format.recipe import FILE as RECIPE
 from gte_runtime.format.recipe import GraphRecipe, Recipe, read_recipe
 from gte_runtime.proof.graph_in_numpy import Evaluator
 
-from .attention import TracedAttention
-from .attention.packed import PackedAttention
-from .attention.padded import PaddedAttention
-from .attention.ragged import RaggedAttention
 from .detach import detach
-from .encoder import Encoder, TracedEncoder
-from .int8 import Int8Encoder
-from .layout import (
-    OUTLIERS_FILE,
-    TABLE,
-    outliers_layout,
-    packed_file,
-    packed_layout,
-    splits_in_one_kernel,
-    table_file,
-    table_layout,
-    weights_file,
-    weights_layout,
-)
+from .encoders.float import TracedEncoder
+from .layout import TABLE, outliers_layout, packed_layout, table_file, table_layout, weights_layout
 from .onnx_config import EncoderOnnxConfig
 from .operators import OPSET
-from .packed import PackedEncoder
+from .plans import Plan, plans
 
 TRACED_ROWS = 32
 """Rows of the embedding and RoPE tables while tracing; at least the longest dummy text."""
-
-
-INT8_DISTANCE = 0.1
-"""A cosine of 0.995, where a build still succeeds: narrow models with random weights come near it. Wide ones are above 0.9995."""
-
-
-SKIP_NORM_IN_FP32 = "1.27"
-"""Before, SkipLayerNormalization summed in float16 (https://github.com/microsoft/onnxruntime/pull/28682)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One graph to make. The same variant has one graph per type of embedding table."""
-
-    variant: str
-    table: str
-    """Type of the embedding table in the weight file."""
-    weights: str
-    """Type of all other weights."""
-    batch: str
-    """`ragged`, `packed` or `padded`."""
-    file_of_weights: Callable[[str], str] = weights_file
-    """Name of the weight file for a type."""
-    attention: Callable[[Architecture], TracedAttention]
-    encoder: Callable[[Architecture, TracedAttention], TracedEncoder] = Encoder
-    min_onnxruntime: str
-    tolerance: float
-    """Largest Euclidean distance to the oracle that a build accepts, of normalised vectors."""
-    atol: float
-    """Largest difference to PyTorch that validation accepts, on raw outputs with random weights."""
-    outliers: bool = False
-    """A form for checkpoints with outlying channels."""
-    operators: dict[str, int]
-    """Fused operators per layer. A tracer can lose one without a word, so they are counted."""
-
-    @property
-    def file(self) -> str:
-        return f"{self.variant}{'-outliers' if self.outliers else ''}.{table_file(self.table).removesuffix('.bin')}.onnx"
-
-
-def plans(a: Architecture) -> Iterator[Plan]:
-    """Every graph of an architecture."""
-    fused = {"com.microsoft::RotaryEmbedding": 2, "com.microsoft::MultiHeadAttention": 2, "If": 1, "Gelu": 1}
-    plain = {"Softmax": 1, "Gelu": 1, "LayerNormalization": 2}
-    for table in ("float16", "float32"):
-        yield Plan(
-            variant="cpu-fp32", table=table, weights="float32", batch="ragged", attention=RaggedAttention,
-            min_onnxruntime="1.24", tolerance=2e-5, atol=2e-5, operators=fused,
-        )  # fmt: skip
-        yield Plan(
-            variant="portable-fp32", table=table, weights="float32", batch="padded", attention=PaddedAttention,
-            min_onnxruntime="1.20", tolerance=2e-5, atol=2e-5, operators=plain,
-        )  # fmt: skip
-    yield Plan(
-        variant="cpu-int8", table="int8", weights="int8", batch="ragged", attention=RaggedAttention, encoder=Int8Encoder,
-        min_onnxruntime="1.24", tolerance=INT8_DISTANCE,
-        atol=3e-2,  # a value between two steps may go the other way
-        operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
-    )  # fmt: skip
-    yield Plan(
-        variant="cpu-int8", outliers=True, table="int8", weights="int8", batch="ragged", attention=RaggedAttention,
-        encoder=partial(Int8Encoder, outliers=OUTLIERS), file_of_weights=lambda _: OUTLIERS_FILE,
-        min_onnxruntime="1.24", tolerance=INT8_DISTANCE, atol=3e-2,
-        operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
-    )  # fmt: skip
-    gelu = "com.microsoft::BiasSplitGelu" if splits_in_one_kernel(a) else "Gelu"
-    yield Plan(
-        variant="cuda-fp16", table="float16", weights="float16", batch="packed", attention=PackedAttention, encoder=PackedEncoder,
-        file_of_weights=packed_file, min_onnxruntime=SKIP_NORM_IN_FP32, tolerance=1e-2, atol=2e-2,
-        operators={
-            "com.microsoft::RotaryEmbedding": 2, "com.microsoft::PackedMultiHeadAttention": 1, "com.microsoft::SkipLayerNormalization": 2,
-            gelu: 1, "LayerNormalization": 0, "Gemm": 0,
-        },
-    )  # fmt: skip
-    yield Plan(
-        variant="portable-fp16", table="float16", weights="float16", batch="padded", attention=PaddedAttention,
-        min_onnxruntime="1.20", tolerance=1e-2, atol=2e-2, operators=plain,
-    )  # fmt: skip
 
 
 def trace(source: Path, output: Path) -> Recipe:

@@ -16,7 +16,7 @@ from gte_runtime.format.recipe import read_recipe
 from gte_runtime.inference.batch import make_batch
 
 from .attention.padded import PaddedAttention
-from .encoder import Encoder
+from .encoders.float import Encoder
 
 LENGTHS = (2, 3, 17, 63, 64, 65, 130)
 """On both sides of the length at which a ragged graph changes its way through attention."""

@@ -495,7 +495,7 @@ def test_names_and_places():
     other = wanted(f"{base.hub}@main", known)
     assert (other.revision, other.files) == ("main", {})
     assert wanted("gte-large-en-v1.5", known).revision == "main"
-    assert wanted("snowflake-arctic-embed-m-v2.0", known).known.prompts == {"query": "query: "}
+    assert wanted("snowflake-arctic-embed-m-v2.0", known).named.prompts == {"query": "query: "}
     assert pulled_directory(base.hub, known) == pulled_directory(base.name, known)
     assert pulled_directory(f"{base.hub}@main", known) != pulled_directory(base.name, known)
     assert pulled_directory("org/x@refs/pr/1", known).name == "org--x@refs--pr--1"

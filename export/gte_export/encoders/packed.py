@@ -14,10 +14,10 @@ from torch.nn import functional as f
 
 from gte_runtime.format.architecture import Architecture
 
-from . import operators as operators  # registers torch.ops.gte
-from .attention import Attention
-from .encoder import Embeddings, Linear, Norm, Rope, TracedEncoder
-from .layout import splits_in_one_kernel
+from .. import operators as operators  # registers torch.ops.gte
+from ..attention import Attention
+from ..layout import splits_in_one_kernel
+from .float import Embeddings, Linear, Norm, Rope, TracedEncoder
 
 
 class SkipNorm(Norm):

@@ -30,9 +30,9 @@ from torch.nn import functional as f
 
 from gte_runtime.format.architecture import Architecture
 
-from . import operators as operators  # registers torch.ops.gte
-from .attention import Attention
-from .encoder import Linear, Norm, Rope, TracedEncoder
+from .. import operators as operators  # registers torch.ops.gte
+from ..attention import Attention
+from .float import Linear, Norm, Rope, TracedEncoder
 
 TRACED = 63
 """Largest random weight while tracing: optimum's check of the graph knows nothing of processors whose pair sums overflow."""

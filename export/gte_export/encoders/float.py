@@ -21,7 +21,7 @@ from torch.nn import functional as f
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.format.architecture import Architecture
 
-from .attention import Attention, Axes
+from ..attention import Attention, Axes
 
 
 def _random(*shape: int) -> nn.Parameter:
