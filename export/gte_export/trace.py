@@ -1,8 +1,7 @@
-"""Traces the encoder into the graphs of an architecture and writes them with their layouts and recipe.
+"""Traces encoders into the graphs of an architecture, and writes them with their layouts and recipe.
 
-optimum drives the trace and compares each graph with PyTorch on random weights. The embedding and
-RoPE tables are traced with a few rows: their height is data, and is written when weights are
-taken out.
+optimum runs the tracer and compares each graph with PyTorch on random weights. The embedding and RoPE tables
+are traced with a few rows; their full height is written when `detach` replaces the weights by pointers.
 """
 
 from __future__ import annotations
@@ -37,19 +36,19 @@ from .operators import OPSET
 from .plans import Plan, plans
 
 TRACED_ROWS = 32
-"""Rows of the embedding and RoPE tables while tracing; at least the longest dummy text."""
+"""Rows of the embedding and RoPE tables while tracing; not fewer than the longest dummy text has tokens."""
 
 
 def trace(source: Path, output: Path) -> Recipe:
-    """Write graphs, layouts and recipe.toml for the architecture of a config or checkpoint.
+    """Write graphs, layouts and recipe.toml for an architecture.
 
     Args:
-        source: config.json or an architecture's recipe.toml, or a directory that holds one.
-        output: a directory, made if it is not there. Its name becomes the architecture's.
+        source: a config.json, a recipe.toml, or a directory with one of them.
+        output: a directory, made if it does not exist. Its name becomes the architecture's.
 
     Raises:
-        CheckpointError: the config is not one we implement.
-        ValueError: a traced graph differs from PyTorch, or lost an operator.
+        CheckpointError: the config is of a model that is not implemented.
+        ValueError: a traced graph differs from PyTorch, or lacks a fused operator.
     """
     a, reranker = numbers(source)
     output.mkdir(parents=True, exist_ok=True)
@@ -69,7 +68,7 @@ def trace(source: Path, output: Path) -> Recipe:
 
 
 def numbers(source: Path) -> tuple[Architecture, bool]:
-    """An architecture, and whether it is a reranker's: by the tensors where there are any, else by what the config says."""
+    """The architecture of `source`, and whether it is a reranker's: by its tensors, else by its config."""
     if (source / "model.safetensors").is_file():
         with Checkpoint(source, ignore_unused=True) as checkpoint:
             return checkpoint.config.architecture, checkpoint.reranker
@@ -81,17 +80,19 @@ def numbers(source: Path) -> tuple[Architecture, bool]:
 
 
 def layout_name(layout: Layout) -> str:
+    """The file name of a layout."""
     return f"{layout.file.removesuffix('.bin')}.layout.json"
 
 
 def _graph(
     plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path, reranker: bool
 ) -> GraphRecipe:
+    """Trace one graph, write it, and return its entry of the recipe."""
     files = (table_file(plan.table), plan.file_of_weights(plan.weights))
     model = detach(_traced(plan, a, reranker), [layouts[file] for file in files])
     _count_operators(model, plan, a.layers)
     if not reranker:
-        # The tracer knows no shapes behind operators of ours, so it leaves the width open.
+        # The tracer does not infer shapes after custom operators, so the width of the outputs is set here.
         for index, axis in ((0, 1), (2, 2)):
             model.graph.output[index].type.tensor_type.shape.dim[axis].dim_value = a.hidden_size
         if plan.batch != "padded":
@@ -115,7 +116,7 @@ def _graph(
 
 
 def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
-    """Trace with random weights, validate every way through the graph, return it with its weights."""
+    """Trace with random weights and compare every path with PyTorch. Returns the graph with its weights."""
     torch.manual_seed(0)
     small = replace(a, vocab_size=TRACED_ROWS, max_positions=TRACED_ROWS)
     attention = plan.attention(small)
@@ -125,20 +126,20 @@ def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
     encoder.config = PretrainedConfig()  # type: ignore[assignment]  # optimum looks for it there
     for name, parameter in encoder.named_parameters():
         wanted = getattr(torch, plan.table if name == TABLE else plan.weights)
-        if (
-            wanted.is_floating_point
-        ):  # int8 parameters are so by themselves, the others beside them stay float32
+        # int8 parameters have their type from the start; the others of such an encoder stay float32.
+        if wanted.is_floating_point:
             parameter.data = parameter.data.to(wanted)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # deprecation of the tracer optimum drives, shape inference of our operators
+        # The tracer that optimum uses is deprecated, and it warns of the shapes of custom operators.
+        warnings.simplefilter("ignore")
         path = Path(folder) / "traced.onnx"
-        # A last bit that differs turns roundings to int8 over, and with random weights each layer enlarges that.
+        # A difference in the last bit can change a rounding to int8, and with random weights each layer
+        # amplifies it.
         atol = plan.atol * (10 if plan.weights == "int8" and a.layers > 12 else 1)
         on_cpu = plan.batch != "packed"
         _, outputs = export(
-            encoder, EncoderOnnxConfig(encoder, attention, TRACED_ROWS, atol, runs_on_cpu=on_cpu), path, opset=OPSET,
+            encoder, EncoderOnnxConfig(encoder, attention, TRACED_ROWS, atol, runs_on_cpu=on_cpu), path,
+            opset=OPSET,
             do_constant_folding=False,
         )  # fmt: skip
         for batch in range(len(attention.dummy_inputs(TRACED_ROWS))):
@@ -151,7 +152,7 @@ def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
 
 
 def _evaluate(plan: Plan, encoder: TracedEncoder, path: Path, inputs: dict[str, torch.Tensor]) -> None:
-    """No CPU has kernels for these operators, so the runtime's own evaluator takes ONNX Runtime's place."""
+    """As `validate_model_outputs`, but in numpy: ONNX Runtime has no CPU kernels for packed graphs."""
     found = Evaluator(path.read_bytes(), path.parent).run(
         {name: value.numpy() for name, value in inputs.items()}
     )
@@ -166,6 +167,7 @@ def _evaluate(plan: Plan, encoder: TracedEncoder, path: Path, inputs: dict[str, 
 
 
 def _count_operators(model: onnx.ModelProto, plan: Plan, layers: int) -> None:
+    """Raises ValueError if the graph has not the operators that its plan counts."""
     found: dict[str, int] = {}
 
     def count(graph: onnx.GraphProto) -> None:

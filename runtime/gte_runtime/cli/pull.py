@@ -70,8 +70,8 @@ def command(
             ignore_unused=ignore_unused,
             overwrite=overwrite or output is None,
             origin=origin,
-            name=want.known.name if want.known else want.hub.rpartition("/")[2],
-            prompts=want.known.prompts if want.known else None,
+            name=want.named.name if want.named else want.hub.rpartition("/")[2],
+            prompts=want.named.prompts if want.named else None,
         )
         say("built; every variant agrees with the oracle")
     else:
