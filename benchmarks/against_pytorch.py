@@ -112,7 +112,7 @@ def compare(checkpoint: Path, bundle: Path, threads: int) -> dict[str, Any]:
     import torch
 
     from gte_export.attention.sdpa import SdpaAttention
-    from gte_export.encoder import Encoder
+    from gte_export.encoders.float import Encoder
     from gte_runtime.bundle.directory import Bundle
     from gte_runtime.checkpoint.tensors import Checkpoint
     from gte_runtime.device.cpu import CpuSession

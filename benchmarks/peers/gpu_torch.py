@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, scaled_dot_product_attention
 
-from gte_export.encoder import Encoder
+from gte_export.encoders.float import Encoder
 from gte_export.operators import rotary_embedding
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.format.architecture import Architecture

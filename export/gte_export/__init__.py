@@ -1,6 +1,6 @@
-"""Traces the PyTorch encoder into graphs without weights. Maintainers use it; users of vectors do not."""
+"""Traces the PyTorch encoder into graphs without weights. Only maintainers need it."""
 
 import os
 
-# optimum imports ONNX Runtime by itself; see `gte_runtime.device.runtime.runtime`.
+# optimum imports ONNX Runtime, which must not send telemetry; see `gte_runtime.device.runtime`.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,4 +1,4 @@
-"""The maintainers' command line."""
+"""The command line `gte-export`."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def random_command(config: Path, output: Path, tokenizer: Path | None, seed: int
 
 
 def main() -> None:
-    """Entry point: failures of ours become one line on stderr and an exit code."""
+    """Entry point. Errors of both packages become one line on stderr and an exit code."""
     logging.getLogger("optimum").setLevel(logging.ERROR)
     try:
         gte_export(standalone_mode=True)

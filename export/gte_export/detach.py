@@ -1,4 +1,4 @@
-"""Takes the weights out of a traced graph and leaves pointers into the weight files of its layouts."""
+"""Replaces the weights of a traced graph by pointers into weight files, as its layouts say."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from onnx import TensorProto
 from gte_runtime.format.layout import Layout
 
 LARGEST_INSIDE = 1024
-"""Bytes of a constant that may stay in a graph."""
+"""Bytes of the largest constant that may stay in a graph."""
 
 DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.INT8: "int8"}
 
 
 class DetachError(ValueError):
-    """The graph holds weights that no layout knows, or the other way round."""
+    """The graph has weights that are in no layout, or lacks some that are."""
 
 
 def detach(model: onnx.ModelProto, layouts: Iterable[Layout]) -> onnx.ModelProto:
-    """Point every initializer at its place in a layout, in place, and return the model.
+    """Replace the values of every initializer by a pointer, in place, and return the model.
 
-    The layout's shape is what is written: the embedding and RoPE tables are traced with few rows.
+    Initializers get the shapes of the layouts, because the embedding and RoPE tables are traced with few
+    rows.
+
+    Raises:
+        DetachError: graph and layouts do not have the same tensors, or a large constant is left in the graph.
     """
     places = {tensor.name: (layout.file, tensor) for layout in layouts for tensor in layout.tensors}
     for initializer in model.graph.initializer:
@@ -35,7 +39,8 @@ def detach(model: onnx.ModelProto, layouts: Iterable[Layout]) -> onnx.ModelProto
             or list(initializer.dims)[1:] != list(tensor.shape)[1:]
         ):
             raise DetachError(
-                f"initializer {initializer.name}: {list(initializer.dims)} in the graph, {list(tensor.shape)} {tensor.dtype} in the layout"
+                f"initializer {initializer.name}: {list(initializer.dims)} in the graph, "
+                f"{list(tensor.shape)} {tensor.dtype} in the layout"
             )
         initializer.ClearField("raw_data")
         initializer.ClearField("dims")

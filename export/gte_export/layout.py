@@ -1,6 +1,6 @@
-"""Which weight files there are, and which tensors of the encoder go into which.
+"""The layouts: which weight files there are, and which parameter of an encoder is in which.
 
-The table has a file of its own: it is two thirds of the model and the same in every variant.
+The embedding table has a file of its own: it is two thirds of the model and several variants share it.
 """
 
 from __future__ import annotations
@@ -18,24 +18,27 @@ OUTLIERS_FILE = "weights-int8-outliers.bin"
 
 
 def table_file(dtype: str) -> str:
+    """The weight file of the embedding table in a type."""
     return f"table-{_short(dtype)}.bin"
 
 
 def weights_file(dtype: str) -> str:
+    """The weight file of `weights_layout`."""
     return f"weights-{_short(dtype)}.bin"
 
 
 def packed_file(dtype: str) -> str:
+    """The weight file of `packed_layout`."""
     return f"packed-{_short(dtype)}.bin"
 
 
 def splits_in_one_kernel(a: Architecture) -> bool:
-    """BiasSplitGelu has kernels for a few widths only; others take Split, Gelu and Mul."""
+    """Whether BiasSplitGelu has a kernel for this width. Other widths take Split, Gelu and Mul."""
     return 2 * a.intermediate_size in SPLIT_GELU_WIDTHS
 
 
 def table_layout(a: Architecture, dtype: str) -> Layout:
-    """The embedding table: as it is, or in int8 with a factor for each row and column."""
+    """The embedding table, in float or in int8 with a factor for each row and column."""
     if dtype == "int8":
         values = _tensor(TABLE, dtype, (a.vocab_size, a.hidden_size), "quantize_table", TABLE)
         rows = _tensor("embeddings.rows", "float32", (a.vocab_size, 1), "quantize_table_rows", TABLE)
@@ -45,14 +48,14 @@ def table_layout(a: Architecture, dtype: str) -> Layout:
 
 
 def weights_layout(a: Architecture, dtype: str, reranker: bool = False) -> Layout:
-    """Everything but the table, in the order in which a run touches it."""
+    """Everything but the table, in the order in which a run reads it."""
     if dtype == "int8":
         return place(weights_file(dtype), [*_int8_weights(a), *_head(a, "float32", reranker)])
     return place(weights_file(dtype), [*_weights(a, dtype), *_head(a, dtype, reranker)])
 
 
 def _head(a: Architecture, dtype: str, reranker: bool) -> Iterator[dict[str, Any]]:
-    """The sparse head, which a checkpoint may lack, or a reranker's, which it may not."""
+    """The sparse head, which is zeros if the checkpoint lacks it, or a reranker's head."""
     h = a.hidden_size
     if reranker:
         yield _tensor("pair_head.pooler.weight", dtype, (h, h), "transpose", "pair_head.pooler.weight")
@@ -70,7 +73,7 @@ def outliers_layout(a: Architecture, reranker: bool = False) -> Layout:
 
 
 def packed_layout(a: Architecture, dtype: str, reranker: bool = False) -> Layout:
-    """Everything but the table, as `packed.PackedEncoder` names it: up and gate side by side in one tensor."""
+    """Everything but the table for `encoders.packed`, where up and gate are one tensor."""
     return place(packed_file(dtype), [*_packed_weights(a, dtype), *_head(a, dtype, reranker)])
 
 
@@ -92,7 +95,7 @@ def _packed_weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
 def _weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
     h, i = a.hidden_size, a.intermediate_size
     yield _tensor("embeddings.token_type", dtype, (h,), "first_row_or_zeros", "embeddings.token_type")
-    yield from _pair("embeddings.norm", dtype, h)
+    yield from _norm("embeddings.norm", dtype, h)
     for table in ("cos", "sin"):
         yield _tensor(f"rope.{table}", dtype, (a.max_positions, a.head_size // 2), f"rope_{table}")
     for n in range(a.layers):
@@ -104,16 +107,16 @@ def _weights(a: Architecture, dtype: str) -> Iterator[dict[str, Any]]:
         yield _tensor(f"{at}.output.weight", dtype, (h, h), "transpose", f"{at}.output.weight")
         folded = (f"{at}.output.bias", f"{at}.output.weight", f"{at}.value.bias")
         yield _tensor(f"{at}.output.bias", dtype, (h,), "fold_value_bias", *folded)
-        yield from _pair(f"{at}.attention_norm", dtype, h)
+        yield from _norm(f"{at}.attention_norm", dtype, h)
         for part in ("gate", "up"):
             yield _tensor(f"{at}.{part}.weight", dtype, (h, i), "transpose", f"{at}.{part}.weight")
         yield _tensor(f"{at}.down.weight", dtype, (i, h), "transpose", f"{at}.down.weight")
         yield _tensor(f"{at}.down.bias", dtype, (h,), "copy", f"{at}.down.bias")
-        yield from _pair(f"{at}.mlp_norm", dtype, h)
+        yield from _norm(f"{at}.mlp_norm", dtype, h)
 
 
 def _int8_weights(a: Architecture, outliers: bool = False) -> Iterator[dict[str, Any]]:
-    """As `int8.Int8Encoder` names them: norms come before the layer that reads them, some of them twice."""
+    """For `encoders.int8`, where a layer begins with the norm before it, and has it twice."""
     h, i = a.hidden_size, a.intermediate_size
     product = _parted_product if outliers else _product
     yield _tensor("embeddings.token_type", "float32", (h,), "first_row_or_zeros", "embeddings.token_type")
@@ -143,7 +146,7 @@ def _int8_weights(a: Architecture, outliers: bool = False) -> Iterator[dict[str,
 def _norm_twice(
     name: str, norm: str, add: str, biases: tuple[str, ...], width: int
 ) -> Iterator[dict[str, Any]]:
-    """Over the factors of the activation it gives, and with the bias of the product that will be added."""
+    """A norm divided by the factors of its output, and the norm plus the bias of the product to be added."""
     for kind in ("weight", "bias"):
         yield _tensor(f"{name}_input.{kind}", "float32", (width,), "divide", f"{norm}.{kind}", name)
     yield _tensor(f"{name}_residual.weight", "float32", (width,), "copy", f"{norm}.weight")
@@ -158,7 +161,7 @@ def _product(name: str, wide: int, out: int, reads: str, *gives: str) -> Iterato
 
 
 def _parted_product(name: str, wide: int, out: int, reads: str, *gives: str) -> Iterator[dict[str, Any]]:
-    """What is left in int8 when outlying rows and columns are taken out, and what becomes of those."""
+    """An int8 product without its outlying rows and columns, and the float32 weight for those."""
     beside = OUTLIERS * (2 if gives and not _factored(gives) else 1)
     for part, dtype, shape, transform in (
         ("weight", "int8", (wide, out), "quantize_inner"),
@@ -169,11 +172,12 @@ def _parted_product(name: str, wide: int, out: int, reads: str, *gives: str) -> 
 
 
 def _factored(gives: tuple[str, ...]) -> tuple[str, ...]:
-    """Activations that a product gives and that have factors of their own; a norm has none."""
+    """Those of a product's outputs that have factors: activations, but not the norms that follow it."""
     return tuple(place for place in gives if not place.endswith("_norm"))
 
 
 def _outliers(at: str, h: int, i: int) -> Iterator[dict[str, Any]]:
+    """The parameters of `encoders.int8.Outliers` for each activation of a layer."""
     fine = {"mix": ("output", "attention_norm"), "product": ("down", "mlp_norm")}
     for place_, wide in {"attention": h, "mix": h, "mlp": h, "product": i}.items():
         columns = (f"{at}.{fine[place_][0]}.weight", f"{at}.{fine[place_][1]}") if place_ in fine else ()
@@ -189,7 +193,8 @@ def _outliers(at: str, h: int, i: int) -> Iterator[dict[str, Any]]:
         )
 
 
-def _pair(name: str, dtype: str, width: int) -> Iterator[dict[str, Any]]:
+def _norm(name: str, dtype: str, width: int) -> Iterator[dict[str, Any]]:
+    """Weight and bias of a norm."""
     for kind in ("weight", "bias"):
         yield _tensor(f"{name}.{kind}", dtype, (width,), "copy", f"{name}.{kind}")
 

@@ -1,4 +1,4 @@
-"""What optimum needs to know of our encoder: inputs, outputs, dynamic axes, dummy inputs, tolerance."""
+"""Describes an encoder to optimum: inputs, outputs, dynamic axes, dummy inputs, tolerance."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from optimum.utils import NormalizedTextConfig
 from transformers import PretrainedConfig
 
 from .attention import TracedAttention
-from .encoder import TracedEncoder
+from .encoders.float import TracedEncoder
 
 
 class EncoderOnnxConfig(OnnxConfig):
-    """One traced encoder. Which of its dummy batches is used can be chosen, to validate them all."""
+    """The description of one encoder with one of its attention's dummy batches."""
 
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
     MIN_TRANSFORMERS_VERSION = OnnxConfig.MIN_TRANSFORMERS_VERSION
@@ -28,7 +28,16 @@ class EncoderOnnxConfig(OnnxConfig):
         *,
         runs_on_cpu: bool = True,
     ) -> None:
-        """`rows` bounds the token ids, `atol` the difference to PyTorch, `batch` chooses the dummy inputs."""
+        """Describe an encoder.
+
+        Args:
+            encoder: the encoder.
+            attention: the attention in it.
+            rows: the number of rows of the traced embedding table, which bounds the token ids.
+            atol: the largest absolute difference to PyTorch that optimum accepts.
+            batch: the index of the dummy batch.
+            runs_on_cpu: ONNX Runtime has CPU kernels for all operators of the graph.
+        """
         super().__init__(PretrainedConfig())
         self.encoder = encoder
         self.attention = attention
@@ -46,7 +55,7 @@ class EncoderOnnxConfig(OnnxConfig):
         return {name: dict(axes) for name, axes in self.encoder.outputs.items()}
 
     def fix_dynamic_axes(self, *arguments: Any, **options: Any) -> None:
-        """Runs the graph to learn the names of open axes; where no CPU has the kernels, the names given here must do."""
+        """Let optimum run the graph to find further dynamic axes, if it can run on a CPU."""
         if self.runs_on_cpu:
             super().fix_dynamic_axes(*arguments, **options)
 

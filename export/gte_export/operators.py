@@ -1,8 +1,9 @@
-"""ONNX Runtime's fused operators as PyTorch operators: a slow body to compare with, a symbol to trace.
+"""ONNX Runtime's fused operators as PyTorch operators that can be run and exported.
 
-`com.microsoft` operators have no PyTorch counterpart and no optimizer finds them in a traced graph,
-so they are named here. As operators (not `autograd.Function`s) they may stand inside a scripted
-`if`, which becomes an ONNX `If`.
+The operators of the domain `com.microsoft` have no counterpart in PyTorch, and no optimizer finds all of them
+in a traced graph, so the encoders call them directly. PyTorch runs the plain implementation, with which
+graphs are compared; the symbol functions write the ONNX operator. They are registered operators, not
+`autograd.Function`s, because only those can be called in a scripted `if`, which becomes an ONNX `If`.
 
 Specification: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
@@ -18,10 +19,11 @@ from torch.onnx import symbolic_helper
 from torch.onnx.utils import register_custom_op_symbolic
 
 MASKED = -3.4028e38
-"""The score of a masked key. The operator's own default is -10000, which large scores can reach."""
+"""The score of a masked key. The operator's default is -10000, which scores of real keys can exceed."""
 
 LEVELS, ZERO = 127, 128
-"""uint8 activations around a fixed zero: the only pair with int8 weights for which every x86 has a fast kernel."""
+"""Activations are uint8 around a fixed zero point, since uint8 x int8 is the only pair of types with fast
+kernels on every x86 processor."""
 
 _library = torch.library.Library("gte", "DEF")
 _library.define("rotary_embedding(Tensor x, Tensor positions, Tensor cos, Tensor sin, int heads) -> Tensor")
@@ -38,7 +40,10 @@ _library.define("multi_head_attention(Tensor q, Tensor k, Tensor v, Tensor? leng
 
 
 def rotary_embedding(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """RoPE on [B, S, H] with dimension i of a head paired with i + d/2. positions is [B, S], the tables [P, d/2]."""
+    """RoPE on x [B, S, H]: dimension i of a head is paired with i + d/2.
+
+    positions are [B, S], cos and sin [P, d/2].
+    """
     split = x.unflatten(-1, (heads, -1))
     first, second = split.chunk(2, dim=-1)
     c, s = cos[positions].unsqueeze(2), sin[positions].unsqueeze(2)
@@ -46,7 +51,7 @@ def rotary_embedding(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, hea
 
 
 def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, heads: int) -> Tensor:
-    """Bidirectional attention on [B, S, H]; keys at and beyond `lengths` [B] are masked."""
+    """Bidirectional attention on [B, S, H]. In text b, keys from position lengths[b] on are masked."""
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))
     mask = None
     if lengths is not None:
@@ -60,7 +65,7 @@ def multi_head_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None
 def packed_attention(
     q: Tensor, k: Tensor, v: Tensor, token_offset: Tensor, bounds: Tensor, heads: int
 ) -> Tensor:
-    """Bidirectional attention of each text to itself, on rows [T, H]; text i is rows bounds[i] to bounds[i + 1]."""
+    """Bidirectional attention within each text, on rows [T, H]. Texts begin and end at bounds [B + 1]."""
     texts = [slice(start, end) for start, end in itertools.pairwise(bounds.tolist())]
     return torch.cat(
         [multi_head_attention(q[None, text], k[None, text], v[None, text], None, heads)[0] for text in texts]
@@ -70,24 +75,27 @@ def packed_attention(
 def skip_layer_norm(
     x: Tensor, skip: Tensor, weight: Tensor, beta: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """LayerNorm of a sum of three, in float32."""
+    """LayerNorm of x + skip + bias, computed in float32."""
     total = x.float() + skip.float() + bias.float()
     return torch.nn.functional.layer_norm(total, weight.shape, weight.float(), beta.float(), eps).to(x.dtype)
 
 
 def bias_split_gelu(x: Tensor, bias: Tensor) -> Tensor:
-    """First half times the gelu of the second, after the bias."""
+    """a * gelu(b), with a and b the halves of x + bias along the last axis."""
     left, right = (x.float() + bias.float()).chunk(2, -1)
     return (left * torch.nn.functional.gelu(right)).to(x.dtype)
 
 
 def quantize_rows(x: Tensor, steps: Tensor, zeros: Tensor) -> Tensor:
-    """[1, T, K] to uint8 around `zeros` [T] in steps [T], half to even."""
+    """x [1, T, K] in steps [T], rounded half to even, as uint8 around `zeros` [T]."""
     return (torch.round(x / steps.reshape(1, -1, 1)) + zeros.reshape(1, -1, 1)).clamp(0, 255).to(torch.uint8)
 
 
 def matmul_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """(x - ZERO) @ weight x scale: uint8 [.., K] and int8 [K, N], float32 [N]. Sums are exact: float64 holds them."""
+    """((x - ZERO) @ weight) * scale, with x uint8 [.., K], weight int8 [K, N] and scale float32 [N].
+
+    The sums of products are exact, as in ONNX Runtime: float64 can represent them.
+    """
     return ((x.double() - ZERO) @ weight.double()).float() * scale
 
 
@@ -102,7 +110,7 @@ _library.impl("multi_head_attention", multi_head_attention, "CompositeExplicitAu
 
 @symbolic_helper.parse_args("v", "v", "v", "v", "i")
 def _rotary_symbol(g: Any, x: Any, positions: Any, cos: Any, sin: Any, heads: int) -> Any:
-    # is_packed_batching: without it ONNX Runtime refuses more tokens than the tables have rows.
+    # Without is_packed_batching, ONNX Runtime refuses batches of more tokens than the tables have rows.
     out = g.op(
         "com.microsoft::RotaryEmbedding", x, positions, cos, sin, num_heads_i=heads, is_packed_batching_i=1
     )
@@ -113,9 +121,9 @@ def _rotary_symbol(g: Any, x: Any, positions: Any, cos: Any, sin: Any, heads: in
 @symbolic_helper.parse_args("v", "v", "v", "v", "i")
 def _attention_symbol(g: Any, q: Any, k: Any, v: Any, lengths: Any, heads: int) -> Any:
     inputs = [q, k, v]
-    if not symbolic_helper._is_none(lengths):
+    if not lengths.node().mustBeNone():
         no_bias = g.op("prim::Constant")
-        no_bias.setType(torch._C.OptionalType.ofTensor())
+        no_bias.setType(torch.OptionalType.ofTensor())
         inputs += [no_bias, lengths]
     out = g.op("com.microsoft::MultiHeadAttention", *inputs, num_heads_i=heads, mask_filter_value_f=MASKED)
     out.setType(q.type())
@@ -126,9 +134,10 @@ def _attention_symbol(g: Any, q: Any, k: Any, v: Any, lengths: Any, heads: int) 
 def _packed_attention_symbol(
     g: Any, q: Any, k: Any, v: Any, token_offset: Any, bounds: Any, heads: int
 ) -> Any:
-    # q, k and v apart and without bias: the only form that takes FlashAttention for every length.
+    # Separate q, k and v without a bias: the only form for which the operator runs FlashAttention at every
+    # length.
     no_bias = g.op("prim::Constant")
-    no_bias.setType(torch._C.OptionalType.ofTensor())
+    no_bias.setType(torch.OptionalType.ofTensor())
     out = g.op(
         "com.microsoft::PackedMultiHeadAttention", q, k, v, no_bias, token_offset, bounds, num_heads_i=heads
     )
@@ -146,7 +155,7 @@ def _skip_layer_norm_symbol(g: Any, x: Any, skip: Any, weight: Any, beta: Any, b
 @symbolic_helper.parse_args("v", "v")
 def _bias_split_gelu_symbol(g: Any, x: Any, bias: Any) -> Any:
     out = g.op("com.microsoft::BiasSplitGelu", x, bias)
-    out.setType(x.type().with_sizes([None, None, symbolic_helper._get_tensor_sizes(bias)[0] // 2]))
+    out.setType(x.type().with_sizes([None, None, bias.type().varyingSizes()[0] // 2]))
     return out
 
 
@@ -161,11 +170,7 @@ def _quantize_symbol(g: Any, x: Any, steps: Any, zeros: Any) -> Any:
 def _matmul_int8_symbol(g: Any, x: Any, weight: Any, scale: Any) -> Any:
     one, zero = _constant(g, torch.tensor(1.0)), _constant(g, torch.tensor(ZERO, dtype=torch.uint8))
     out = g.op("com.microsoft::MatMulIntegerToFloat", x, weight, one, scale, zero)
-    out.setType(
-        x.type()
-        .with_dtype(torch.float32)
-        .with_sizes([None, None, symbolic_helper._get_tensor_sizes(weight)[1]])
-    )
+    out.setType(x.type().with_dtype(torch.float32).with_sizes([None, None, weight.type().varyingSizes()[1]]))
     return out
 
 
@@ -174,7 +179,7 @@ def _constant(g: Any, value: Tensor) -> Any:
 
 
 OPSET = 20
-"""The first in which Gelu is one operator, and the last of the tracer that optimum drives."""
+"""The first opset with Gelu as one operator, and the last that the tracer used by optimum supports."""
 
 register_custom_op_symbolic("gte::rotary_embedding", _rotary_symbol, 1)
 register_custom_op_symbolic("gte::packed_attention", _packed_attention_symbol, 1)

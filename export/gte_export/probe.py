@@ -1,7 +1,7 @@
-"""One int8 product whose result tells how this processor adds pairs of them.
+"""Makes the graph of one int8 product whose result shows whether a processor's kernels overflow.
 
-Every input is the largest there is, so kernels that add two products in 16 bits overflow, and no
-other does. `gte_runtime.device.runtime` runs it once per process.
+Every input is the largest value that occurs, so kernels that add two products in 16 bits overflow, and others
+do not. `gte_runtime.device.runtime` runs the graph once per process.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from gte_runtime.building.transforms import LEVELS
 from .operators import OPSET, ZERO
 
 SIDE = 64
-"""Rows and columns: enough for the kernels that large products take."""
+"""Rows and columns: enough for the kernels that run large products."""
 
 
 def probe() -> onnx.ModelProto:
-    """`x` uint8 [rows, SIDE] -> `y` float32 [rows, SIDE], weights all LEVELS."""
+    """The graph: `x` uint8 [rows, SIDE] to `y` float32 [rows, SIDE]; all weights are LEVELS."""
     constants: dict[str, np.ndarray[Any, Any]] = {
         "weight": np.full((SIDE, SIDE), LEVELS, np.int8),
         "one": np.array(1, np.float32),

@@ -1,6 +1,7 @@
-"""Checkpoints with random weights, in every spelling the family knows: for tests, benchmarks and machines without real ones.
+"""Writes checkpoints with random weights in every naming of the family, for tests and benchmarks. numpy only.
 
-numpy alone. Weights are drawn so that attention is sharp: a wrong RoPE then shows at once.
+The weights of queries and keys are large enough for attention to depend strongly on position, so that an
+error in RoPE changes the vectors clearly.
 """
 
 from __future__ import annotations
@@ -22,19 +23,23 @@ from gte_runtime.checkpoint.tensors import expected_shapes
 Spelling = Literal["packed", "unpacked", "native"]
 ITEM = {"F16": 2, "F32": 4, "BF16": 2}
 SHARP = 2.0
-"""Standard deviation of queries and keys of unit input, against 0.6 elsewhere."""
+"""The standard deviation of queries and keys for inputs of variance 1. Other products have 0.6."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How a checkpoint is written down. Packing changes the order in which numbers are drawn, prefix and type do not."""
+    """How the tensors are named, packed and stored.
+
+    For one seed, checkpoints that differ in prefix or type have the same numbers. Packing changes the order
+    in which they are drawn.
+    """
 
     prefix: str = "new."
     spelling: Spelling = "packed"
     dtype: str = "F16"
     classifier: bool = True
     pooler_prefix: str | None = None
-    """What a reranker's pooler has before its name; by default the prefix of all. Its place in the order of draws is the same."""
+    """The prefix of a reranker's pooler; by default that of all tensors."""
 
 
 def write_random_checkpoint(
@@ -48,8 +53,10 @@ def write_random_checkpoint(
     """Write config.json, model.safetensors and, if given, tokenizer.json.
 
     Args:
-        config: as config.json holds it.
+        directory: where to write; made if it does not exist.
+        config: the contents of config.json.
         form: prefix, packing and type of the tensors.
+        seed: of the random numbers.
         tokenizer: a tokenizer.json to copy.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -66,12 +73,12 @@ PACKED: dict[Spelling, dict[str, tuple[str, ...]]] = {
     "unpacked": {"up": ("up", "gate")},
     "native": {},
 }
-"""Parts of a layer that one tensor on disk holds, one after the other, under the name of the first."""
+"""{first part: parts of a layer that are one tensor on disk, one after the other}."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A tensor on disk and the tensors of the checkpoint view that lie in it."""
+    """A tensor on disk, and the names of the tensors in it as in `gte_runtime.checkpoint.tensors`."""
 
     name: str
     parts: tuple[str, ...]
@@ -111,11 +118,13 @@ def _values(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> NDAr
 
 
 _UPSTREAM = {
-    "query": "attention.q_proj", "key": "attention.k_proj", "value": "attention.v_proj", "output": "attention.o_proj",
+    "query": "attention.q_proj", "key": "attention.k_proj", "value": "attention.v_proj",
+    "output": "attention.o_proj",
     "up": "mlp.up_gate_proj", "down": "mlp.down_proj", "attention_norm": "attn_ln", "mlp_norm": "mlp_ln",
 }  # fmt: skip
 _NATIVE = {
-    "query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj", "output": "self_attn.o_proj",
+    "query": "self_attn.q_proj", "key": "self_attn.k_proj", "value": "self_attn.v_proj",
+    "output": "self_attn.o_proj",
     "up": "mlp.up_proj", "gate": "mlp.gate_proj", "down": "mlp.down_proj",
     "attention_norm": "post_attention_layernorm", "mlp_norm": "post_mlp_layernorm",
 }  # fmt: skip

@@ -1,8 +1,7 @@
-"""Traces the encoder into the graphs of an architecture and writes them with their layouts and recipe.
+"""Traces encoders into the graphs of an architecture, and writes them with their layouts and recipe.
 
-optimum drives the trace and compares each graph with PyTorch on random weights. The embedding and
-RoPE tables are traced with a few rows: their height is data, and is written when weights are
-taken out.
+optimum runs the tracer and compares each graph with PyTorch on random weights. The embedding and RoPE tables
+are traced with a few rows; their full height is written when `detach` replaces the weights by pointers.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +19,6 @@ from optimum.exporters.onnx import export
 from optimum.exporters.onnx.convert import validate_model_outputs
 from transformers import PretrainedConfig
 
-from gte_runtime.building.int8 import OUTLIERS
 from gte_runtime.checkpoint.config import read_config
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.format.architecture import Architecture
@@ -32,121 +28,27 @@ from gte_runtime.format.recipe import FILE as RECIPE
 from gte_runtime.format.recipe import GraphRecipe, Recipe, read_recipe
 from gte_runtime.proof.graph_in_numpy import Evaluator
 
-from .attention import TracedAttention
-from .attention.packed import PackedAttention
-from .attention.padded import PaddedAttention
-from .attention.ragged import RaggedAttention
 from .detach import detach
-from .encoder import Encoder, TracedEncoder
-from .int8 import Int8Encoder
-from .layout import (
-    OUTLIERS_FILE,
-    TABLE,
-    outliers_layout,
-    packed_file,
-    packed_layout,
-    splits_in_one_kernel,
-    table_file,
-    table_layout,
-    weights_file,
-    weights_layout,
-)
+from .encoders.float import TracedEncoder
+from .layout import TABLE, outliers_layout, packed_layout, table_file, table_layout, weights_layout
 from .onnx_config import EncoderOnnxConfig
 from .operators import OPSET
-from .packed import PackedEncoder
+from .plans import Plan, plans
 
 TRACED_ROWS = 32
-"""Rows of the embedding and RoPE tables while tracing; at least the longest dummy text."""
-
-
-INT8_DISTANCE = 0.1
-"""A cosine of 0.995, where a build still succeeds: narrow models with random weights come near it. Wide ones are above 0.9995."""
-
-
-SKIP_NORM_IN_FP32 = "1.27"
-"""Before, SkipLayerNormalization summed in float16 (https://github.com/microsoft/onnxruntime/pull/28682)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One graph to make. The same variant has one graph per type of embedding table."""
-
-    variant: str
-    table: str
-    """Type of the embedding table in the weight file."""
-    weights: str
-    """Type of all other weights."""
-    batch: str
-    """`ragged`, `packed` or `padded`."""
-    file_of_weights: Callable[[str], str] = weights_file
-    """Name of the weight file for a type."""
-    attention: Callable[[Architecture], TracedAttention]
-    encoder: Callable[[Architecture, TracedAttention], TracedEncoder] = Encoder
-    min_onnxruntime: str
-    tolerance: float
-    """Largest Euclidean distance to the oracle that a build accepts, of normalised vectors."""
-    atol: float
-    """Largest difference to PyTorch that validation accepts, on raw outputs with random weights."""
-    outliers: bool = False
-    """A form for checkpoints with outlying channels."""
-    operators: dict[str, int]
-    """Fused operators per layer. A tracer can lose one without a word, so they are counted."""
-
-    @property
-    def file(self) -> str:
-        return f"{self.variant}{'-outliers' if self.outliers else ''}.{table_file(self.table).removesuffix('.bin')}.onnx"
-
-
-def plans(a: Architecture) -> Iterator[Plan]:
-    """Every graph of an architecture."""
-    fused = {"com.microsoft::RotaryEmbedding": 2, "com.microsoft::MultiHeadAttention": 2, "If": 1, "Gelu": 1}
-    plain = {"Softmax": 1, "Gelu": 1, "LayerNormalization": 2}
-    for table in ("float16", "float32"):
-        yield Plan(
-            variant="cpu-fp32", table=table, weights="float32", batch="ragged", attention=RaggedAttention,
-            min_onnxruntime="1.24", tolerance=2e-5, atol=2e-5, operators=fused,
-        )  # fmt: skip
-        yield Plan(
-            variant="portable-fp32", table=table, weights="float32", batch="padded", attention=PaddedAttention,
-            min_onnxruntime="1.20", tolerance=2e-5, atol=2e-5, operators=plain,
-        )  # fmt: skip
-    yield Plan(
-        variant="cpu-int8", table="int8", weights="int8", batch="ragged", attention=RaggedAttention, encoder=Int8Encoder,
-        min_onnxruntime="1.24", tolerance=INT8_DISTANCE,
-        atol=3e-2,  # a value between two steps may go the other way
-        operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
-    )  # fmt: skip
-    yield Plan(
-        variant="cpu-int8", outliers=True, table="int8", weights="int8", batch="ragged", attention=RaggedAttention,
-        encoder=partial(Int8Encoder, outliers=OUTLIERS), file_of_weights=lambda _: OUTLIERS_FILE,
-        min_onnxruntime="1.24", tolerance=INT8_DISTANCE, atol=3e-2,
-        operators=fused | {"com.microsoft::MatMulIntegerToFloat": 7, "QuantizeLinear": 4},
-    )  # fmt: skip
-    gelu = "com.microsoft::BiasSplitGelu" if splits_in_one_kernel(a) else "Gelu"
-    yield Plan(
-        variant="cuda-fp16", table="float16", weights="float16", batch="packed", attention=PackedAttention, encoder=PackedEncoder,
-        file_of_weights=packed_file, min_onnxruntime=SKIP_NORM_IN_FP32, tolerance=1e-2, atol=2e-2,
-        operators={
-            "com.microsoft::RotaryEmbedding": 2, "com.microsoft::PackedMultiHeadAttention": 1, "com.microsoft::SkipLayerNormalization": 2,
-            gelu: 1, "LayerNormalization": 0, "Gemm": 0,
-        },
-    )  # fmt: skip
-    yield Plan(
-        variant="portable-fp16", table="float16", weights="float16", batch="padded", attention=PaddedAttention,
-        min_onnxruntime="1.20", tolerance=1e-2, atol=2e-2, operators=plain,
-    )  # fmt: skip
+"""Rows of the embedding and RoPE tables while tracing; not fewer than the longest dummy text has tokens."""
 
 
 def trace(source: Path, output: Path) -> Recipe:
-    """Write graphs, layouts and recipe.toml for the architecture of a config or checkpoint.
+    """Write graphs, layouts and recipe.toml for an architecture.
 
     Args:
-        source: config.json or an architecture's recipe.toml, or a directory that holds one.
-        output: a directory, made if it is not there. Its name becomes the architecture's.
+        source: a config.json, a recipe.toml, or a directory with one of them.
+        output: a directory, made if it does not exist. Its name becomes the architecture's.
 
     Raises:
-        CheckpointError: the config is not one we implement.
-        ValueError: a traced graph differs from PyTorch, or lost an operator.
+        CheckpointError: the config is of a model that is not implemented.
+        ValueError: a traced graph differs from PyTorch, or lacks a fused operator.
     """
     a, reranker = numbers(source)
     output.mkdir(parents=True, exist_ok=True)
@@ -166,7 +68,7 @@ def trace(source: Path, output: Path) -> Recipe:
 
 
 def numbers(source: Path) -> tuple[Architecture, bool]:
-    """An architecture, and whether it is a reranker's: by the tensors where there are any, else by what the config says."""
+    """The architecture of `source`, and whether it is a reranker's: by its tensors, else by its config."""
     if (source / "model.safetensors").is_file():
         with Checkpoint(source, ignore_unused=True) as checkpoint:
             return checkpoint.config.architecture, checkpoint.reranker
@@ -178,17 +80,19 @@ def numbers(source: Path) -> tuple[Architecture, bool]:
 
 
 def layout_name(layout: Layout) -> str:
+    """The file name of a layout."""
     return f"{layout.file.removesuffix('.bin')}.layout.json"
 
 
 def _graph(
     plan: Plan, a: Architecture, layouts: dict[str, Layout], output: Path, reranker: bool
 ) -> GraphRecipe:
+    """Trace one graph, write it, and return its entry of the recipe."""
     files = (table_file(plan.table), plan.file_of_weights(plan.weights))
     model = detach(_traced(plan, a, reranker), [layouts[file] for file in files])
     _count_operators(model, plan, a.layers)
     if not reranker:
-        # The tracer knows no shapes behind operators of ours, so it leaves the width open.
+        # The tracer does not infer shapes after custom operators, so the width of the outputs is set here.
         for index, axis in ((0, 1), (2, 2)):
             model.graph.output[index].type.tensor_type.shape.dim[axis].dim_value = a.hidden_size
         if plan.batch != "padded":
@@ -212,7 +116,7 @@ def _graph(
 
 
 def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
-    """Trace with random weights, validate every way through the graph, return it with its weights."""
+    """Trace with random weights and compare every path with PyTorch. Returns the graph with its weights."""
     torch.manual_seed(0)
     small = replace(a, vocab_size=TRACED_ROWS, max_positions=TRACED_ROWS)
     attention = plan.attention(small)
@@ -222,20 +126,20 @@ def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
     encoder.config = PretrainedConfig()  # type: ignore[assignment]  # optimum looks for it there
     for name, parameter in encoder.named_parameters():
         wanted = getattr(torch, plan.table if name == TABLE else plan.weights)
-        if (
-            wanted.is_floating_point
-        ):  # int8 parameters are so by themselves, the others beside them stay float32
+        # int8 parameters have their type from the start; the others of such an encoder stay float32.
+        if wanted.is_floating_point:
             parameter.data = parameter.data.to(wanted)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # deprecation of the tracer optimum drives, shape inference of our operators
+        # The tracer that optimum uses is deprecated, and it warns of the shapes of custom operators.
+        warnings.simplefilter("ignore")
         path = Path(folder) / "traced.onnx"
-        # A last bit that differs turns roundings to int8 over, and with random weights each layer enlarges that.
+        # A difference in the last bit can change a rounding to int8, and with random weights each layer
+        # amplifies it.
         atol = plan.atol * (10 if plan.weights == "int8" and a.layers > 12 else 1)
         on_cpu = plan.batch != "packed"
         _, outputs = export(
-            encoder, EncoderOnnxConfig(encoder, attention, TRACED_ROWS, atol, runs_on_cpu=on_cpu), path, opset=OPSET,
+            encoder, EncoderOnnxConfig(encoder, attention, TRACED_ROWS, atol, runs_on_cpu=on_cpu), path,
+            opset=OPSET,
             do_constant_folding=False,
         )  # fmt: skip
         for batch in range(len(attention.dummy_inputs(TRACED_ROWS))):
@@ -248,7 +152,7 @@ def _traced(plan: Plan, a: Architecture, reranker: bool) -> onnx.ModelProto:
 
 
 def _evaluate(plan: Plan, encoder: TracedEncoder, path: Path, inputs: dict[str, torch.Tensor]) -> None:
-    """No CPU has kernels for these operators, so the runtime's own evaluator takes ONNX Runtime's place."""
+    """As `validate_model_outputs`, but in numpy: ONNX Runtime has no CPU kernels for packed graphs."""
     found = Evaluator(path.read_bytes(), path.parent).run(
         {name: value.numpy() for name, value in inputs.items()}
     )
@@ -263,6 +167,7 @@ def _evaluate(plan: Plan, encoder: TracedEncoder, path: Path, inputs: dict[str, 
 
 
 def _count_operators(model: onnx.ModelProto, plan: Plan, layers: int) -> None:
+    """Raises ValueError if the graph has not the operators that its plan counts."""
     found: dict[str, int] = {}
 
     def count(graph: onnx.GraphProto) -> None:

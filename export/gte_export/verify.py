@@ -16,19 +16,25 @@ from gte_runtime.format.recipe import read_recipe
 from gte_runtime.inference.batch import make_batch
 
 from .attention.padded import PaddedAttention
-from .encoder import Encoder
+from .encoders.float import Encoder
 
 LENGTHS = (2, 3, 17, 63, 64, 65, 130)
-"""On both sides of the length at which a ragged graph changes its way through attention."""
+"""Texts on both sides of the length from which a ragged graph takes the other attention path."""
 
 
 def verify(checkpoint: Path, graphs: Path) -> dict[str, float]:
-    """{variant: largest difference of the CLS states, as a share of the largest value; of a reranker, of the logits}.
+    """Build all variants of a checkpoint and compare them with PyTorch on texts of random ids.
 
-    Texts are random ids: the tokenizer has no part in this.
+    Args:
+        checkpoint: the checkpoint's directory.
+        graphs: the directory of the graphs.
+
+    Returns:
+        {variant: largest difference of a CLS state, relative to the state's largest value}; of a reranker, of
+        a logit, relative to the largest logit.
 
     Raises:
-        SelfCheckFailed: a variant differs from the oracle, which is not PyTorch, by more than its tolerance.
+        SelfCheckFailed: a variant differs from the oracle (numpy, not PyTorch) by more than its tolerance.
     """
     recipe = read_recipe(graphs)
     rng = np.random.default_rng(0)
@@ -45,7 +51,7 @@ def verify(checkpoint: Path, graphs: Path) -> dict[str, float]:
 
 
 def pytorch_states(checkpoint: Path, ids: list[np.ndarray]) -> list[np.ndarray]:
-    """CLS states of single texts, or of a reranker their logits, by the PyTorch encoder in float32, eager attention."""
+    """CLS states [H], or a reranker's logits [1], of single texts by the PyTorch encoder in float32."""
     with Checkpoint(checkpoint, ignore_unused=True) as opened, torch.inference_mode():
         a = opened.config.architecture
         encoder = Encoder(a, PaddedAttention(a)).eval()
@@ -68,7 +74,7 @@ def _difference(
     for row in range(len(ids)):
         outputs = session.run(make_batch(np.array([row]), ids, manifest.variants[name].flash_from))
         found = outputs.logits if manifest.reranker else outputs.cls[0]
-        # A logit may be near 0; the largest of all is what it is measured by.
+        # A logit may be near 0, so differences are relative to the largest logit of all.
         scale = max(np.abs(e).max() for e in expected) if manifest.reranker else np.abs(expected[row]).max()
         worst = max(worst, float(np.abs(found - expected[row]).max() / scale))
     session.close()

@@ -1,28 +1,28 @@
 """Every error this package raises on purpose.
 
     GteError
-    |- InterpreterError (ImportError)      a sub-interpreter, or Python started twice in one process
-    |- InputError (ValueError)             a text or pair we refuse; has `index`
+    |- InterpreterError (ImportError)      a sub-interpreter, or Python initialized twice in one process
+    |- InputError (ValueError)             a text or pair that is refused; has `index`
     |  `- InputTooLongError                more tokens than the limit, and truncation is off
     |- ConfigError (ValueError)            a parameter out of range
-    |- NonFiniteOutputError                the model gave NaN or infinity for one text
+    |- NonFiniteOutputError                the model returned NaN or infinity for one text
     |- CheckpointError (ValueError)        a checkpoint that cannot be built
-    |- BundleError (OSError)               missing, changed or not understood
-    |  |- BundleCorruptError               a file is not what the manifest promises
-    |  |- BundleVersionError               made for another format or a newer ONNX Runtime
-    |  `- SelfCheckFailed                   the model runs but gives other vectors than when it was built
-    |- DownloadError (OSError)             a checkpoint that could not be had from the hub
+    |- BundleError (OSError)               a bundle that is missing, incomplete or not understood
+    |  |- BundleCorruptError               a file differs from what the manifest records
+    |  |- BundleVersionError               another format version, or it needs a newer ONNX Runtime
+    |  `- SelfCheckFailed                  the model runs, but its vectors differ from the recorded ones
+    |- DownloadError (OSError)             a checkpoint that could not be downloaded from the hub
     |- OutputError (OSError)               a result that could not be written
-    |- ProviderError (RuntimeError)        a device that failed
-    |  |- ProviderUnavailableError         a device that is not there
+    |- ProviderError (RuntimeError)        an execution provider that failed
+    |  |- ProviderUnavailableError         an execution provider that this installation does not have
     |  `- EngineMissing                    a TensorRT engine that was not built
-    `- EngineError (RuntimeError)          a run that ended badly
-       |- OutOfMemory (MemoryError)
-       |- Cancelled
+    `- EngineError (RuntimeError)          a run that failed for another reason than its input
+       |- OutOfMemory (MemoryError)        the device or the machine ran out of memory
+       |- Cancelled                        the run was cancelled, or the engine was closed
        `- ForkedProcessError               an engine used in a child of fork()
 
-`exit_code` and `http_status` are plain numbers, so that neither the command line nor the
-server needs a table of its own.
+`exit_code` is the exit code of the command line. The server has a table of its own (`server.refusals`),
+because each of its dialects has other statuses for the same error.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class GteError(Exception):
     """Base of all errors of this package."""
 
     exit_code: int = 1
-    http_status: int = 500
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors cross processes whole: the constructor's arguments are not those that Exception keeps."""
+        """Pickle every attribute, so that errors can be sent between processes.
+
+        Exception's own method would call the constructor with `args`, which holds the finished message.
+        """
         return _restored, (type(self), self.args, self.__dict__)
 
 
@@ -49,10 +51,9 @@ def _restored(kind: type[GteError], args: tuple[Any, ...], state: dict[str, Any]
 
 
 class InputError(GteError, ValueError):
-    """A text that cannot be embedded. `index` is its position in the input, `got` what was found."""
+    """A text or pair that is refused. `index` is its position in the input, `got` what was found there."""
 
     exit_code = 2
-    http_status = 422
 
     def __init__(
         self, reason: str, *, index: int | None = None, field: str = "texts", got: str | None = None
@@ -68,8 +69,8 @@ class InputError(GteError, ValueError):
 class InputTooLongError(InputError):
     """A text of more than `limit` tokens, with truncation switched off.
 
-    `tokens` counts special tokens too. It is a lower bound for texts so long that they
-    were not tokenized to the end.
+    `tokens` includes the special tokens. It is a lower bound where a text was so long that only its
+    beginning was tokenized.
     """
 
     def __init__(
@@ -90,13 +91,10 @@ class ConfigError(GteError, ValueError):
     """A parameter outside its range."""
 
     exit_code = 2
-    http_status = 422
 
 
 class NonFiniteOutputError(GteError):
-    """The model gave NaN or infinity for the text at `index`."""
-
-    http_status = 500
+    """The model returned NaN or infinity for the text at `index`."""
 
     def __init__(self, index: int, field: str = "texts") -> None:
         super().__init__(
@@ -115,11 +113,10 @@ class BundleError(GteError, OSError):
     """A bundle that is missing, incomplete or not understood."""
 
     exit_code = 4
-    http_status = 503
 
 
 class BundleCorruptError(BundleError):
-    """A file of a bundle differs from what its manifest promises."""
+    """A file of a bundle differs from what its manifest records."""
 
     def __init__(
         self, file: str, *, expected: str, got: str, hint: str = "build or download the bundle again"
@@ -131,7 +128,7 @@ class BundleCorruptError(BundleError):
 
 
 class BundleVersionError(BundleError):
-    """A bundle of a format, or for an ONNX Runtime, that this installation does not have."""
+    """A bundle of another format version, or one that needs a newer ONNX Runtime than the installed one."""
 
 
 class SelfCheckFailed(BundleError):
@@ -143,10 +140,9 @@ class SelfCheckFailed(BundleError):
 
 
 class DownloadError(GteError, OSError):
-    """A checkpoint that could not be had from the hub, or came with other bytes than promised."""
+    """A checkpoint that could not be downloaded from the hub, or a file with another hash than expected."""
 
     exit_code = 4
-    http_status = 503
 
 
 class OutputError(GteError, OSError):
@@ -159,14 +155,20 @@ class ProviderError(GteError, RuntimeError):
     """An execution provider that failed."""
 
     exit_code = 5
-    http_status = 503
 
 
 class ProviderUnavailableError(ProviderError):
-    """A provider that was asked for and is not there. There is never a silent CPU run instead."""
+    """A requested provider that is not available. The CPU never runs in its place silently."""
 
     def __init__(self, asked: str, available: tuple[str, ...], remedy: str) -> None:
-        """`available` are the providers compiled into the installation; one of those may still lack what it needs to load."""
+        """Compose the message.
+
+        Args:
+            asked: the provider that was requested.
+            available: the providers compiled into the installed ONNX Runtime. `asked` may be one of them and
+                lack a library that it needs to load.
+            remedy: what to do about it.
+        """
         state = "is installed and does not load" if asked in available else "is not available"
         super().__init__(
             f"provider {asked!r} {state} (this installation has: {', '.join(available) or 'none'}); {remedy}"
@@ -176,21 +178,19 @@ class ProviderUnavailableError(ProviderError):
 
 
 class EngineMissing(ProviderError):
-    """There is no TensorRT engine for this bundle on this machine, and serving builds none."""
+    """There is no TensorRT engine for this bundle on this machine. Opening a bundle does not build one."""
 
 
 class EngineError(GteError, RuntimeError):
-    """A run that ended badly for a reason that is not the input's."""
+    """A run that failed for another reason than its input."""
 
 
 class OutOfMemory(EngineError, MemoryError):
     """The device or the machine ran out of memory during a run."""
 
-    http_status = 503
-
 
 class Cancelled(EngineError):
-    """The run was terminated from another thread, or the engine was closed."""
+    """The run was cancelled from another thread, or the engine was closed."""
 
 
 class ForkedProcessError(EngineError):
@@ -204,4 +204,4 @@ class ForkedProcessError(EngineError):
 
 
 class InterpreterError(GteError, ImportError):
-    """The package was imported in a Python that numpy and ONNX Runtime cannot run in."""
+    """The package was imported in an interpreter in which numpy and ONNX Runtime cannot run."""

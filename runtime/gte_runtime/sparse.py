@@ -1,8 +1,8 @@
-"""Token weights to sparse vectors, and the shapes that stores want. Pure.
+"""From token weights to sparse vectors, and to the forms that vector stores accept. Pure.
 
-A sparse vector of this family holds, for each distinct token of the text, the largest weight of its
-occurrences. It is no expansion: tokens that are not in the text are not in the vector.
-This module knows no tokenizer; strings are made by whoever has one.
+A sparse vector of this family holds, for each distinct token of the text, the largest weight among the
+token's occurrences. There is no term expansion, as in SPLADE: tokens that are not in the text are not in
+the vector. This module knows no tokenizer: callers pass a function that decodes an id.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from .arrays import Float32, Int32, Int64
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseVector:
-    """One text. `indices` int32, ascending and unique (token ids); `values` float32, all above 0."""
+    """The sparse vector of one text with n distinct tokens.
+
+    `indices` are token ids, int32 [n], ascending and unique. `values` are weights, float32 [n], all above 0.
+    """
 
     indices: Int32
     values: Float32
@@ -27,15 +30,15 @@ class SparseVector:
         return len(self.indices)
 
     def as_dict(self) -> dict[int, float]:
-        """{token id: weight}: Milvus, LangChain, Vespa."""
+        """{token id: weight}, as Milvus, LangChain and Vespa accept it."""
         return dict(zip(self.indices.tolist(), self.values.tolist(), strict=True))
 
     def as_object(self) -> dict[str, list[int] | list[float]]:
-        """{"indices": [...], "values": [...]}: Qdrant, Pinecone, JSON."""
+        """{"indices": [...], "values": [...]}, as Qdrant and Pinecone accept it; ready for JSON."""
         return {"indices": self.indices.tolist(), "values": self.values.tolist()}
 
     def dot(self, other: SparseVector) -> float:
-        """Sum of products over shared tokens."""
+        """The dot product: the sum of the products of weights over shared tokens, summed in float64."""
         _, mine, theirs = np.intersect1d(self.indices, other.indices, assume_unique=True, return_indices=True)
         return float(self.values[mine].astype(np.float64) @ other.values[theirs].astype(np.float64))
 
@@ -55,7 +58,7 @@ class SparseVectors(Sequence[SparseVector]):
     def __init__(self, vectors: Iterable[SparseVector], width: int) -> None:
         self._vectors = tuple(vectors)
         self.width = width
-        """Rows of the embedding table: every index is below."""
+        """The number of rows of the embedding table: every index is below it."""
 
     @overload
     def __getitem__(self, index: int) -> SparseVector: ...
@@ -73,7 +76,7 @@ class SparseVectors(Sequence[SparseVector]):
         return iter(self._vectors)
 
     def to_csr(self) -> Csr:
-        """All rows in one structure: data float32 and indices int32 [nnz], indptr int64 [N + 1]."""
+        """The vectors as a matrix [N, width]: data float32 and indices int32 [nnz], indptr int64 [N + 1]."""
         indptr = np.zeros(len(self) + 1, np.int64)
         np.cumsum([len(vector) for vector in self], out=indptr[1:])
         none: list[Float32] = [np.zeros(0, np.float32)]
@@ -84,12 +87,12 @@ class SparseVectors(Sequence[SparseVector]):
 
 
 def sparse_vector(ids: Int64, weights: Float32, drop: Iterable[int]) -> SparseVector:
-    """Largest weight per token; special tokens and weights of 0 are dropped.
+    """The largest weight of each token; special tokens and weights of 0 are dropped.
 
     Args:
-        ids: tokens of one text, [n].
-        weights: after ReLU, [n].
-        drop: ids of special tokens, wherever they stand.
+        ids: the token ids of one text, [n].
+        weights: the sparse head's output for them, after ReLU, [n].
+        drop: ids that are dropped at any position, such as those of special tokens.
     """
     kept = (weights > 0) & ~np.isin(ids, list(drop))
     indices, places = np.unique(ids[kept], return_inverse=True)
@@ -103,7 +106,14 @@ def by_string(
 ) -> dict[str, float]:
     """{decoded token: largest weight}, in order of first occurrence: the form the model's authors publish.
 
-    A piece with and without its leading space shares a key, so this holds less than the vector of ids.
+    Two tokens that decode to the same string, such as a piece with and without a leading space, share a
+    key, so this can have fewer entries than the sparse vector.
+
+    Args:
+        ids: the token ids of one text, [n].
+        weights: the sparse head's output for them, after ReLU, [n].
+        drop: ids that are dropped at any position, such as those of special tokens.
+        decode: from a token id to its string.
     """
     dropped = set(drop)
     result: dict[str, float] = {}

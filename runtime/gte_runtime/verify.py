@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .embedder import Embedder
 from .errors import BundleError
 from .format.manifest import Manifest
-from .format.named import KnownModel
+from .format.named import NamedModel
 from .machine.files import read_regular
 from .reranker import Reranker
 from .tokenization import Tokenizer
@@ -36,7 +36,7 @@ class Found:
     good: bool
 
 
-def known_as(manifest: Manifest, models: Mapping[str, KnownModel]) -> KnownModel | None:
+def known_as(manifest: Manifest, models: Mapping[str, NamedModel]) -> NamedModel | None:
     """The model a bundle is of: by the hash of its weights, or by the repository it was pulled from.
 
     Of a repository at another commit than the one whose numbers are known, nothing is known.
@@ -51,7 +51,7 @@ def known_as(manifest: Manifest, models: Mapping[str, KnownModel]) -> KnownModel
     return None
 
 
-def read_published(model: KnownModel) -> list[Numbers]:
+def read_published(model: NamedModel) -> list[Numbers]:
     """What is published for a model; nothing for some."""
     try:
         raw = json.loads(read_regular(model.directory / FILE).decode("utf-8"))

@@ -18,7 +18,8 @@ from checkpoints import VARIATIONS, write_tokenizer, write_variation
 from numpy.typing import NDArray
 from tensorfile import read_tensors
 
-from gte_export.trace import Plan, plans, trace
+from gte_export.plans import Plan, plans
+from gte_export.trace import trace
 from gte_runtime.building.build import build
 from gte_runtime.bundle.directory import Bundle
 from gte_runtime.checkpoint.config import parse_config, read_config

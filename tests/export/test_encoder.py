@@ -10,7 +10,7 @@ from golden import Golden
 from gte_export.attention.padded import PaddedAttention
 from gte_export.attention.ragged import RaggedAttention
 from gte_export.attention.sdpa import SdpaAttention
-from gte_export.encoder import Encoder
+from gte_export.encoders.float import Encoder
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.inference.batch import make_batch, ragged_inputs
 from gte_runtime.inference.plan import Budget, plan_ragged

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from gte_export.attention.padded import PaddedAttention
-from gte_export.encoder import Encoder
+from gte_export.encoders.float import Encoder
+from gte_export.plans import plans
 from gte_export.random_checkpoint import Form, write_random_checkpoint
-from gte_export.trace import plans, trace
+from gte_export.trace import trace
 from gte_runtime.building.build import build
 from gte_runtime.building.judge import judge
 from gte_runtime.bundle.directory import Bundle

@@ -17,7 +17,8 @@ from gte_export.layout import (
     table_layout,
     weights_layout,
 )
-from gte_export.trace import layout_name, numbers, plans, trace
+from gte_export.plans import plans
+from gte_export.trace import layout_name, numbers, trace
 from gte_runtime.checkpoint.config import read_config
 from gte_runtime.format.graph import inspect_graph
 from gte_runtime.format.layout import DTYPES

@@ -94,33 +94,32 @@ def test_the_tree_in_the_docstring_is_the_tree():
 
 
 @pytest.mark.parametrize(
-    ("kind", "exit_code", "http_status"),
+    ("kind", "exit_code"),
     [
-        (GteError, 1, 500),
-        (InputError, 2, 422),
-        (InputTooLongError, 2, 422),
-        (ConfigError, 2, 422),
-        (NonFiniteOutputError, 1, 500),
-        (CheckpointError, 4, 500),
-        (BundleError, 4, 503),
-        (BundleCorruptError, 4, 503),
-        (BundleVersionError, 4, 503),
-        (SelfCheckFailed, 4, 503),
-        (DownloadError, 4, 503),
-        (OutputError, 6, 500),
-        (ProviderError, 5, 503),
-        (ProviderUnavailableError, 5, 503),
-        (EngineMissing, 5, 503),
-        (EngineError, 1, 500),
-        (OutOfMemory, 1, 503),
-        (Cancelled, 1, 500),
-        (ForkedProcessError, 1, 500),
+        (GteError, 1),
+        (InputError, 2),
+        (InputTooLongError, 2),
+        (ConfigError, 2),
+        (NonFiniteOutputError, 1),
+        (CheckpointError, 4),
+        (BundleError, 4),
+        (BundleCorruptError, 4),
+        (BundleVersionError, 4),
+        (SelfCheckFailed, 4),
+        (DownloadError, 4),
+        (OutputError, 6),
+        (ProviderError, 5),
+        (ProviderUnavailableError, 5),
+        (EngineMissing, 5),
+        (EngineError, 1),
+        (OutOfMemory, 1),
+        (Cancelled, 1),
+        (ForkedProcessError, 1),
     ],
 )
-def test_numbers_for_the_shell_and_for_http(kind: type[GteError], exit_code: int, http_status: int):
-    """2 usage, 4 a bad bundle, checkpoint or input file, 5 provider, 6 output; HTTP tells the caller's fault from ours."""
-    assert (kind.exit_code, kind.http_status) == (exit_code, http_status)
-    assert (EXAMPLES[kind].exit_code, EXAMPLES[kind].http_status) == (exit_code, http_status)
+def test_exit_codes(kind: type[GteError], exit_code: int):
+    """2 usage, 4 a bad bundle, checkpoint or input file, 5 provider, 6 output."""
+    assert kind.exit_code == EXAMPLES[kind].exit_code == exit_code
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def outlying(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("outlying")
     derive(mini_checkpoint, folder / "checkpoint", lambda tensors: unexpected(tensors, 30.0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gte_runtime.building.build.ORDINARY", 0.0)
+        patch.setattr("gte_runtime.building.build.CLOSE_ENOUGH", 0.0)
         build(
             folder / "checkpoint",
             folder / "bundle",

@@ -12,12 +12,12 @@ import pytest
 from gte_runtime import Embedder, Reranker
 from gte_runtime.bundle.directory import Bundle
 from gte_runtime.format.models import models_directory
-from gte_runtime.format.named import known_models
+from gte_runtime.format.named import named_models
 from gte_runtime.tokenization import Tokenizer
 from gte_runtime.verify import OF_VECTORS, compare, known_as, read_published
 
 TEXTS = ["one", "two", "北京"]
-KNOWN = known_models(models_directory())
+KNOWN = named_models(models_directory())
 
 
 def tokenizer(bundle: Path) -> Tokenizer:

@@ -26,7 +26,7 @@ from gte_runtime.catalog.hub import wanted
 from gte_runtime.catalog.locate import pulled_directory
 from gte_runtime.errors import BundleError, ConfigError
 from gte_runtime.format.models import models_directory
-from gte_runtime.format.named import known_models
+from gte_runtime.format.named import named_models
 
 REPOSITORY = "org/tiny"
 PULL = "from gte_runtime.cli import main; main()"
@@ -189,7 +189,7 @@ def test_prompts(machine: Machine, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_known_model_with_other_numbers(machine: Machine):
     """A repository that has a name here, and weights that do not give its published numbers: said, with every number."""
-    snowflake = known_models(models_directory())["snowflake-arctic-embed-m-v2.0"]
+    snowflake = named_models(models_directory())["snowflake-arctic-embed-m-v2.0"]
     machine.hub.add(snowflake.hub, machine.hub.repositories[REPOSITORY][commit_of(1)])
     done = machine.pull(snowflake.name)
     assert done.returncode == 4
@@ -328,7 +328,7 @@ def test_a_partial_file_of_something_else(slow_machine: Machine):
 def test_another_file_than_the_known_one(machine: Machine):
     """A known model at its known commit has known hashes, whatever the hub says of itself."""
     files = machine.hub.repositories[REPOSITORY][commit_of(1)]
-    known = known_models(models_directory())["gte-multilingual-base"]
+    known = named_models(models_directory())["gte-multilingual-base"]
     machine.hub.repositories[known.hub] = {known.revision: files}
     machine.hub.branches[known.hub] = {}
     for name in (known.name, known.hub, f"{known.hub}@{known.revision}"):
@@ -352,7 +352,7 @@ def test_a_header_that_is_a_path(machine: Machine, header: str):
 
 def test_a_header_that_names_a_file_of_the_users(machine: Machine):
     """Of a model whose hashes are known, the file there has the wrong one. It is not removed."""
-    known = known_models(models_directory())["gte-multilingual-base"]
+    known = named_models(models_directory())["gte-multilingual-base"]
     machine.hub.repositories[known.hub] = {known.revision: machine.hub.repositories[REPOSITORY][commit_of(1)]}
     machine.hub.branches[known.hub] = {}
     precious = machine.folder / "precious.txt"
@@ -482,12 +482,12 @@ def test_offline(machine: Machine):
 )
 def test_what_is_no_name(name: str):
     with pytest.raises(ConfigError, match="is neither a known model"):
-        wanted(name, known_models(models_directory()))
+        wanted(name, named_models(models_directory()))
 
 
 def test_names_and_places():
     """A known model is the same by its short name, its repository and its pinned commit; other commits have their own place."""
-    known = known_models(models_directory())
+    known = named_models(models_directory())
     base = known["gte-multilingual-base"]
     for name in (base.name, base.hub, f"{base.hub}@{base.revision}", f"{base.name}@{base.revision}"):
         want = wanted(name, known)
@@ -495,7 +495,7 @@ def test_names_and_places():
     other = wanted(f"{base.hub}@main", known)
     assert (other.revision, other.files) == ("main", {})
     assert wanted("gte-large-en-v1.5", known).revision == "main"
-    assert wanted("snowflake-arctic-embed-m-v2.0", known).known.prompts == {"query": "query: "}
+    assert wanted("snowflake-arctic-embed-m-v2.0", known).named.prompts == {"query": "query: "}
     assert pulled_directory(base.hub, known) == pulled_directory(base.name, known)
     assert pulled_directory(f"{base.hub}@main", known) != pulled_directory(base.name, known)
     assert pulled_directory("org/x@refs/pr/1", known).name == "org--x@refs--pr--1"

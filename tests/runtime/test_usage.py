@@ -11,7 +11,7 @@ from golden import Golden
 
 from gte_runtime import Embedder
 from gte_runtime.building.build import build
-from gte_runtime.checkpoint.modules import Usage, read_usage
+from gte_runtime.checkpoint.modules import Settings, read_settings
 from gte_runtime.errors import CheckpointError, ConfigError
 
 MODULES = [
@@ -41,14 +41,14 @@ def write(folder: Path, **files: Any) -> Path:
 
 
 def test_nothing_said(tmp_path: Path):
-    assert read_usage(tmp_path) == Usage({}, "")
+    assert read_settings(tmp_path) == Settings({}, "")
 
 
 @pytest.mark.parametrize("pooling", [CLS, {"pooling_mode": "cls"}, CLS | {"pooling_mode": "cls"}])
 def test_as_the_family_does(tmp_path: Path, pooling: Any):
     """First token, then normalised, with a prompt for queries."""
     said = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": None}
-    assert read_usage(write(tmp_path, modules=MODULES, pooling=pooling, prompts=said)) == Usage(
+    assert read_settings(write(tmp_path, modules=MODULES, pooling=pooling, prompts=said)) == Settings(
         {"query": "query: "}, ""
     )
 
@@ -85,7 +85,7 @@ def test_as_the_family_does(tmp_path: Path, pooling: Any):
 def test_what_is_refused(tmp_path: Path, files: Any, words: str):
     """A fine-tune that pools in another way would run and be silently wrong."""
     with pytest.raises(CheckpointError, match=words):
-        read_usage(write(tmp_path, **files))
+        read_settings(write(tmp_path, **files))
 
 
 @pytest.fixture

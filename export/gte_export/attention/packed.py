@@ -1,6 +1,6 @@
-"""ONNX Runtime's packed attention, which only CUDA has: every text attends to itself, nothing is padded anywhere.
+"""ONNX Runtime's PackedMultiHeadAttention, which exists only for CUDA: concatenated texts, without padding.
 
-One way for every length and every mix of lengths, so there is no branch, as CUDA graphs demand.
+One path serves every length and every mix of lengths, so the graph has no branch, which CUDA graphs require.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PackedAttention(nn.Module):
         return cos, sin, inputs["position_ids"].unsqueeze(0), inputs["token_offset"], inputs["cu_seqlens"]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        """[1, T, H] in and out. The operator wants rows [T, H]; the reshapes around it are free."""
+        """[1, T, H] in and out. The operator takes [T, H]; the reshapes around it copy nothing."""
         cos, sin, positions, token_offset, bounds = context
         q = torch.ops.gte.rotary_embedding(q, positions, cos, sin, self.heads)
         k = torch.ops.gte.rotary_embedding(k, positions, cos, sin, self.heads)
@@ -57,7 +57,7 @@ class PackedAttention(nn.Module):
         return per_token.reshape(-1)
 
     def dummy_inputs(self, ids: int) -> list[dict[str, Tensor]]:
-        """An empty text stands among them: hosts fill up with those to reach the shape of a captured CUDA graph."""
+        """As declared in `TracedAttention`. One text is empty, as hosts pad batches to fit a CUDA graph."""
         mixed = {
             "input_ids": torch.randint(0, ids, (8,)),
             "position_ids": torch.tensor([0, 1, 2, 0, 1, 2, 3, 4]),

@@ -1,7 +1,7 @@
-"""Plain operators on a padded batch: runs on any host that speaks ONNX, TensorRT among them.
+"""Attention in standard ONNX operators on a padded batch, for any ONNX host, such as TensorRT.
 
-RoPE and attention are decomposed, because TensorRT knows neither as an operator; softmax is
-float32 in every precision. Memory grows with B x heads x S^2.
+RoPE and attention are composed of basic operators, because TensorRT has no operator for either. The softmax
+is computed in float32 also in float16 graphs. Memory grows with B x heads x S^2.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class PaddedAttention(nn.Module):
 
     def context(self, cos: Tensor, sin: Tensor, inputs: Mapping[str, Tensor]) -> Context:
         mask = inputs["attention_mask"]
-        # Finite, so that no row is NaN. -1e4 is the lowest that stays finite when a host
-        # runs the softmax of a float16 graph in float16.
+        # Finite, so that a row in which everything is masked is not NaN. In float16 graphs -1e4, because a
+        # host may run their softmax in float16, whose lowest number is -65504.
         lowest = -1e4 if cos.dtype == torch.float16 else torch.finfo(torch.float32).min
         bias = (1 - mask.float())[:, None, None, :] * lowest
         length = mask.shape[1]
@@ -58,7 +58,7 @@ class PaddedAttention(nn.Module):
         return per_token.squeeze(-1)
 
     def dummy_inputs(self, ids: int) -> list[dict[str, Tensor]]:
-        """Batches to trace and validate with; `ids` bounds the token ids."""
+        """As declared in `TracedAttention`."""
         tokens = torch.randint(0, ids, (2, 7))
         mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
         return [{"input_ids": tokens, "attention_mask": mask}]

@@ -1,14 +1,14 @@
-"""ONNX Runtime's fused CPU operators on a ragged batch: nothing is padded outside attention.
+"""ONNX Runtime's fused CPU operators on a ragged batch: concatenated texts, padded only inside attention.
 
-Two ways through one graph, chosen per run by the input `uniform`:
+The graph has two paths. The input `uniform` chooses one for each run:
 
-- uniform: all texts have one length. Their rows are reshaped to [B, S, H] and attention needs no
-  mask, which is the only form in which MultiHeadAttention takes its flash path on CPU.
-- otherwise: rows are gathered into [B, S, H] by `padded_index`, keys beyond each length are
-  masked, and `flat_index` brings the rows back. This holds B x heads x S^2 scores in memory.
+- true: all texts have the same length. Their rows are reshaped to [B, S, H] and attention needs no mask. On
+  the CPU, MultiHeadAttention uses its flash attention kernel only without a mask.
+- false: `padded_index` gathers the rows into [B, S, H], keys beyond each length are masked, and `flat_index`
+  takes the rows back. This needs memory for B x heads x S^2 scores.
 
-The two differ in the last bit, so the caller must choose by a text's own length, never by its
-neighbours; `gte_runtime.batching` does.
+The paths differ in the last bit. For a text to have the same bits in every batch, the caller must choose the
+path by the text's own length, not by the batch it is in; `gte_runtime.inference.plan` does.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class RaggedAttention(nn.Module):
         return per_token.reshape(-1)
 
     def dummy_inputs(self, ids: int) -> list[dict[str, Tensor]]:
-        """One batch for each way through the graph; the first is the one traced."""
+        """As declared in `TracedAttention`: one batch for each path."""
         mixed = {
             "input_ids": torch.randint(0, ids, (8,)),
             "position_ids": torch.tensor([0, 1, 2, 0, 1, 2, 3, 4]),
@@ -100,9 +100,10 @@ def _attend(
     heads: int,
     width: int,
 ) -> Tensor:
-    """Scripted, so that the `if` survives tracing and becomes an ONNX `If`. [1, T, H] in and out.
+    """Attention by one path or the other, [1, T, H] in and out.
 
-    Reshapes, no squeezes: of a tensor whose shape it does not know, the tracer turns a squeeze into an `If`.
+    Scripted rather than traced, so that the `if` becomes an ONNX `If`. It uses reshapes in place of squeezes,
+    because for a tensor of unknown shape a squeeze would be exported as another `If`.
     """
     rows = [-1, width]
     if bool(uniform):

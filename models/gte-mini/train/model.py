@@ -1,6 +1,6 @@
 """The student: gte-multilingual-base's encoder with its checkpoint's own tensor names, padded, fast to train on a CPU.
 
-`gte_export.encoder` holds the same maths for tracing; `gte build` proves the two agree through
+`gte_export.encoders` holds the same maths for tracing; `gte build` proves the two agree through
 the oracle.
 """
 

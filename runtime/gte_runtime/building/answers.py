@@ -1,4 +1,4 @@
-"""The self-check of a bundle: a few texts or pairs, and what the oracle gives for them."""
+"""The self-check of a bundle: a few texts or pairs, and the oracle's outputs for them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ SHORT_PAIRS = (
 )
 
 LONG_TEXT = "The quick brown fox jumps over the lazy dog, and sorts 1024 numbers in Python. " * 10
-"""Long enough for the path without mask; checked when files are new, and by `gte verify`."""
+"""Long enough for the attention path without a mask. Run when files are new to a machine, and by `gte
+verify`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the oracle says of a self-check text, or of a pair."""
+    """The oracle's outputs for a self-check text or, if `pair` is given, for a pair."""
 
     text: str
     ids: NDArray[np.int64]
@@ -36,6 +37,7 @@ class Answer:
     pair: tuple[str, str] | None = None
 
     def self_check(self) -> SelfCheck:
+        """What the manifest records of a text."""
         dense = cut_and_normalise(self.reference.cls[None].astype(np.float32))[0]
         return SelfCheck(
             text=self.text,
@@ -45,6 +47,7 @@ class Answer:
         )
 
     def pair_check(self) -> PairCheck:
+        """What the manifest records of a pair."""
         assert self.pair is not None
         query, document = self.pair
         return PairCheck(
@@ -55,7 +58,8 @@ class Answer:
         )
 
 
-def ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
+def compute_answers(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
+    """Run the oracle on the self-check texts or, for a reranker, pairs."""
     longest = checkpoint.config.architecture.max_positions
     if checkpoint.reranker:
         pairs = (*SHORT_PAIRS, (SHORT_TEXTS[0], LONG_TEXT))
@@ -69,11 +73,11 @@ def ask_oracle(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ..
 
 
 def largest_inputs(answers: Sequence[Answer]) -> dict[str, NDArray[np.floating]]:
-    """{linear layer or norm: largest magnitude of each of its channels over all texts}; see the oracle."""
+    """{linear layer or norm: largest magnitude of each channel over all answers}; see `proof.oracle`."""
     first = answers[0].reference.largest
     return {name: np.max([answer.reference.largest[name] for answer in answers], axis=0) for name in first}
 
 
 def _rounded(values: NDArray[np.floating]) -> tuple[float, ...]:
-    """Eight significant digits: more than float32 holds, less than its repr as float64 writes."""
+    """Round to eight significant digits, about the precision of float32, to keep the manifest short."""
     return tuple(float(f"{value:.8g}") for value in values.tolist())

@@ -1,8 +1,8 @@
-"""A checkpoint and the graphs of its architecture become a bundle. numpy only; no PyTorch, no onnx.
+"""Builds a bundle from a checkpoint and the graphs of its architecture, without PyTorch or onnx.
 
-Weights are streamed, so memory stays at a few tensors. The directory appears under its name when
-everything in it is written, and the manifest is written last, after every variant has agreed with
-the oracle.
+Weights are streamed, so only a few tensors are in memory at a time. Everything is written into a staging
+directory, the manifest last, after every variant has agreed with the oracle. Then the directory gets its
+name, so a bundle is complete or not there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.directory import LFS_POINTER
-from ..checkpoint.modules import Usage, read_usage
+from ..checkpoint.modules import Settings, read_settings
 from ..checkpoint.tensors import Checkpoint
 from ..errors import (
     BundleCorruptError,
@@ -35,7 +35,7 @@ from ..format.recipe import GraphRecipe, Recipe, find_graphs
 from ..machine.files import read_regular
 from ..tokenization import Tokenizer
 from ..version import __version__
-from .answers import Answer, ask_oracle, largest_inputs
+from .answers import Answer, compute_answers, largest_inputs
 from .int8 import has_outliers
 from .judge import prove
 from .material import material_of
@@ -44,13 +44,15 @@ from .weights import write_weights
 from .write import sha256_of, write
 
 FLASH_FROM = 128
-"""Tokens from which a text runs without mask. Measured on 2 cores; see benchmarks/NOTES-cpu.md."""
+"""Texts of this many tokens or more take the attention path without a mask. Measured on 2 cores; see
+benchmarks/NOTES-cpu.md."""
 
 TRAINED_DIM = 128
-"""The model card's shortest vector, for models as wide as the card's."""
+"""The shortest vector length in the card of gte-multilingual-base, taken where a checkpoint names none."""
 
-ORDINARY = 0.0316
-"""Distance to the oracle, a cosine of 0.9995, beyond which a variant tries its form for outlying channels."""
+CLOSE_ENOUGH = 0.0316
+"""The Euclidean distance to the oracle, a cosine of 0.9995, up to which the form for outlying channels is not
+tried."""
 
 DEFAULT_VARIANTS = ("cpu-fp32",)
 
@@ -71,22 +73,26 @@ def build(
     """Turn a checkpoint directory into a bundle directory.
 
     Args:
-        checkpoint: config.json, model.safetensors and tokenizer.json, as the hub ships them.
-        bundle: a directory that does not exist yet.
-        graphs: where the traced graphs lie; by default those that ship with the package.
-        variants: what to build, such as "cpu-fp32".
-        ignore_unused: accept tensors that the architecture does not use.
-        overwrite: replace a bundle that is there.
-        keep_existing: if another process finishes the same bundle first, leave that one.
-        origin: where the checkpoint came from, as `owner/name@commit`.
-        name: of the model; by default the checkpoint directory's.
-        prompts: what to put before texts, by name, where the checkpoint does not say itself.
+        checkpoint: a directory with config.json, model.safetensors and tokenizer.json, as the hub ships them.
+        bundle: the directory to make, which must not exist yet.
+        graphs: the directory of the traced graphs; by default those that ship with the package.
+        variants: the variants to build, such as "cpu-fp32".
+        ignore_unused: accept tensors that the architecture does not use, and unknown keys of config.json.
+        overwrite: replace an existing bundle.
+        keep_existing: if there is a bundle already, or another process finishes it first, keep that one.
+        origin: the repository of the checkpoint, as `owner/name@commit`.
+        name: the model's name; by default that of the checkpoint's directory.
+        prompts: prompts by name, for a checkpoint that has none.
+
+    Returns:
+        The manifest of the bundle.
 
     Raises:
-        CheckpointError: a file is missing, or a tensor is missing, extra or of another shape.
-        ConfigError: a variant for which there is no graph.
+        CheckpointError: a file is missing, or a tensor is missing, not used or of another shape.
+        ConfigError: there is no graph for a variant.
+        BundleError: a graph or layout is missing, or differs from what its recipe records.
         SelfCheckFailed: a variant differs from the oracle by more than its tolerance.
-        OutputError: the directory is there already, or could not be written.
+        OutputError: the directory exists already, or cannot be written.
     """
     _check_target(bundle, overwrite=overwrite, keep_existing=keep_existing)
     with Checkpoint(checkpoint, ignore_unused=ignore_unused) as opened:
@@ -94,17 +100,17 @@ def build(
             opened.config.architecture, graphs, shipped=models_directory(), reranker=opened.reranker
         )
         chosen = _choose(recipe, variants, opened.table_dtype)
-        usage = read_usage(checkpoint)
-        if prompts and not usage.prompts:
-            usage = Usage(dict(prompts))
+        settings = read_settings(checkpoint)
+        if prompts and not settings.prompts:
+            settings = Settings(dict(prompts))
         tokenizer_json = _tokenizer_json(checkpoint)
         tokenizer = _checked_tokenizer(tokenizer_json, opened)
         try:
             bundle.parent.mkdir(parents=True, exist_ok=True)
             with staging(bundle) as temporary:
-                answers = ask_oracle(opened, tokenizer)
-                work = Work(opened, source, tokenizer, tokenizer_json, answers, usage, name, origin)
-                staged, manifest, _ = _best(temporary, work, recipe, chosen)
+                answers = compute_answers(opened, tokenizer)
+                inputs = Inputs(opened, source, tokenizer, tokenizer_json, answers, settings, name, origin)
+                staged, manifest, _ = _best(temporary, inputs, recipe, chosen)
                 write(staged / manifests.FILE, [manifest.to_json().encode()])
                 sync(staged)
                 publish(staged, bundle, overwrite=overwrite, keep_existing=keep_existing)
@@ -116,45 +122,55 @@ def build(
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What a bundle is made of, whichever graphs are chosen."""
+class Inputs:
+    """What a bundle is made from, whichever graphs are chosen."""
 
     checkpoint: Checkpoint
     graphs: Path
     tokenizer: Tokenizer
     tokenizer_json: bytes
     answers: tuple[Answer, ...]
-    usage: Usage
+    settings: Settings
     name: str | None
     origin: str
 
     @property
     def largest(self) -> dict[str, NDArray[np.floating]]:
+        """See `largest_inputs`."""
         return largest_inputs(self.answers)
 
 
 class Staged(NamedTuple):
+    """A complete bundle without its manifest file, in the staging directory."""
+
     directory: Path
     manifest: Manifest
     distances: dict[str, float]
-    """Of each variant to the oracle."""
+    """{variant: its largest distance to the oracle}."""
 
 
-def _best(folder: Path, work: Work, recipe: Recipe, chosen: Sequence[GraphRecipe]) -> Staged:
-    """The graphs in their ordinary form or, where that is off and a few channels are the likely cause, in the form for those."""
+def _best(folder: Path, inputs: Inputs, recipe: Recipe, chosen: Sequence[GraphRecipe]) -> Staged:
+    """Stage the bundle with its ordinary graphs and, if need be, with those for outlying channels.
+
+    Returns the one that is closer to the oracle. The second is tried if the first is further from the oracle
+    than CLOSE_ENOUGH and the checkpoint has outliers.
+
+    Raises:
+        SelfCheckFailed: neither is within the tolerance.
+    """
     forms = [list(chosen)]
     swapped = [_swapped(graph, recipe) for graph in chosen]
-    if swapped != forms[0] and has_outliers(work.largest):
+    if swapped != forms[0] and has_outliers(inputs.largest):
         forms.append(swapped)
     found: list[Staged] = []
     failure: SelfCheckFailed | None = None
     for number, graphs in enumerate(forms):
         try:
-            found.append(_stage(folder / str(number), work, graphs))
+            found.append(_stage(folder / str(number), inputs, graphs))
         except SelfCheckFailed as error:
             failure = failure or error
             continue
-        if max(found[-1].distances.values()) <= ORDINARY:
+        if max(found[-1].distances.values()) <= CLOSE_ENOUGH:
             return found[-1]
     if failure is not None and not found:
         raise failure
@@ -162,31 +178,33 @@ def _best(folder: Path, work: Work, recipe: Recipe, chosen: Sequence[GraphRecipe
 
 
 def _swapped(graph: GraphRecipe, recipe: Recipe) -> GraphRecipe:
-    """The form for outlying channels, where there is one."""
+    """The variant's graph for outlying channels; the given one where there is none."""
     return recipe.choose(graph.variant, graph.table, outliers=True) or graph
 
 
-def _stage(staged: Path, work: Work, chosen: Sequence[GraphRecipe]) -> Staged:
-    """Write a bundle's files but for its manifest, and compare each variant with the oracle."""
+def _stage(staged: Path, inputs: Inputs, chosen: Sequence[GraphRecipe]) -> Staged:
+    """Write all files of a bundle but its manifest, and compare each variant with the oracle."""
     staged.mkdir()
-    files = {"tokenizer.json": write(staged / "tokenizer.json", [work.tokenizer_json])}
-    files |= _write_graphs(staged, work.graphs, chosen)
-    files |= write_weights(staged, work.graphs, chosen, material_of(work.checkpoint, work.largest))
-    manifest = _manifest(work.checkpoint, work.tokenizer, chosen, files, work.answers)
+    files = {"tokenizer.json": write(staged / "tokenizer.json", [inputs.tokenizer_json])}
+    files |= _write_graphs(staged, inputs.graphs, chosen)
+    files |= write_weights(staged, inputs.graphs, chosen, material_of(inputs.checkpoint, inputs.largest))
+    manifest = _manifest(inputs.checkpoint, inputs.tokenizer, chosen, files, inputs.answers)
     manifest = replace(
         manifest,
-        model=work.name or manifest.model,
-        origin=work.origin,
-        prompts=work.usage.prompts,
-        default_prompt=work.usage.default_prompt,
+        model=inputs.name or manifest.model,
+        origin=inputs.origin,
+        prompts=inputs.settings.prompts,
+        default_prompt=inputs.settings.default_prompt,
     )
     return Staged(
-        staged, manifest, {name: prove(staged, manifest, name, work.tokenizer) for name in manifest.variants}
+        staged,
+        manifest,
+        {name: prove(staged, manifest, name, inputs.tokenizer) for name in manifest.variants},
     )
 
 
 def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
-    """Raises OutputError when something is in the place of the bundle that is not to be replaced."""
+    """Raises OutputError if there is something in the bundle's place that must not be replaced."""
     try:
         there, is_bundle = bundle.exists(), (bundle / manifests.FILE).exists()
     except OSError as error:
@@ -195,11 +213,13 @@ def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None
         raise OutputError(f"{bundle.name} exists already; choose another name or pass --overwrite")
     if there and not is_bundle:
         raise OutputError(
-            f"{bundle.name} is no bundle (it has no {manifests.FILE}) and is not replaced; choose another name"
+            f"{bundle.name} is no bundle (it has no {manifests.FILE}) and is not replaced; "
+            "choose another name"
         )
 
 
 def _choose(recipe: Recipe, variants: Iterable[str], table: str) -> list[GraphRecipe]:
+    """The ordinary graph of each variant. Raises ConfigError where there is none."""
     chosen = []
     for name in dict.fromkeys(variants):
         graph = recipe.choose(name, table)
@@ -218,7 +238,8 @@ def _tokenizer_json(checkpoint: Path) -> bytes:
         data = read_regular(checkpoint / "tokenizer.json")
     except OSError:
         raise CheckpointError(
-            f"no tokenizer.json in {checkpoint.name}; the tokenizer belongs to the checkpoint and is not replaced"
+            f"no tokenizer.json in {checkpoint.name}; "
+            "the tokenizer belongs to the checkpoint and is not replaced"
         ) from None
     if data.startswith(LFS_POINTER):
         raise CheckpointError("tokenizer.json is a Git LFS pointer, not the file itself; run git lfs pull")

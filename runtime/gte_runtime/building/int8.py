@@ -1,15 +1,17 @@
-"""How an int8 product shares the load between activations and weights. Pure.
+"""Chooses the smoothing factors and the outlier channels of int8 matrix products. Pure.
 
-A product x W is the same when channel c of x is divided by some f_c and row c of W multiplied by it.
-Rounded to int8, it is not: one channel with thirty times the values of the others leaves them a
-thirtieth of the steps, since a token's channels share one scale. With
+In a product x W, all channels of a token's activation x are rounded with one scale. One channel with thirty
+times the values of the others leaves those a thirtieth of the int8 steps. Exactly computed, the product does
+not change if channel c of x is divided by a factor f_c and row c of W is multiplied by it. With
 
-    f_c = sqrt(largest |x_c| / largest |W_c|)
+    f_c = sqrt(max |x_c| / max |W_c|)
 
-both sides are as uneven as the other (SmoothQuant, Xiao et al. 2023, https://arxiv.org/abs/2211.10438,
-eq. 4 with alpha 0.5). What is large is seen by the oracle on the self-check texts; the division costs
-nothing at run time, because it is folded into whatever produces x: a norm's weight and bias, or the
-column scales of the product before.
+the channels of x and the rows of W become equally uneven, which is SmoothQuant (Xiao et al. 2023,
+https://arxiv.org/abs/2211.10438, eq. 4 with alpha = 0.5). max |x_c| is taken from the oracle's activations on
+the self-check texts. The division costs nothing at run time: it is folded into what computes x, a norm's
+weight and bias or the column scales of the product before.
+
+Activations have names, which layouts use as sources: `layers.N.attention`, `.mix`, `.mlp` and `.product`.
 """
 
 from __future__ import annotations
@@ -28,48 +30,48 @@ READERS = {
     "mlp": ("gate", "up"),
     "product": ("down",),
 }
-"""The activations that are rounded in every layer, and the products that read them."""
+"""{activation that is rounded in every layer: linear layers that read it}."""
 
 OUTLIERS = 16
-"""Channels of an activation that the second form of int8 keeps in float32."""
+"""The number of channels of an activation that the graph for outlying channels keeps in float32."""
 
 OUTLYING = 8.0
-"""A channel is an outlier when its largest value is so many times the median channel's."""
+"""A channel is an outlier if its largest value is more than this many times that of the median channel."""
 
 STEPS = 4
-"""Factors are rounded to this many steps per doubling. BLAS libraries differ in the last bit, and a build
-should give the same bytes with all of them."""
+"""Factors are rounded to powers of 2^(1/STEPS). BLAS libraries differ in the last bits, and a build should
+write the same bytes with all of them."""
 
 
 def factors(
     place: str, largest: Mapping[str, Float], read: Callable[[str], NDArray[np.float32]]
 ) -> NDArray[np.float64]:
-    """What the channels of an activation are divided by, [K].
+    """The factors by which the K channels of an activation are divided, float64 [K].
 
     Args:
-        place: such as `layers.0.mlp`; the last word is a key of READERS.
-        largest: {linear layer: largest magnitude of each input channel, [K]}.
-        read: weights by name, [N, K].
+        place: the activation, such as `layers.0.mlp`; the last word is a key of READERS.
+        largest: {linear layer: largest magnitude of each of its input channels, [K]}.
+        read: from the name of a weight to its values, [N, K].
     """
     layer, _, activation = place.rpartition(".")
     readers = [f"{layer}.{name}" for name in READERS[activation]]
     seen = largest[readers[0]].astype(np.float64)
     weights = np.max([np.abs(read(f"{name}.weight")).max(0) for name in readers], axis=0).astype(np.float64)
-    usable = (seen > 0) & (
-        weights > 0
-    )  # a channel that is always zero, or that nothing reads, needs no factor
+    # A channel that is always zero, or whose weights are, needs no factor.
+    usable = (seen > 0) & (weights > 0)
     return _on_the_grid(np.sqrt(np.divide(seen, weights, out=np.ones_like(seen), where=usable)), usable)
 
 
 def outliers(
     place: str, largest: Mapping[str, Float], factor: Callable[[str], NDArray[np.float64]]
 ) -> NDArray[np.int64]:
-    """The OUTLIERS largest channels, ascending: of an activation after its factors, or of what a norm gives.
+    """The indices of the OUTLIERS largest channels, ascending, int64 [OUTLIERS].
 
     Args:
-        place: of an activation, or the name of a norm.
-        largest: {linear layer or norm: largest magnitude of each channel that goes into it or comes out of it}.
-        factor: `factors` of an activation.
+        place: an activation, whose channels are compared after the division by their factors, or a norm,
+            whose output channels are compared.
+        largest: {linear layer: largest magnitude of each input channel, or norm: of each output channel}.
+        factor: from an activation to its `factors`.
     """
     layer, _, activation = place.rpartition(".")
     seen = (
@@ -77,25 +79,29 @@ def outliers(
         if activation in READERS
         else largest[place]
     )
-    # Rounded as factors are: the order of nearly equal channels must not hang on a BLAS library's last bit.
+    # Rounded, as factors are, so that the order of almost equal channels does not depend on the BLAS library.
     steps = np.round(np.log2(np.maximum(seen, np.finfo(np.float32).tiny)) * STEPS)
     return np.sort(np.argsort(-steps, kind="stable")[:OUTLIERS])
 
 
 def has_outliers(largest: Mapping[str, Float]) -> bool:
-    """Whether a norm gives, or attention mixes, channels far larger than the others."""
+    """Whether a norm's output, or attention's, has channels far larger than the others; see OUTLYING."""
     seen = [values for name, values in largest.items() if name.endswith(("norm", ".output"))]
     return any(float(values.max()) > OUTLYING * float(np.median(values)) for values in seen)
 
 
 def column_factors(pieces: Iterable[Float]) -> NDArray[np.float64]:
-    """What the columns of a table are divided by before its rows are rounded, [H]: their largest values, made even."""
+    """The factors by which the embedding table's columns are divided before rounding, float64 [H].
+
+    Args:
+        pieces: the table, [V, H], in pieces of some rows.
+    """
     largest = np.max([np.abs(piece).max(0) for piece in pieces], axis=0).astype(np.float64)
     return _on_the_grid(largest, largest > 0)
 
 
 def _on_the_grid(values: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Relative to their median, in steps; 1 where a value is not usable."""
+    """Values relative to their median, rounded to powers of 2^(1/STEPS); 1 where a value is not usable."""
     if not usable.any():
         return np.ones_like(values)
     steps = np.log2(values, out=np.zeros_like(values), where=usable)

@@ -1,4 +1,4 @@
-"""Compares what was built with the oracle's answers, on whatever machine the build runs."""
+"""Compares a variant with the oracle's outputs. No variant needs a GPU for that."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..tokenization import Tokenizer
 
 
 def prove(staged: Path, manifest: Manifest, name: str, tokenizer: Tokenizer) -> float:
-    """Run all self-checks of a variant; the largest distance to the recorded vectors.
+    """Run all self-checks of a variant and return the largest distance to the recorded vectors.
 
     Raises:
-        SelfCheckFailed: it is above the variant's tolerance.
+        SelfCheckFailed: the distance is above the variant's tolerance.
     """
     session = judge(staged, manifest, name)
     try:
@@ -28,7 +28,7 @@ def prove(staged: Path, manifest: Manifest, name: str, tokenizer: Tokenizer) -> 
 
 
 def judge(directory: Path, manifest: Manifest, name: str) -> Session:
-    """What runs a variant on this machine, whatever devices it has: ONNX Runtime's CPU provider, or numpy where that has no kernels."""
+    """A session for a variant: ONNX Runtime on the CPU, or numpy for graphs without CPU kernels."""
     variant = manifest.variants[name]
     graph = read_regular(directory / variant.graph)
     if variant.batch == "packed":

@@ -1,4 +1,4 @@
-"""What the transforms of a layout may read: a checkpoint's tensors, and what was computed from them once."""
+"""The inputs of the transforms: a checkpoint's tensors, and values computed from them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..checkpoint.tensors import Checkpoint
 from .int8 import column_factors, factors, outliers
 
 CHUNK_ROWS = 8192
-"""Rows of the embedding table converted at a time: 24 MB at width 768 in float32."""
+"""Rows of the embedding table that are converted at a time: 25 MB at width 768 in float32."""
 
 
 class Weights(Protocol):
-    """What a transform may ask of a checkpoint."""
+    """The methods of `Checkpoint` that transforms use."""
 
     def __contains__(self, name: str) -> bool: ...
     def read(self, name: str) -> Float32: ...
@@ -29,24 +29,24 @@ class Weights(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """All that transforms read."""
+    """All inputs of the transforms."""
 
     weights: Weights
     rope: Rope
     factors: Callable[[str], Float64]
-    """What the channels of an activation are divided by; see `int8`."""
+    """From an activation to the factors that its channels are divided by; see `int8.factors`."""
     column_factors: Callable[[str], Float64]
-    """What the columns of a table are divided by."""
+    """From a table to the factors that its columns are divided by; see `int8.column_factors`."""
     outliers: Callable[[str], Int64]
-    """Which channels of an activation, or of a norm's output, are the largest."""
+    """From an activation or a norm to its largest channels; see `int8.outliers`."""
 
 
 def material_of(checkpoint: Checkpoint, largest: Mapping[str, NDArray[np.floating[Any]]]) -> Material:
-    """Each factor is computed once, when the first transform asks for it.
+    """The inputs of the transforms for a checkpoint. Each factor is computed once, at its first use.
 
     Args:
-        checkpoint: where the weights come from.
-        largest: {linear layer or norm: largest magnitude of each channel}, as the oracle saw them.
+        checkpoint: the weights.
+        largest: {linear layer or norm: largest magnitude of each channel}, from the oracle.
     """
     factor = cache(lambda place: factors(place, largest, checkpoint.read))
     return Material(

@@ -1,8 +1,8 @@
-"""A bundle is written in a staging directory beside its target, and takes the target's name when it is complete.
+"""Writes a bundle into a staging directory next to its target, and renames it when it is complete.
 
-What other builds left behind is removed only where it is certain to be a build's and dead: the directory holds a
-marker that names the directory itself, and nobody holds the marker's lock. A user's `.config.bak` beside `config` has
-no marker, so it is never touched, whatever it is called and however old it is.
+Staging directories of builds that were killed are removed, but only those that certainly are that: the
+directory has a marker file that contains the directory's own name, and no process holds the lock on the
+marker. A user's `.config.bak` next to `config` has no marker, so it is never touched.
 """
 
 from __future__ import annotations
@@ -24,21 +24,23 @@ from ..machine.files import exchange, read_regular
 MARKER = ".gte-staging"
 
 ABANDONED = 3600
-"""Seconds without a change after which a staging directory whose lock is free counts as abandoned. The lock alone would
-do on one machine; on some network file systems it does not reach other machines."""
+"""Seconds without a change after which a staging directory whose lock is free counts as abandoned. On one
+machine the lock alone would be enough, but on some network file systems locks are not seen by other
+machines."""
 
 
 @contextlib.contextmanager
 def staging(bundle: Path) -> Iterator[Path]:
-    """An empty directory beside `bundle`, on the same file system, removed at the end with all that is left in it.
+    """Make an empty directory next to `bundle`, and remove it and what is left in it at the end.
 
-    Abandoned staging directories of the same bundle are removed first.
+    It is on the same file system as `bundle`, so a rename suffices. Abandoned staging directories of the same
+    bundle are removed first.
     """
     sweep(bundle)
     directory = Path(tempfile.mkdtemp(prefix=f".{bundle.name}.", dir=bundle.parent))
     try:
         with (directory / MARKER).open("x", encoding="utf-8") as marker:
-            # Some file systems have no locks; there ABANDONED protects a build that is running.
+            # Some file systems have no locks. There only ABANDONED protects a running build.
             with contextlib.suppress(OSError):
                 fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
             marker.write(directory.name)
@@ -49,7 +51,7 @@ def staging(bundle: Path) -> Iterator[Path]:
 
 
 def sweep(bundle: Path) -> None:
-    """Remove the staging directories that killed builds of this bundle have left."""
+    """Remove abandoned staging directories of this bundle, which builds that were killed have left."""
     for left in bundle.parent.glob(f".{glob.escape(bundle.name)}.*"):
         with contextlib.suppress(OSError):
             if _is_abandoned(left):
@@ -72,17 +74,18 @@ def _is_abandoned(directory: Path) -> bool:
         except BlockingIOError:
             return False
         except OSError:
-            pass  # no locks here: the time has decided
+            pass  # a file system without locks: the time of the last change decides
     return True
 
 
 def publish(staged: Path, bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
-    """Give a complete directory its name. There is no moment without a bundle where there was one before.
+    """Rename a complete directory to `bundle`. There is no moment without a bundle where there was one.
 
-    What appeared under that name while we built is left alone: a rename onto a directory with files in it fails.
+    Whatever else appeared under that name during the build is kept: renaming a directory onto one that has
+    files fails.
 
     Raises:
-        OSError: the name is taken and is not to be replaced, or the file system refused.
+        OSError: the name is taken and must not be replaced, or the file system refused.
     """
     staged.chmod(0o755)
     try:
@@ -100,15 +103,15 @@ def publish(staged: Path, bundle: Path, *, overwrite: bool, keep_existing: bool)
 
 
 def _replace(staged: Path, bundle: Path) -> None:
-    """Afterwards the old bundle lies where the new one was staged, and goes with the staging directory."""
+    """Replace a bundle. Afterwards the old one is in the staging directory, which is removed with it."""
     try:
         exchange(staged, bundle)
         return
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
             raise
-    # Two renames, where the system cannot exchange. Until the new bundle is in place the old one lies under a name that no
-    # sweep removes: whoever is killed in between finds it beside the target.
+    # Where the system cannot exchange two names, rename twice. Until the new bundle is in place, the old one
+    # has a name that `sweep` does not remove, so a build that is killed in between loses nothing.
     retired = bundle.with_name(f"{staged.parent.name}.old")
     os.rename(bundle, retired)
     try:
@@ -120,7 +123,10 @@ def _replace(staged: Path, bundle: Path) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Make a rename last through a power cut. Some network file systems refuse; then there is nothing to do."""
+    """Flush a directory, so that a rename in it survives a power failure.
+
+    Some network file systems refuse; that is ignored.
+    """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Writes the weight files of a bundle, each tensor where its layout says, and checks that the graphs point there."""
+"""Writes the weight files of a bundle by their layouts, and checks that the graphs agree with those."""
 
 from __future__ import annotations
 
@@ -19,7 +19,20 @@ from .write import write
 def write_weights(
     staged: Path, source: Path, chosen: Iterable[GraphRecipe], material: Material
 ) -> dict[str, FileRecord]:
-    """Each weight file once, however many graphs point into it; every pointer is checked against the layout."""
+    """Write the weight files of the chosen graphs, each file once, however many graphs point into it.
+
+    Args:
+        staged: the directory to write into.
+        source: the directory of graphs and layouts.
+        chosen: the graphs.
+        material: the inputs of the transforms.
+
+    Returns:
+        {file: size and hash}.
+
+    Raises:
+        BundleError: a layout is missing or is none, or a graph's pointers are not those of its layouts.
+    """
     layouts: dict[str, Layout] = {}
     for graph in chosen:
         for file in graph.weights:

@@ -1,4 +1,4 @@
-"""Writes a file of a bundle: hashed as it is written, and on the disk when it is done."""
+"""Writes and hashes the files of a bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from ..format.manifest import FileRecord
 
 
 def write(path: Path, parts: Iterable[bytes]) -> FileRecord:
-    """Write, flush to disk and hash. Readable by everyone, so that a container's user can open it."""
+    """Write a new file from its parts, flush it to disk, and return its size and hash.
+
+    The file is readable by all users (mode 0644), so that another user, such as a container's, can open it.
+    """
     digest = hashlib.sha256()
     size = 0
     with path.open("xb") as file:
@@ -26,5 +29,6 @@ def write(path: Path, parts: Iterable[bytes]) -> FileRecord:
 
 
 def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

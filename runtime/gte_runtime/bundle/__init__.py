@@ -1,1 +1,1 @@
-"""TODO"""
+"""A directory that runs: opened, checked, loaded, proven."""

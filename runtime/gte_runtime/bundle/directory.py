@@ -1,9 +1,9 @@
-"""Opens a bundle on disk and checks that every file is what the manifest promises.
+"""Opens a bundle's directory and checks its files against the manifest. It runs no model.
 
-Nothing is opened that is not a regular file in the bundle's own directory: a pipe in place of a
-graph would hang the load for ever, a link could lead anywhere. Hashes are taken when this machine
-first sees a file and remembered by its identity (inode, size, times), so a warm start costs a few
-stat calls. This module runs no model.
+Only regular files in the directory itself are opened: reading a named pipe would block for ever, and a
+symbolic link could lead anywhere. A file is hashed when this machine first sees it. The result is kept in
+the cache with the file's identity (device, inode, size and time of modification), so that a later start
+needs only a few stat calls.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ CHUNK = 1 << 20
 LFS_POINTER = b"version https://git-lfs"
 HTML = (b"<!doc", b"<html")
 AGAIN = "build or download the bundle again"
+"""The remedy for a file whose fault is not known more precisely."""
 NOTHING = "nothing"
+"""What a path that does not exist leads to, in error messages."""
 VERIFIED = "verified"
-"""Kind of the notes about hashed files."""
+"""The kind of cache note that holds the identities of hashed files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What changes when a file is replaced or written to."""
+    """A file's identity, which changes when the file is replaced or written to."""
 
     device: int
     inode: int
@@ -47,29 +49,30 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Files that are what the manifest promises, as they were when that was established."""
+    """Files that were found to be what the manifest records, with their identities at that time."""
 
     identities: dict[str, Identity]
     fresh: bool
-    """Some were hashed just now; otherwise all were known to this machine."""
+    """Some were hashed just now. Otherwise this machine had hashed all of them before."""
 
 
 class Bundle:
-    """A directory whose manifest was read. Files are checked when a variant is asked for."""
+    """A bundle directory whose manifest was read. Other files are checked only when they are needed."""
 
     def __init__(self, directory: Path, manifest: Manifest, digest: str) -> None:
         self.directory = directory
         self.manifest = manifest
         self.digest = digest
-        """sha256 of manifest.json, and through it of everything else."""
+        """sha256 of manifest.json. It identifies all files, since the manifest has their hashes."""
 
     @classmethod
     def open(cls, directory: Path) -> Bundle:
         """Read the manifest.
 
         Raises:
-            BundleError: no such directory, or no manifest in it.
-            BundleCorruptError: a manifest that is not one.
+            BundleError: there is no such directory, or no manifest in it.
+            BundleCorruptError: manifest.json is not a manifest.
+            BundleVersionError: the manifest is of another format version.
         """
         name = (directory.name or directory.absolute().name)[:80]
         if (found := _what(directory)) != "a directory":
@@ -89,22 +92,32 @@ class Bundle:
         return cls(directory, manifests.parse_manifest(data), hashlib.sha256(data).hexdigest())
 
     def variant(self, name: str) -> manifests.Variant:
-        """Raises BundleError naming the variants that exist."""
+        """Return the record of a variant.
+
+        Raises:
+            BundleError: there is no such variant; the message names those that there are.
+        """
         if name not in self.manifest.variants:
             raise BundleError(
-                f"{self.directory.name} has no variant {name!r:.80}; it has {', '.join(self.manifest.variants)}. "
+                f"{self.directory.name} has no variant {name!r:.80}; "
+                f"it has {', '.join(self.manifest.variants)}. "
                 "`gte build` and `gte pull` make those that --variant names"
             )
         return self.manifest.variants[name]
 
     def check(self, files: tuple[str, ...], verify: Verify = "auto") -> Checked:
-        """Check files against the manifest.
+        """Check files against the manifest: their kind, their size and, if they are new or changed, their
+        hash.
+
+        Args:
+            files: names of files of the bundle.
+            verify: "always" hashes every file again.
 
         Raises:
-            BundleCorruptError: absent, of another kind, size or content.
+            BundleCorruptError: a file is absent, not a regular file, or of another size or content.
         """
         memory = {} if verify == "always" else _recall(self.digest)
-        # Taken before hashing, so that a file replaced at any later moment is noticed.
+        # Before hashing, so that a file that is replaced at any time after this is noticed.
         identities = {name: self.identity(name) for name in files}
         fresh = {
             name: identity for name, identity in identities.items() if memory.get(self._key(name)) != identity
@@ -114,7 +127,12 @@ class Bundle:
         return Checked(identities, bool(fresh))
 
     def identity(self, name: str) -> Identity:
-        """Identity of a regular file of the promised size."""
+        """The identity of a file.
+
+        Raises:
+            BundleCorruptError: it is absent, not a regular file, or of another size than the manifest
+                records.
+        """
         with _Opened(self.directory, name) as descriptor:
             status = os.fstat(descriptor.fd)
             expected = self.manifest.files[name].size
@@ -126,16 +144,23 @@ class Bundle:
             return Identity.of(status)
 
     def remember(self, checked: Checked) -> None:
-        """Spare this machine the hashing of these files until they change. To be called when nothing is left to check."""
+        """Note in the cache that these files need no hashing until they change.
+
+        To be called after all other checks, because a later start takes this note to mean that those passed,
+        too.
+        """
         if checked.fresh:
             known = {self._key(name): identity for name, identity in checked.identities.items()}
             _remember(self.digest, _recall(self.digest) | known)
 
     def unchanged(self, checked: Checked) -> None:
-        """Weight files are mapped by ONNX Runtime by name, after we hashed them: make sure they are still the same.
+        """Check that files are still those that were checked.
+
+        ONNX Runtime opens weight files by their names after they were hashed, so they are compared again
+        after that.
 
         Raises:
-            BundleCorruptError: a file was replaced or written to in between.
+            BundleCorruptError: a file was replaced or written to since.
         """
         for name, identity in checked.identities.items():
             if self.identity(name) != identity:
@@ -147,7 +172,11 @@ class Bundle:
                 )
 
     def read(self, name: str) -> bytes:
-        """A small file (graph, tokenizer), hashed as read: what is returned is what was promised."""
+        """Read a small file (a graph, the tokenizer) and check the hash of the bytes that are returned.
+
+        Raises:
+            BundleCorruptError: the file is absent, not a regular file, or of other content.
+        """
         data = _read(self.directory, name, limit=self.manifest.files[name].size)
         self._compare(name, hashlib.sha256(data).hexdigest(), data[:32])
         return data
@@ -173,7 +202,11 @@ class Bundle:
 
 
 class _Opened:
-    """A descriptor of a regular file, opened without following a link and without waiting for a pipe."""
+    """A descriptor of a regular file, opened without following a symbolic link or blocking on a pipe.
+
+    Raises:
+        BundleCorruptError: there is no such file, or it is not a regular one.
+    """
 
     def __init__(self, directory: Path, name: str) -> None:
         try:
@@ -208,7 +241,7 @@ def _read(directory: Path, name: str, limit: int) -> bytes:
 
 
 def _what(path: Path) -> str:
-    """What a path leads to, in words."""
+    """What a path leads to, in words for an error message."""
     try:
         return _kind_of_mode(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -218,7 +251,7 @@ def _what(path: Path) -> str:
 
 
 def _kind(path: Path, error: OSError) -> str:
-    """Why a path could not be opened: what it is, where that is the reason."""
+    """Why a path could not be opened: the kind of file if it is not a regular one, else the error."""
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -242,6 +275,7 @@ def _words(error: OSError) -> str:
 
 
 def _describe(head: bytes, size: int) -> str:
+    """What a file is that is not the expected one, from its first bytes."""
     if head.startswith(LFS_POINTER):
         return "a Git LFS pointer"
     if head.lower().lstrip().startswith(HTML):
@@ -250,6 +284,7 @@ def _describe(head: bytes, size: int) -> str:
 
 
 def _hint(head: bytes) -> str:
+    """What to do about such a file."""
     if head.startswith(LFS_POINTER):
         return "this is a Git LFS pointer, run git lfs pull"
     if head.lower().lstrip().startswith(HTML):
@@ -261,7 +296,7 @@ def _recall(digest: str) -> dict[str, Identity]:
     try:
         return {name: Identity(*values) for name, values in recall(VERIFIED, digest).items()}
     except TypeError:
-        return {}  # of another make: hash again
+        return {}  # a note of another version: hash again
 
 
 def _remember(digest: str, identities: dict[str, Identity]) -> None:

@@ -1,4 +1,4 @@
-"""From a bundle on disk to a session and a tokenizer that are proven to be its own."""
+"""Loads a variant of a bundle: checks its files, opens a session, compares outputs with the manifest."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
     from ..device.tensorrt import EngineSource
 
 MEASURED = "measured"
-"""Kind of the notes about batch invariance: {what was measured with: difference}."""
+"""The kind of cache note about batch invariance: {conditions of the measurement: largest difference}."""
 
 
 class Loaded(NamedTuple):
+    """A variant that is ready to run."""
+
     session: Session
     tokenizer: Tokenizer
     invariance: Invariance
-    """Not measured on GPUs, whose variants promise nothing."""
+    """Measured on CPUs only: no variant for GPUs promises it."""
     cuda_graphs: dict[str, Any] | None
-    """Which CUDA graphs were captured, and how long that took; None where none were asked for."""
+    """Which CUDA graphs were captured, and how long that took; None where CUDA graphs are not used."""
 
 
 def load(
@@ -45,15 +47,27 @@ def load(
     verify: Verify,
     gpu: CudaOptions | None = None,
 ) -> Loaded:
-    """Check a variant's files, load them, and compare what runs with what the manifest recorded.
+    """Check a variant's files, load them, and compare the outputs with those that the manifest records.
 
-    Files that are new to this machine are hashed, the graph is looked into, and all self-check texts are
-    run. Only when everything has passed are the files remembered; later starts run the short texts.
+    Where a file is new to this machine, it is hashed, the graph's operators and pointers are checked, and all
+    self-check texts are run. Only after everything has passed is that noted in the cache; later starts run
+    the short self-check texts only.
+
+    Args:
+        bundle: the opened bundle.
+        name: the variant.
+        provider: "cpu", "cuda" or "tensorrt".
+        threads: threads of a session on the CPU.
+        encode_special_tokens: see `Tokenizer`.
+        verify: see `Bundle.check`.
+        gpu: options of a session on a GPU.
 
     Raises:
-        BundleError: a file is not what the manifest promises, or asks for what it should not.
-        SelfCheckFailed: it runs and gives other vectors.
-        ProviderError: the provider is not there.
+        BundleError: a file is not what the manifest records, or the graph has an operator or a pointer that
+            is not allowed.
+        SelfCheckFailed: the outputs differ from those recorded.
+        ConfigError: the provider cannot run the variant.
+        ProviderError: the provider is not available or failed.
     """
     manifest, variant = bundle.manifest, bundle.variant(name)
     checked = bundle.check(manifest.files_of(name), verify)
@@ -61,7 +75,8 @@ def load(
     facts = inspect_graph(graph, variant.graph) if checked.fresh else None
     if facts is not None:
         check_pointers(facts, variant.graph, variant.weights, manifest.files)
-    # Side by side: the two take about as long as each other, and ONNX Runtime leaves the interpreter free.
+    # In parallel: loading the session and the tokenizer take about the same time, and ONNX Runtime releases
+    # the GIL.
     with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
         opened = loading.submit(_open, bundle, name, graph, provider, threads, gpu)
         try:
@@ -69,7 +84,7 @@ def load(
                 bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens
             )
         except GteError:
-            opened.result().close()  # or its own error, which is the first to tell
+            opened.result().close()  # or, if opening failed too, that error is raised
             raise
     session = opened.result()
     try:
@@ -83,11 +98,12 @@ def load(
         session.close()
         raise
     bundle.remember(checked)
-    give_back()  # what loading took: a sixth of what a full-size int8 engine held
+    give_back()  # the memory that loading needed: a sixth of what a process with full-size int8 weights held
     return Loaded(session, tokenizer, invariance, _captured(session))
 
 
 def _captured(session: Session) -> dict[str, Any] | None:
+    """The report of a session that captures CUDA graphs; None of any other."""
     if session.provider != "cuda":
         return None
     from ..device.cuda import CudaSession
@@ -96,13 +112,13 @@ def _captured(session: Session) -> dict[str, Any] | None:
 
 
 def known_invariance(bundle: Bundle, name: str, threads: int) -> Invariance | None:
-    """What an earlier load on this machine found on its processor; None when there was none."""
+    """The result of an earlier measurement under the same conditions on this machine; None without one."""
     found = recall(MEASURED, bundle.digest).get(_measured_with(name, threads))
     return Invariance(_promised(bundle, name), found) if isinstance(found, float) else None
 
 
 def _invariance(bundle: Bundle, name: str, session: Session, provider: str, threads: int) -> Invariance:
-    """Measured when a bundle, a processor, a number of threads or an ONNX Runtime is new, and remembered."""
+    """Measure batch invariance on a CPU, or return the result from the cache."""
     if provider != "cpu":
         return Invariance(_promised(bundle, name), None)
     if known := known_invariance(bundle, name, threads):
@@ -121,7 +137,7 @@ def _promised(bundle: Bundle, name: str) -> bool:
 
 
 def _measured_with(name: str, threads: int) -> str:
-    """All that decides which kernels run."""
+    """The conditions of a measurement: everything that decides which kernels run."""
     return ", ".join(
         (
             name,
@@ -136,7 +152,7 @@ def _measured_with(name: str, threads: int) -> str:
 def _open(
     bundle: Bundle, name: str, graph: bytes, provider: str, threads: int, gpu: CudaOptions | None
 ) -> Session:
-    """The session of a provider. What GPUs need is not even imported for a CPU."""
+    """Open a session of a provider. Modules for GPUs are imported only for those, to keep start-up light."""
     variant, width = bundle.variant(name), bundle.manifest.architecture.hidden_size
     if provider == "cpu":
         if variant.batch == "packed":
@@ -155,7 +171,11 @@ def _open(
 
 
 def engine_source(bundle: Bundle, name: str) -> EngineSource:
-    """What a TensorRT engine of a variant is built from. Raises BundleError when there is no such variant, or its graph changed."""
+    """What a TensorRT engine of a variant is built from.
+
+    Raises:
+        BundleError: there is no such variant, or its graph is not what the manifest records.
+    """
     from ..device.tensorrt import EngineSource
 
     variant = bundle.variant(name)

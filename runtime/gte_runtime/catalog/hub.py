@@ -1,90 +1,111 @@
-"""Names, revisions, download: the only module that knows the hub. Nothing else in this package goes online.
+"""Downloads checkpoints from the Hugging Face hub. No other module of this package goes online.
 
-The work is done by huggingface_hub: its cache, resumed downloads, tokens and the variables HF_HOME, HF_HUB_OFFLINE,
-HF_TOKEN and HF_ENDPOINT. This module adds what a build must be able to rely on: one commit for all files, every
-byte hashed before it is used, and errors that say what to do.
+huggingface_hub does the work: its cache, resumed downloads, tokens, and the variables HF_HOME,
+HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT. This module adds what a build relies on: all files are of one
+commit, every file is hashed before it is used, errors that may pass are retried, and the others say what to
+do.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..checkpoint.modules import FILES as OPTIONAL
 from ..errors import ConfigError, DownloadError, GteError
 from ..format.manifest import FileRecord
-from ..format.named import KnownModel
+from ..format.named import NamedModel
 
 REQUIRED = ("config.json", "tokenizer.json", "model.safetensors")
-"""Small ones first: what is wrong with a config shows before 600 MB are loaded."""
+"""Files of every checkpoint, small ones first: what is wrong with a config shows before 600 MB are
+downloaded."""
 
 MAIN = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+"""A git blob's sha1, or a sha256 for files that the hub keeps in large file storage."""
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 REVISION = re.compile(r"[\w][\w./-]{0,199}")
 ETAG = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:+=-]{0,199}")
-"""The library makes a file's name in its cache of an ETag, as the server sent it; so it must be a plain name."""
+"""huggingface_hub uses the ETag that the server sent as a file name in its cache, so it must be a plain
+name."""
 
 NAMES = {"etag": ETAG, "x-linked-etag": ETAG, "x-repo-commit": COMMIT}
-"""Headers whose values become names of files or directories in the cache."""
+"""{header whose value becomes the name of a file or directory in the cache: the form that it must have}."""
 
 ATTEMPTS = 5
-WAITED_OUT = 3
+"""Attempts of one request, the first included."""
+RETRIED_BY_LIBRARY = 3
+"""Attempts after a server error (5xx) for requests that some releases of huggingface_hub retry themselves."""
 LONGEST_WAIT = 60.0
-"""Seconds; a server that asks for more is told to the user instead."""
+"""Seconds. If a server asks for a longer pause (Retry-After), there is no further attempt, but an error."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A checkpoint on the hub."""
+    """A checkpoint on the hub that is to be downloaded."""
 
     hub: str
+    """The repository, `owner/name`."""
     revision: str
     """A commit, branch or tag."""
     files: dict[str, FileRecord] = field(default_factory=dict)
-    """What is known of its bytes at this commit."""
-    known: KnownModel | None = None
+    """Sizes and hashes of its files, where they are known for this commit."""
+    named: NamedModel | None = None
+    """The named model of this repository, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
+    """A checkpoint in huggingface_hub's cache."""
+
     directory: Path
-    """In the hub's cache; its files are links."""
+    """The snapshot of the commit, whose files are symbolic links."""
     commit: str
 
 
-def wanted(name: str, models: dict[str, KnownModel]) -> Wanted:
-    """What NAME or OWNER/NAME, with or without @REVISION, means.
+def wanted(name: str, models: dict[str, NamedModel]) -> Wanted:
+    """Resolve NAME or OWNER/NAME, with or without @REVISION.
+
+    Args:
+        name: what the user wrote.
+        models: the named models, by name.
 
     Raises:
-        ConfigError: neither a known name nor of the form of a repository's.
+        ConfigError: it is not the name of a model and has not the form of a repository's.
     """
     model, at, revision = name.partition("@")
-    known = models.get(model) or next((m for m in models.values() if m.hub == model), None)
-    hub = known.hub if known else model
+    named = models.get(model) or next((m for m in models.values() if m.hub == model), None)
+    hub = named.hub if named else model
     if not HUB_ID.fullmatch(hub) or (at and not REVISION.fullmatch(revision)) or ".." in name:
         raise ConfigError(
-            f"{name[:80]!r} is neither a known model ({', '.join(models)}) nor of the form OWNER/NAME or OWNER/NAME@REVISION"
+            f"{name[:80]!r} is neither a known model ({', '.join(models)}) "
+            "nor of the form OWNER/NAME or OWNER/NAME@REVISION"
         )
-    if known and (not at or revision == known.revision):
-        return Wanted(hub, known.revision or MAIN, known.files, known)
-    return Wanted(hub, revision or MAIN, {}, known)
+    if named and (not at or revision == named.revision):
+        return Wanted(hub, named.revision or MAIN, named.files, named)
+    return Wanted(hub, revision or MAIN, {}, named)
 
 
 def download(want: Wanted, *, wait: Callable[[float], None] = time.sleep) -> Downloaded:
-    """Bring all files of one commit into the hub's cache, or find them there, and hash them.
+    """Download and hash all files of one commit. Those in huggingface_hub's cache are not downloaded again.
 
-    A download whose connection broke goes on where it stopped. After a kill this is so with releases of huggingface_hub
-    that keep partial files: 0.36 does, 2.4 begins anew.
+    A download whose connection broke is resumed. After the process was killed, that depends on the release of
+    huggingface_hub: 0.36 keeps partial files, 2.4 starts again.
+
+    Args:
+        want: what to download.
+        wait: sleeps for a number of seconds between attempts; tests pass another function.
 
     Raises:
         DownloadError: naming the repository and what to do about it.
@@ -95,7 +116,8 @@ def download(want: Wanted, *, wait: Callable[[float], None] = time.sleep) -> Dow
             path = _fetch(want, name, commit, wait)
             if path is None:
                 raise DownloadError(
-                    f"{want.hub} has no {name} at {commit[:12]}; a checkpoint that can be built has {', '.join(REQUIRED)}"
+                    f"{want.hub} has no {name} at {commit[:12]}; "
+                    f"a checkpoint that can be built has {', '.join(REQUIRED)}"
                 )
             _check_hash(want, name, path)
         for name in OPTIONAL:
@@ -106,7 +128,10 @@ def download(want: Wanted, *, wait: Callable[[float], None] = time.sleep) -> Dow
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's warnings: several hundred characters for each attempt that fails. The last failure is our error."""
+    """Silence huggingface_hub's warnings, several hundred characters for each failed attempt.
+
+    The last failure is raised as an error anyway.
+    """
     import logging
 
     from huggingface_hub.utils import logging as library
@@ -121,9 +146,9 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_names(want: Wanted) -> Iterator[None]:
-    """Refuse answers whose headers would put a file outside of the library's cache, before the library acts on them.
+    """Refuse responses whose headers would make huggingface_hub write outside of its cache.
 
-    An ETag of `../../x` would otherwise be written to, and removed again when its hash is wrong.
+    An ETag of `../../x` would name a file there, which would be written and, if its hash is wrong, removed.
     """
     import huggingface_hub.utils
 
@@ -132,13 +157,14 @@ def _plain_names(want: Wanted) -> Iterator[None]:
             value = response.headers.get(header)
             if value is not None and not form.fullmatch(value.removeprefix("W/").strip('"')):
                 raise DownloadError(
-                    f"{want.hub}: the hub's answer has {header} {value[:80]!r}, which cannot be a file's name; nothing was written. "
+                    f"{want.hub}: the hub's answer has {header} {value[:80]!r}, "
+                    "which cannot be a file's name; nothing was written. "
                     "Is HF_ENDPOINT a model hub that you trust?"
                 )
 
-    library: Any = huggingface_hub.utils  # it does not declare what it documents
+    library: Any = huggingface_hub.utils  # get_session is documented, but not in its type hints
     session: Any = library.get_session()
-    # requests.Session until huggingface_hub 0.36, httpx.Client from 1.0 on.
+    # requests.Session in huggingface_hub 0.x, a Client of httpx or httpx2 in later ones.
     hooks: dict[str, list[Any]] = session.hooks if hasattr(session, "hooks") else session.event_hooks
     before = list(hooks["response"])
     _set_hooks(session, [*before, check])
@@ -156,6 +182,7 @@ def _set_hooks(session: Any, functions: list[Any]) -> None:
 
 
 def path_of_snapshot(want: Wanted, commit: str) -> Path:
+    """The directory of a commit in huggingface_hub's cache, which must hold its config.json."""
     import huggingface_hub
 
     found = huggingface_hub.try_to_load_from_cache(want.hub, REQUIRED[0], revision=commit)
@@ -164,7 +191,7 @@ def path_of_snapshot(want: Wanted, commit: str) -> Path:
 
 
 def _commit(want: Wanted, wait: Callable[[float], None]) -> str:
-    """The commit of a branch or tag; asked once, so that all files are of the same one."""
+    """The commit of a branch or tag. It is looked up once, so that all files are of the same commit."""
     if COMMIT.fullmatch(want.revision):
         return want.revision
     import huggingface_hub
@@ -180,9 +207,11 @@ def _commit(want: Wanted, wait: Callable[[float], None]) -> str:
     )
     if not isinstance(info.sha, str) or not COMMIT.fullmatch(info.sha):
         raise DownloadError(
-            f"{want.hub}: the hub names no commit for revision {want.revision!r:.80}; is HF_ENDPOINT a model hub?"
+            f"{want.hub}: the hub names no commit for revision {want.revision!r:.80}; "
+            "is HF_ENDPOINT a model hub?"
         )
-    # Asked for by the branch's name, the library notes which commit it means: that is what counts offline.
+    # A download by the branch's name makes the library note its commit, which `_cached_commit` reads when
+    # offline.
     with contextlib.suppress(_Missing):
         _attempt(
             want,
@@ -194,7 +223,7 @@ def _commit(want: Wanted, wait: Callable[[float], None]) -> str:
 
 
 def _cached_commit(want: Wanted) -> str:
-    """What the revision meant when it was last downloaded."""
+    """The commit of the revision when it was last downloaded."""
     from huggingface_hub import constants
 
     folder = f"models--{want.hub.replace('/', '--')}"
@@ -212,14 +241,14 @@ def _cached_commit(want: Wanted) -> str:
 
 
 def _fetch(want: Wanted, name: str, commit: str, wait: Callable[[float], None]) -> Path | None:
-    """A file's path in the cache; None when the commit has no such file."""
+    """Download a file, or find it in the cache, and return its path; None if the commit has no such file."""
     import huggingface_hub
     from huggingface_hub import constants
 
     cached = huggingface_hub.try_to_load_from_cache(want.hub, name, revision=commit)
     if isinstance(cached, str):
         return Path(cached)
-    if cached is not None:  # the cache knows that there is none
+    if cached is not None:  # the cache has a note that the commit has no such file
         return None
     if constants.HF_HUB_OFFLINE:
         if name in OPTIONAL:
@@ -239,42 +268,52 @@ def _fetch(want: Wanted, name: str, commit: str, wait: Callable[[float], None]) 
 
 
 def _check_hash(want: Wanted, name: str, path: Path) -> None:
-    """Compare a file with what is known of it, or else with the hash under which the hub stores it.
+    """Compare a file with its known hash, or else with its ETag, which is the hash at the hub.
 
-    The library checks sizes only. What is wrong is removed, so that the next attempt loads it anew.
+    huggingface_hub compares only sizes. A file with another hash is removed, so that the next attempt
+    downloads it again.
+
+    Raises:
+        DownloadError: the hash differs.
     """
     blob = _blob(want, name, path)
     known = want.files.get(name)
     expected = known.sha256 if known else blob.name
     if not HASH.fullmatch(expected):
-        return  # a mirror with names of its own, or a file system without links: there is nothing to compare with
+        return  # a mirror with other ETags, or a file system without links: there is nothing to compare with
     if (found := _hash(blob, len(expected))) == expected:
         return
     path.unlink(missing_ok=True)
     blob.unlink(missing_ok=True)
     raise DownloadError(
-        f"{name} of {want.hub}: expected hash {expected[:12]}…, the downloaded file has {found[:12]}…; it was removed. "
-        "Pull again; if it stays so, a proxy or mirror changes the file"
+        f"{name} of {want.hub}: expected hash {expected[:12]}…, the downloaded file has {found[:12]}…; "
+        "it was removed. Pull again; if it stays so, a proxy or mirror changes the file"
     )
 
 
 def _blob(want: Wanted, name: str, path: Path) -> Path:
-    """The file that a snapshot's link leads to, which lies in the same repository's part of the cache.
+    """The file that a snapshot's link leads to, whose name is the ETag.
 
     Raises:
-        DownloadError: the link leads elsewhere. Nothing there is read, and nothing is removed.
+        DownloadError: the link leads out of the repository's part of the cache. The file there is neither
+            read nor removed.
     """
     repository = path.parents[len(Path(name).parts) + 1]  # models--OWNER--NAME/snapshots/COMMIT/NAME
     blob = path.resolve()
     if not blob.is_relative_to(repository.resolve()):
         raise DownloadError(
-            f"{name} of {want.hub}: the hub's cache has a link there that leads out of it; it was not followed. Remove the link and pull again"
+            f"{name} of {want.hub}: the hub's cache has a link there that leads out of it; "
+            "it was not followed. Remove the link and pull again"
         )
     return blob
 
 
 def _hash(file: Path, digits: int) -> str:
-    """sha256 for the large files, which the hub stores apart; of others git's hash, which is sha1 over a header and the file."""
+    """The hash of a file with that many hexadecimal digits: 64 for sha256, 40 for git's blob hash.
+
+    The hub's ETag is a sha256 for files in large file storage, and git's hash, a sha1 over a header and the
+    file, for all others.
+    """
     with file.open("rb") as opened:
         if digits == 64:
             return hashlib.file_digest(opened, "sha256").hexdigest()
@@ -283,14 +322,21 @@ def _hash(file: Path, digits: int) -> str:
 
 
 class _Missing(Exception):
-    """The commit is there, the file is not."""
+    """The commit has no such file."""
 
 
 def _attempt(want: Wanted, name: str | None, call: Callable[[], T], wait: Callable[[float], None]) -> T:
-    """Call the hub, again after errors that pass.
+    """Call the hub, and call it again after errors that may pass.
+
+    Args:
+        want: what is downloaded, for errors.
+        name: the file, for errors; None for a question to the hub's API.
+        call: makes the request.
+        wait: sleeps for a number of seconds.
 
     Raises:
-        _Missing, DownloadError
+        _Missing: the commit has no such file.
+        DownloadError: any other failure that remains.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -298,24 +344,28 @@ def _attempt(want: Wanted, name: str | None, call: Callable[[], T], wait: Callab
         except GteError:
             raise
         except Exception as error:  # noqa: BLE001 - the library's errors changed their bases with its HTTP client
-            pause = _pause(error, attempt, waited_out=name is not None)
+            pause = _pause(error, attempt, retried_by_library=name is not None)
             if attempt == ATTEMPTS or pause is None:
                 raise _translated(want, name, error) from None
         wait(pause)
     raise AssertionError("the last attempt returns or raises")
 
 
-def _pause(error: Exception, attempt: int, *, waited_out: bool) -> float | None:
-    """Seconds to wait before the next attempt; None where another one would end the same.
+def _pause(error: Exception, attempt: int, *, retried_by_library: bool) -> float | None:
+    """Seconds to wait before the next attempt; None where another attempt is no use.
 
-    Where the hub was not well or not there, downloads of files have been `waited_out` by the library, by some versions of it.
+    Args:
+        error: of the last attempt.
+        attempt: its number, from 1.
+        retried_by_library: some releases of huggingface_hub retry such a request themselves after a server
+            error or when nobody answers.
     """
     status, headers = _response(error)
     if status is None:
-        if not _is_network(error) or (waited_out and _is_unreachable(error)):
+        if not _broke_off(error) or (retried_by_library and _is_unreachable(error)):
             return None
         return 2.0 ** (attempt - 1)
-    if status != 429 and (status < 500 or (waited_out and attempt >= WAITED_OUT)):
+    if status != 429 and (status < 500 or (retried_by_library and attempt >= RETRIED_BY_LIBRARY)):
         return None
     try:
         asked = float(headers.get("Retry-After", ""))
@@ -325,7 +375,11 @@ def _pause(error: Exception, attempt: int, *, waited_out: bool) -> float | None:
 
 
 def _response(error: BaseException | None) -> tuple[int | None, Any]:
-    """Status and headers of the answer at the root of an error: a failed look-up is wrapped as a file not in the cache."""
+    """Status and headers of the response that caused an error; (None, {}) where there was no response.
+
+    huggingface_hub raises some errors from others, such as that a file is not in its cache from that the hub
+    did not answer as expected.
+    """
     while error is not None:
         response = getattr(error, "response", None)
         if response is not None:
@@ -334,36 +388,81 @@ def _response(error: BaseException | None) -> tuple[int | None, Any]:
     return None, {}
 
 
-def _is_network(error: BaseException | None) -> bool:
-    """By name, in whichever HTTP client the library uses (requests, later httpx)."""
-    words = ("Connect", "Timeout", "Protocol", "ChunkedEncoding", "ReadError", "Network", "IncompleteRead")
-    while error is not None:
-        if any(
-            word in kind.__name__ for kind in type(error).__mro__ for word in words
-        ) or "Consistency check failed" in str(error):
-            return True
-        error = error.__cause__
-    return False
+class ConnectionErrors(NamedTuple):
+    """Exception classes of the HTTP client that the installed huggingface_hub uses."""
+
+    broken: tuple[type[BaseException], ...]
+    """There is no connection, or it broke off: another attempt may succeed."""
+    unreachable: tuple[type[BaseException], ...]
+    """There was never a connection: no address for the name, no route, nobody listens, or no answer in
+    time."""
 
 
-def _is_unreachable(error: BaseException | None) -> bool:
-    """Nobody answered at all: no name, no route, no listener. By name and, where requests wraps it, by words."""
-    words = ("NameResolutionError", "NewConnectionError", "ConnectError", "ConnectTimeout")
+@cache
+def _connection_errors() -> ConnectionErrors:
+    """The client is requests in huggingface_hub 0.x, httpx in 1.x and httpx2 in 2.x.
+
+    Several of them may be installed. The one in use is that of the base of huggingface_hub's own HTTP error.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client: Any = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+    if client.__name__ != "requests":
+        return ConnectionErrors((client.TransportError,), (client.ConnectError, client.ConnectTimeout))
+    # requests wraps most errors of urllib3, but not all that come while a body is read.
+    urllib3: Any = importlib.import_module("urllib3.exceptions")
+    requests = client.exceptions
+    return ConnectionErrors(
+        (
+            requests.ConnectionError, requests.Timeout, requests.ChunkedEncodingError,
+            urllib3.ProtocolError, urllib3.TimeoutError,
+        ),
+        (requests.ConnectTimeout, urllib3.NewConnectionError, urllib3.ConnectTimeoutError),
+    )  # fmt: skip
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and the errors that led to it.
+
+    Besides `__cause__`, these are arguments, in which requests and urllib3 wrap an error, and the attribute
+    `reason` of urllib3's MaxRetryError.
+    """
     while error is not None:
-        if any(word in f"{type(error).__name__} {error}" for word in words):
-            return True
+        yield error
+        wrapped = [
+            part for part in (*error.args, getattr(error, "reason", None)) if isinstance(part, BaseException)
+        ]
+        for part in wrapped:
+            yield from _causes(part)
         error = error.__cause__
-    return False
+
+
+def _broke_off(error: BaseException) -> bool:
+    """The connection failed, before or during a response."""
+    classes = (*_connection_errors().broken, ConnectionError, TimeoutError)
+    return any(
+        # A body that ends early is an OSError of huggingface_hub's own, which only its words tell from
+        # others.
+        isinstance(cause, classes) or "Consistency check failed" in str(cause)
+        for cause in _causes(error)
+    )
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """There was never a connection to the hub."""
+    return any(isinstance(cause, _connection_errors().unreachable) for cause in _causes(error))
 
 
 def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
+    """The error to raise for a failure that remains: _Missing, or a DownloadError that says what to do."""
     from huggingface_hub import errors
 
     status, _ = _response(error)
     what = f"{want.hub}{f' ({name})' if name else ''}"
     if isinstance(error, errors.RevisionNotFoundError):
         return DownloadError(
-            f"{want.hub} has no revision {want.revision!r:.80}; look at its branches, tags and commits on the hub"
+            f"{want.hub} has no revision {want.revision!r:.80}; "
+            "look at its branches, tags and commits on the hub"
         )
     if isinstance(error, errors.GatedRepoError):
         return DownloadError(
@@ -371,7 +470,8 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
         )
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
         return DownloadError(
-            f"{want.hub} is not on the hub, or not for you: check its name, and for a private one set HF_TOKEN"
+            f"{want.hub} is not on the hub, or not for you: "
+            "check its name, and for a private one set HF_TOKEN"
         )
     if isinstance(error, errors.EntryNotFoundError) and status == 404:
         return _Missing()
@@ -387,9 +487,10 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
         return DownloadError(f"{what}: the hub answered {status}")
     if _is_unreachable(error):
         return DownloadError(
-            f"{what}: the connection failed; is this machine online? HF_ENDPOINT and HTTPS_PROXY name other ways to the hub"
+            f"{what}: the connection failed; is this machine online? "
+            "HF_ENDPOINT and HTTPS_PROXY name other ways to the hub"
         )
-    if _is_network(error):
+    if _broke_off(error):
         return DownloadError(
             f"{what}: the connection broke off; pull again, the download goes on where it stopped"
         )
@@ -399,4 +500,5 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
 
 
 def _line(error: Exception) -> str:
+    """An error's message on one line, and not too long."""
     return " ".join(str(error).split())[:200] or type(error).__name__

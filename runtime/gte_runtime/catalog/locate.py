@@ -1,6 +1,7 @@
-"""What comes with the package: a folder of graphs by architecture, and the default model.
+"""Finds the bundle directory of a name or path: a directory, a model that ships, or one that was pulled.
 
-In a wheel they lie in `gte_runtime/models`, in a checkout in `models/` at its root.
+A model that ships is a checkpoint, so its bundle is built into the user's cache when it is first opened.
+Nothing is downloaded here.
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ from pathlib import Path
 from ..errors import BundleError, ConfigError, OutputError
 from ..format.manifest import FILE as MANIFEST
 from ..format.models import models_directory, shipped_models
-from ..format.named import KnownModel, known_models
+from ..format.named import NamedModel, named_models
 from ..machine.cache import cache_directory
+from ..version import __version__
 
 PULLED = re.compile(r"[A-Za-z0-9_][\w.@-]{0,250}")
+"""Names of the directories into which `gte pull` builds."""
 
 
 def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
-    """A bundle directory for a path or a name; a shipped model is built into the user's cache at first use, in one variant.
+    """The bundle directory of a path or name.
 
-    A model that was pulled from the hub is found by the name it was pulled by. Nothing is downloaded here.
+    Args:
+        model: a bundle directory, the name of a model that ships, or a name under which a model was pulled.
+        variant: the variant with which a model that ships is built, if it has not been built with it yet.
 
     Raises:
-        BundleError: neither a directory nor a name we know.
-        ConfigError: not even a name.
+        BundleError: there is no such directory and no model of that name on this machine.
+        ConfigError: `model` is neither a string nor a Path.
     """
     if not isinstance(model, (str, Path)):
         raise ConfigError(f"model is {repr(model)[:40]}; expected a bundle directory or the name of a model")
@@ -36,7 +41,8 @@ def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
             return path
     except OSError as error:
         raise BundleError(
-            f"{str(model)[:40]}…: {error.strerror}; expected a bundle directory or the name of a shipped model"
+            f"{str(model)[:40]}…: {error.strerror}; "
+            "expected a bundle directory or the name of a shipped model"
         ) from None
     if model in shipped_models():
         return _built(models_directory() / model, variant)
@@ -44,31 +50,37 @@ def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
         return path
     if path.exists():
         raise BundleError(f"{path.name} is a file; expected a bundle directory")
-    known = known_models(models_directory())
-    if (pulled := pulled_directory(model, known)) and (pulled / MANIFEST).exists():
+    named = named_models(models_directory())
+    if (pulled := pulled_directory(model, named)) and (pulled / MANIFEST).exists():
         return pulled
-    if model in known or any(each.hub == model for each in known.values()):
+    if model in named or any(each.hub == model for each in named.values()):
         raise BundleError(
             f"{model} is not on this machine yet; `gte pull {model}` downloads its checkpoint and builds it"
         )
     raise BundleError(
-        f"{model!r:.80} is neither a bundle directory nor a model that is here (shipped: {', '.join(shipped_models()) or 'none'}); "
-        "`gte pull OWNER/NAME` makes a bundle of a checkpoint on the hub, `gte build CHECKPOINT BUNDLE` of one on disk"
+        f"{model!r:.80} is neither a bundle directory nor a model that is here "
+        f"(shipped: {', '.join(shipped_models()) or 'none'}); "
+        "`gte pull OWNER/NAME` makes a bundle of a checkpoint on the hub, "
+        "`gte build CHECKPOINT BUNDLE` of one on disk"
     )
 
 
-def pulled_directory(name: str, known: Mapping[str, KnownModel]) -> Path | None:
-    """Where `gte pull` puts the bundle of a name, OWNER/NAME or OWNER/NAME@REVISION; None for what is none of these."""
+def pulled_directory(name: str, named: Mapping[str, NamedModel]) -> Path | None:
+    """The directory into which `gte pull` builds the bundle of NAME, OWNER/NAME or either with @REVISION.
+
+    The repository of a named model has the same directory as its name. None for a string of another form.
+    """
     model, at, revision = name.partition("@")
-    model = next((each.name for each in known.values() if each.hub == model), model)
+    model = next((each.name for each in named.values() if each.hub == model), model)
     folder = f"{model}{at}{revision}".replace("/", "--")
     return cache_directory() / "pulled" / folder if PULLED.fullmatch(folder) else None
 
 
 def _built(checkpoint: Path, variant: str) -> Path:
+    """The bundle of a checkpoint that ships, in the cache; it is built if it is not there."""
+    # Not at the top: everything that is opened comes through this module, and hardly anything is built then.
     from ..building.build import build
     from ..format.recipe import FILE
-    from ..version import __version__
 
     status = (checkpoint / "model.safetensors").stat()
     facts = (

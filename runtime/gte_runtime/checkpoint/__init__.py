@@ -1,1 +1,1 @@
-"""TODO"""
+"""What the hub ships, as numpy arrays and checked settings."""

@@ -1,6 +1,6 @@
-"""A checkpoint's config.json, reduced to the numbers that fix a graph and its tables.
+"""A checkpoint's config.json, reduced to what a build needs: the architecture, RoPE, and a few facts.
 
-This module knows no tensors and no files but config.json.
+This module reads no tensors and no file but config.json.
 """
 
 from __future__ import annotations
@@ -19,161 +19,68 @@ from ..machine.files import read_regular
 from .rope import Rope
 
 MODEL_TYPES = ("new", "gte")
-"""`new` is upstream's own type, `gte` that of Snowflake and of the native class in transformers."""
+"""`new` is the type in upstream's code, `gte` that of Snowflake and of the class in transformers 5."""
 
 READ = {
-    *(
-        "architectures",
-        "hidden_act",
-        "hidden_size",
-        "intermediate_size",
-        "layer_norm_eps",
-        "layer_norm_type",
-        "logn_attention_clip1",
-    ),
-    *(
-        "logn_attention_scale",
-        "matryoshka_dimensions",
-        "matryoshka_dims",
-        "max_position_embeddings",
-        "model_type",
-        "notice",
-    ),
-    *(
-        "num_attention_heads",
-        "num_hidden_layers",
-        "pack_qkv",
-        "pad_token_id",
-        "position_embedding_type",
-        "rope_parameters",
-    ),
-    *(
-        "rope_scaling",
-        "rope_theta",
-        "type_vocab_size",
-        "unpad_inputs",
-        "use_memory_efficient_attention",
-        "vocab_size",
-    ),
-    *("add_cross_attention", "head_dim", "is_decoder", "is_encoder_decoder", "pruned_heads"),
-}
-"""Keys that this module looks at."""
+    "add_cross_attention", "architectures", "head_dim", "hidden_act", "hidden_size", "intermediate_size",
+    "is_decoder", "is_encoder_decoder", "layer_norm_eps", "layer_norm_type", "logn_attention_clip1",
+    "logn_attention_scale", "matryoshka_dimensions", "matryoshka_dims", "max_position_embeddings",
+    "model_type", "notice", "num_attention_heads", "num_hidden_layers", "pack_qkv",
+    "position_embedding_type", "pruned_heads", "rope_parameters", "rope_scaling", "rope_theta",
+    "type_vocab_size", "unpad_inputs", "use_memory_efficient_attention", "vocab_size",
+}  # fmt: skip
+"""Keys whose value is read or checked."""
 
 WITHOUT_EFFECT = {
     # Training, and what else upstream's class stores.
-    *(
-        "attention_probs_dropout_prob",
-        "auto_map",
-        "classifier_dropout",
-        "hidden_dropout_prob",
-        "initializer_range",
-        "num_labels",
-    ),
-    # What transformers' base class writes into every config, in its releases 4 and 5, and sentence-transformers beside it.
-    *(
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "_name_or_path",
-        "attn_implementation",
-        "bad_words_ids",
-    ),
-    *(
-        "begin_suppress_tokens",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "cls_token_id",
-        "cross_attention_hidden_size",
-    ),
-    *(
-        "decoder_start_token_id",
-        "diversity_penalty",
-        "do_sample",
-        "dtype",
-        "early_stopping",
-        "encoder_no_repeat_ngram_size",
-    ),
-    *(
-        "eos_token_id",
-        "exponential_decay_length_penalty",
-        "finetuning_task",
-        "forced_bos_token_id",
-        "forced_eos_token_id",
-    ),
-    *(
-        "gradient_checkpointing",
-        "id2label",
-        "label2id",
-        "length_penalty",
-        "mask_token_id",
-        "max_length",
-        "min_length",
-    ),
-    *(
-        "no_repeat_ngram_size",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "output_attentions",
-        "output_hidden_states",
-    ),
-    *(
-        "output_scores",
-        "prefix",
-        "problem_type",
-        "remove_invalid_values",
-        "repetition_penalty",
-        "return_dict",
-    ),
-    *(
-        "return_dict_in_generate",
-        "sentence_transformers",
-        "sep_token_id",
-        "suppress_tokens",
-        "task_specific_params",
-        "temperature",
-    ),
-    *(
-        "tf_legacy_loss",
-        "tie_encoder_decoder",
-        "tie_word_embeddings",
-        "tokenizer_class",
-        "top_k",
-        "top_p",
-        "torch_dtype",
-    ),
-    *("torchscript", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache"),
-}
-"""Keys that are known not to change a vector."""
+    "attention_probs_dropout_prob", "auto_map", "classifier_dropout", "hidden_dropout_prob",
+    "initializer_range", "num_labels",
+    # What the base classes of transformers 4 and 5 and of sentence-transformers write into every config.
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "attn_implementation",
+    "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "cls_token_id",
+    "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "dtype",
+    "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
+    "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label",
+    "label2id", "length_penalty", "mask_token_id", "max_length", "min_length", "no_repeat_ngram_size",
+    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states",
+    "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values",
+    "repetition_penalty", "return_dict", "return_dict_in_generate", "sentence_transformers",
+    "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
+    "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype",
+    "torchscript", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
+}  # fmt: skip
+"""Keys that are known not to change a vector. They are ignored."""
 
 ROPE_KEYS = {"type", "rope_type", "factor", "mixed_b", "rope_theta"}
 
 LARGEST = 2.0**63
-"""Beyond it no number of a config makes sense, and JSON's integers stop being floats somewhere above."""
+"""No number of a config is that large. The bound also excludes infinity and integers too large for a
+float."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """What we read from config.json."""
+    """The contents of config.json that are used."""
 
     architecture: Architecture
     rope: Rope
     type_vocab_size: int
-    pad_token_id: int
     names_reranker: bool
-    """`architectures` names a sequence classifier, so a pooler has to be there."""
+    """`architectures` names a sequence classifier, so the checkpoint must have a pooler and a classifier."""
     trained_dims: tuple[int, ...]
-    """Lengths to which vectors may be cut, where the checkpoint names them; else empty."""
+    """Lengths of vectors that the model was trained for (Matryoshka), ascending; empty where none are
+    named."""
     unknown: tuple[str, ...]
-    """Keys of which it is not known whether they change a vector."""
+    """Keys of which it is not known whether they change a vector, sorted."""
     notice: str
-    """What whoever runs the checkpoint should be told, such as that its weights are random."""
+    """A message to the checkpoint's users, such as that its weights are random; mostly empty."""
 
 
 def read_config(path: Path) -> Config:
-    """Read config.json, given its path or the directory it lies in.
+    """Read config.json, given its path or its directory.
 
     Raises:
-        CheckpointError: absent, not JSON, or a model this package does not implement.
+        CheckpointError: it is absent, not JSON, or of a model that this package does not implement.
     """
     file = path / "config.json" if path.is_dir() else path
     try:
@@ -192,7 +99,7 @@ def read_config(path: Path) -> Config:
 
 
 def parse_config(raw: Mapping[str, Any]) -> Config:
-    """Check a config and reduce it. Defaults are those of upstream's config class.
+    """Check a config and reduce it. Missing keys have the defaults of upstream's config class.
 
     Raises:
         CheckpointError: naming the key, what it holds and what is implemented.
@@ -201,11 +108,13 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     hidden, heads = _integer(raw, "hidden_size"), _integer(raw, "num_attention_heads")
     if hidden % heads or (hidden // heads) % 2:
         raise CheckpointError(
-            f"hidden_size {hidden} over num_attention_heads {heads}: heads must share the width evenly and RoPE needs an even head size"
+            f"hidden_size {hidden} over num_attention_heads {heads}: "
+            "heads must share the width evenly and RoPE needs an even head size"
         )
     if raw.get("head_dim") not in (None, hidden // heads):
         raise CheckpointError(
-            f"head_dim is {_shown(raw['head_dim'])}; hidden_size over num_attention_heads is {hidden // heads}"
+            f"head_dim is {_shown(raw['head_dim'])}; "
+            f"hidden_size over num_attention_heads is {hidden // heads}"
         )
     eps = raw.get("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1:
@@ -225,7 +134,6 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         architecture=architecture,
         rope=_rope(raw, architecture.head_size),
         type_vocab_size=_integer(raw, "type_vocab_size", 1, least=0),
-        pad_token_id=_integer(raw, "pad_token_id", 0, least=0),
         names_reranker=any("SequenceClassification" in str(name) for name in names),
         trained_dims=tuple(sorted(d for d in dims if isinstance(d, int) and 0 < d <= hidden)),
         unknown=tuple(sorted(str(key)[:80] for key in raw.keys() - READ - WITHOUT_EFFECT)),
@@ -246,8 +154,8 @@ def _refuse_other_models(raw: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{key} is {_shown(value)}; implemented: {', '.join(values)}")
     for key in ("logn_attention_scale", "logn_attention_clip1"):
         if _flag(raw, key):
-            # Upstream's present code applies nothing here, its June 2024 code multiplied Q:
-            # no released model sets it, and a guess would be silently wrong.
+            # Upstream's present code ignores it, its code of June 2024 scaled the queries. No released
+            # model sets it, so there is nothing to compare with, and a guess could be silently wrong.
             raise CheckpointError(f"{key} is set; no released model uses it and it is not implemented")
     for key in ("add_cross_attention", "is_decoder", "is_encoder_decoder"):
         if _flag(raw, key):
@@ -258,13 +166,14 @@ def _refuse_other_models(raw: Mapping[str, Any]) -> None:
         raise CheckpointError(
             "pruned_heads is set; the checkpoint lacks attention heads, which is not implemented"
         )
-    # Runtime switches of the PyTorch code; Snowflake's configs hold them as the strings "true".
+    # They choose between equivalent paths in the PyTorch code. Checked only for their type: Snowflake's
+    # configs have the strings "true" and "false".
     for key in ("pack_qkv", "unpad_inputs", "use_memory_efficient_attention"):
         _flag(raw, key)
 
 
 def _rope(raw: Mapping[str, Any], head_size: int) -> Rope:
-    """From either spelling. Where a config has both, they must say the same."""
+    """From `rope_parameters`, or from `rope_theta` and `rope_scaling`; if there are both, they must agree."""
     theta = _number(raw, "rope_theta", 10000.0)
     native = raw.get("rope_parameters")
     if native is None:
@@ -278,19 +187,23 @@ def _rope(raw: Mapping[str, Any], head_size: int) -> Rope:
         other = _upstream_rope(raw, theta, head_size)
         if not np.allclose(rope.frequencies(), other.frequencies(), rtol=1e-5):
             raise CheckpointError(
-                "rope_parameters contradicts rope_theta and rope_scaling; leave in config.json what the model was trained with"
+                "rope_parameters contradicts rope_theta and rope_scaling; "
+                "leave in config.json what the model was trained with"
             )
     return rope
 
 
 def _native_rope(raw: Mapping[str, Any], native: Any, theta: float, head_size: int) -> Rope:
+    """From `rope_parameters`, as transformers 5 writes it."""
     if not isinstance(native, Mapping):
         raise CheckpointError(f"rope_parameters is {_shown(native)}; expected an object")
     kind = _kind(native, "rope_parameters", "default")
     if "rope_theta" not in native and "rope_theta" not in raw:
-        # Upstream's default is 10000, the native class's 160000: a guess would be silently wrong.
+        # The default is 10000 in upstream's class and 160000 in that of transformers: a guess could be
+        # silently wrong.
         raise CheckpointError(
-            "rope_parameters has no rope_theta, and config.json has none either; add the one the model was trained with"
+            "rope_parameters has no rope_theta, and config.json has none either; "
+            "add the one the model was trained with"
         )
     theta = _number(native, "rope_theta", theta)
     if kind == "default":
@@ -305,6 +218,7 @@ def _native_rope(raw: Mapping[str, Any], native: Any, theta: float, head_size: i
 
 
 def _upstream_rope(raw: Mapping[str, Any], theta: float, head_size: int) -> Rope:
+    """From `rope_theta` and `rope_scaling`, as upstream's config class writes them."""
     scaling = raw.get("rope_scaling")
     if scaling is None:
         return Rope(head_size=head_size, theta=theta)
@@ -319,15 +233,17 @@ def _upstream_rope(raw: Mapping[str, Any], theta: float, head_size: int) -> Rope
 
 
 def _kind(scaling: Mapping[str, Any], name: str, default: Any) -> Any:
-    """`type` is upstream's key, `rope_type` that of later transformers."""
+    """The type of scaling: upstream's key is `type`, that of later transformers is `rope_type`."""
     if odd := sorted(map(str, scaling.keys() - ROPE_KEYS)):
         raise CheckpointError(
-            f"{name} has the key {odd[0]:.80}, which is not implemented; known: {', '.join(sorted(ROPE_KEYS))}"
+            f"{name} has the key {odd[0]:.80}, which is not implemented; "
+            f"known: {', '.join(sorted(ROPE_KEYS))}"
         )
     kinds = [scaling[key] for key in ("rope_type", "type") if key in scaling]
     if len(kinds) == 2 and kinds[0] != kinds[1]:
         raise CheckpointError(
-            f"{name} has rope_type {_shown(kinds[0])} and type {_shown(kinds[1])}, which contradict each other"
+            f"{name} has rope_type {_shown(kinds[0])} and type {_shown(kinds[1])}, "
+            "which contradict each other"
         )
     return kinds[0] if kinds else default
 
@@ -361,11 +277,12 @@ def _list(raw: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _shown(value: object) -> str:
-    """The beginning of what somebody else wrote."""
+    """A value for an error message. It may be of any length, so only its beginning."""
     return repr(value)[:80]
 
 
 def _flag(raw: Mapping[str, Any], key: str) -> bool:
+    """A boolean, or a string that spells one; false where there is none."""
     value = raw.get(key)
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return value.lower() == "true"

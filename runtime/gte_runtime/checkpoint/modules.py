@@ -1,7 +1,7 @@
-"""How a checkpoint wants to be used, where it says so as sentence-transformers does: its pooling and its prompts.
+"""The files in which sentence-transformers keeps a checkpoint's pooling, further layers and prompts.
 
-A graph takes the first token's state. A fine-tune that was trained with another pooling, or with a layer
-behind it, would run and give vectors that are silently wrong: so it is refused.
+Our graphs return the first token's state. A fine-tune that was trained with another pooling, or with a
+further layer, would run and return vectors that are silently wrong: so it is refused.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from ..machine.files import read_regular
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
 FILES = (MODULES, PROMPTS, "1_Pooling/config.json")
-"""What a download brings along, where it is there."""
+"""Files that a download includes, where the repository has them."""
 
 PLAIN = ("Transformer", "Pooling", "Normalize")
-"""Modules that change nothing of what this package does by itself."""
+"""Modules that this package implements: the encoder, its pooling, L2 normalisation."""
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class Settings:
+    """The prompts of a checkpoint. Its pooling needs no setting, since only one is implemented."""
+
     prompts: dict[str, str] = field(default_factory=dict)
-    """Put before a text, by name."""
+    """Prompts by name. A prompt is put before a text."""
     default_prompt: str = ""
-    """The prompt for texts of which nothing is said; empty for none."""
+    """The name of the prompt for texts for which no prompt is named; empty for none."""
 
 
-def read_usage(checkpoint: Path) -> Usage:
-    """Read what is there; a checkpoint without these files is used plainly.
+def read_settings(checkpoint: Path) -> Settings:
+    """Check modules and pooling, and read the prompts. A checkpoint without these files has no prompts.
 
     Raises:
-        CheckpointError: another pooling than the first token's, a module that is not implemented, or not JSON.
+        CheckpointError: another pooling than the first token's, a module that is not implemented, prompts of
+            the wrong type, or a file that cannot be read as JSON.
     """
     for module in _read(checkpoint, MODULES, []):
         kind = (
@@ -55,15 +58,17 @@ def read_usage(checkpoint: Path) -> Usage:
         raise CheckpointError(f"{PROMPTS}: prompts is {repr(prompts)[:80]}; expected names and texts")
     if default and default not in prompts:
         raise CheckpointError(
-            f"{PROMPTS}: default_prompt_name is {default!r:.80}, which is none of the prompts ({', '.join(prompts)})"
+            f"{PROMPTS}: default_prompt_name is {default!r:.80}, "
+            f"which is none of the prompts ({', '.join(prompts)})"
         )
-    # Empty prompts are what sentence-transformers writes where there are none.
-    return Usage(
+    # Where a model has no prompts, sentence-transformers writes some that are empty.
+    return Settings(
         {name: text for name, text in prompts.items() if text}, default if prompts.get(default) else ""
     )
 
 
 def _check_pooling(checkpoint: Path, name: str) -> None:
+    """Raises CheckpointError for any pooling but that of the first token."""
     raw = _read(checkpoint, name, None)
     if raw is None:
         raise CheckpointError(
@@ -74,7 +79,7 @@ def _check_pooling(checkpoint: Path, name: str) -> None:
         for key, value in raw.items()
         if key.startswith("pooling_mode_") and value is True
     ]
-    if isinstance(raw.get("pooling_mode"), str):  # how later versions spell it
+    if isinstance(raw.get("pooling_mode"), str):  # how later versions of sentence-transformers write it
         modes.append(raw["pooling_mode"])
     if not set(modes) <= {"cls", "cls_token"} or not modes:
         found = ", ".join(modes) or "none"
@@ -84,7 +89,7 @@ def _check_pooling(checkpoint: Path, name: str) -> None:
 
 
 def _read(checkpoint: Path, name: str, absent: Any) -> Any:
-    """Parsed JSON of the kind that `absent` is, or `absent` where there is no such file."""
+    """Parsed JSON, or `absent` where there is no such file. A list where `absent` is one, else an object."""
     try:
         raw = json.loads(read_regular(checkpoint / name).decode("utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
-"""Reads a safetensors file with numpy, without copying it into memory.
+"""Reads a safetensors file with numpy, mapped into memory rather than loaded.
 
-Format: an 8-byte little-endian header length, a JSON header, the tensors. This module knows
-nothing about models.
+The format (https://github.com/huggingface/safetensors#format): 8 bytes with the length of the header,
+little-endian; a JSON header; the tensors' bytes. This module knows nothing about models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import CheckpointError
 
 MAX_HEADER = 100_000_000
-"""The limit of the reference implementation, in bytes."""
+"""Bytes: the limit of the reference implementation."""
 
 ITEM_SIZES = {
     "F64": 8,
@@ -36,12 +36,12 @@ ITEM_SIZES = {
     "BOOL": 1,
 }
 FLOATS = ("F32", "F16", "BF16")
-"""The types that weights may have. bfloat16 is widened to float32, which loses nothing."""
+"""The types that weights may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a tensor lies: its type, shape and the absolute byte offset of its first value."""
+    """A tensor's type, its shape, and the offset of its first byte in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -49,7 +49,11 @@ class Entry:
 
 
 class SafetensorsFile(Mapping[str, Entry]):
-    """The entries of one file by name; `read` gives their values. Close it, or use it in a `with`."""
+    """The entries of one file by name; `read` returns their values. Close it, or use it in a `with`.
+
+    Raises:
+        CheckpointError: the header is not that of a safetensors file, or does not fit the file's size.
+    """
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
@@ -68,9 +72,10 @@ class SafetensorsFile(Mapping[str, Entry]):
         return len(self._entries)
 
     def read(self, name: str, rows: slice = slice(None)) -> NDArray[Any]:
-        """The tensor as float32 or float16, only the given rows of its first axis.
+        """Values of a tensor of one of the types FLOATS, only the given rows of its first axis.
 
-        A float16 or float32 tensor is copied out of the map, so that it outlives the file.
+        float16 and float32 are returned as stored, bfloat16 as float32, which is exact. The array is a copy,
+        so it stays valid when the file is closed.
         """
         entry = self._entries[name]
         stored = np.uint16 if entry.dtype == "BF16" else np.dtype(f"<f{ITEM_SIZES[entry.dtype]}")

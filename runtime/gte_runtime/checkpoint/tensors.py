@@ -1,6 +1,6 @@
-"""One view of every checkpoint of the family, whatever its tensors are called and however they are packed.
+"""The tensors of a checkpoint under one set of names, whatever the file calls them and however it packs them.
 
-The rest of the package sees the names below, in PyTorch's [out, in] orientation:
+Names and shapes, with weights in PyTorch's [out, in] orientation, where V is the vocabulary and H the width:
 
     embeddings.word [V, H]        embeddings.token_type [n, H] (absent when n is 0)
     embeddings.norm.{weight,bias}
@@ -10,8 +10,8 @@ The rest of the package sees the names below, in PyTorch's [out, in] orientation
     token_head.{weight,bias} [1, H], [1] (absent without a sparse head)
     pair_head.pooler.{weight,bias} [H, H], [H] and pair_head.logit.{weight,bias} [1, H], [1] (rerankers only)
 
-Which spelling a checkpoint uses is decided by its tensors, never by `architectures` or
-`model_type`: both are shared by checkpoints that differ.
+The names that are found in the file decide how they are mapped, never `architectures` or `model_type`:
+checkpoints with different tensors have the same values there.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from .safetensors import FLOATS, SafetensorsFile
 
 PREFIXES = ("new.", "gte.", "0.auto_model.")
 BUFFERS = ("embeddings.position_ids", "rotary_emb.inv_freq", "embeddings.rotary_emb.inv_freq")
-"""Tables some exporters store beside the weights. We compute them, so they are not read."""
+"""Tables that some exporters store together with the weights. They are computed here, so they are not
+read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A tensor's place in the file: its name there, and which rows of it when several are packed in one."""
+    """Where a tensor is: its name in the file and, where several are packed in one, its rows."""
 
     tensor: str
     stored_shape: tuple[int, ...]
@@ -50,11 +51,12 @@ class Source:
 
 
 class Checkpoint:
-    """A checkpoint directory, checked against its config. Values are read on demand.
+    """The tensors of a checkpoint directory, checked against its config. Values are read on demand.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape than the config implies, or is
-            left over. `ignore_unused` accepts the last kind, and they stay listed in `unused`.
+        CheckpointError: a tensor is missing, has another shape than the config implies, or is not used by
+            this architecture, or a key of the config is not known. `ignore_unused` accepts the last two
+            kinds; the tensors are then listed in `unused`.
     """
 
     def __init__(self, directory: Path, *, ignore_unused: bool = False) -> None:
@@ -66,7 +68,8 @@ class Checkpoint:
             self._sources = _sources(self._file, prefix, self.config)
             if self.config.unknown and not ignore_unused:
                 raise CheckpointError(
-                    f"config.json has {_some(self.config.unknown, 'keys')}, of which it is not known whether they change vectors; "
+                    f"config.json has {_some(self.config.unknown, 'keys')}, "
+                    "of which it is not known whether they change vectors; "
                     "pass --ignore-unused if you know that they do not"
                 )
             _refuse_other_heads(self._file, self._sources, self.config)
@@ -74,8 +77,9 @@ class Checkpoint:
             self.unused = self._unused(prefix)
             if self.unused and not ignore_unused:
                 raise CheckpointError(
-                    f"{self._file.name} has {_some(self.unused)}, which this architecture does not use; expected only "
-                    f"the encoder and its {'pair' if self.reranker else 'sparse'} head. A tensor left out can mean wrong vectors: "
+                    f"{self._file.name} has {_some(self.unused)}, which this architecture does not use; "
+                    f"expected only the encoder and its {'pair' if self.reranker else 'sparse'} head. "
+                    "A tensor left out can mean wrong vectors: "
                     "pass --ignore-unused if you know that it does not"
                 )
         except CheckpointError:
@@ -84,11 +88,12 @@ class Checkpoint:
 
     @property
     def has_sparse_head(self) -> bool:
+        """It has the tensors of the head that weights tokens."""
         return "token_head.weight" in self._sources
 
     @property
     def reranker(self) -> bool:
-        """It scores pairs of texts and gives no vectors."""
+        """It scores pairs of texts and returns no vectors."""
         return "pair_head.logit.weight" in self._sources
 
     @property
@@ -100,10 +105,11 @@ class Checkpoint:
         return name in self._sources
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading its values."""
         return self._sources[name].shape
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """A tensor as float32, in the orientation of the checkpoint."""
+        """A tensor as float32, in [out, in] orientation."""
         source = self._sources[name]
         values: NDArray[np.float32] = self._file.read(source.tensor, slice(source.start, source.stop)).astype(
             np.float32
@@ -111,14 +117,14 @@ class Checkpoint:
         return values
 
     def read_rows(self, name: str, chunk: int) -> Iterator[NDArray[Any]]:
-        """A matrix in pieces of `chunk` rows, float16 or float32 as stored: memory stays at one piece."""
+        """Yield a matrix in pieces of `chunk` rows, float16 or float32 as stored, to keep memory small."""
         source = self._sources[name]
         for start in range(0, source.shape[0], chunk):
             rows = slice(source.start + start, source.start + min(start + chunk, source.shape[0]))
             yield self._file.read(source.tensor, rows)
 
     def rows(self, name: str, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """A few rows of a matrix as float32 [len(index), width], without reading the others."""
+        """The rows `index` of a matrix, float32 [len(index), width]. The other rows are not read."""
         tensor = self._sources[name].tensor
         return np.stack([self._file.read(tensor, slice(int(i), int(i) + 1))[0] for i in index]).astype(
             np.float32
@@ -140,7 +146,8 @@ class Checkpoint:
             if source.shape != shape:
                 whole = _stored_expectation(source, shape)
                 raise CheckpointError(
-                    f"tensor {source.tensor}: expected shape {list(whole)} from config.json, found {list(source.stored_shape)}"
+                    f"tensor {source.tensor}: expected shape {list(whole)} from config.json, "
+                    f"found {list(source.stored_shape)}"
                 )
             if stored.dtype not in FLOATS:
                 raise CheckpointError(
@@ -155,7 +162,7 @@ class Checkpoint:
 
 
 def expected_shapes(config: Config, sparse: bool, reranker: bool = False) -> dict[str, tuple[int, ...]]:
-    """Names of the view and their shapes, for a config."""
+    """{name: shape} of all tensors that a checkpoint with this config must have."""
     a = config.architecture
     h, i = a.hidden_size, a.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {"embeddings.word": (a.vocab_size, h)}
@@ -187,7 +194,8 @@ def _weights_file(directory: Path) -> Path:
         )
     if any(directory.glob("*.bin")) or any(directory.glob("*.pt")):
         raise CheckpointError(
-            f"{directory.name} has only pickled weights, which can run code and are not read; convert them to model.safetensors"
+            f"{directory.name} has only pickled weights, which can run code and are not read; "
+            "convert them to model.safetensors"
         )
     raise CheckpointError(f"no model.safetensors in {directory.name}; a checkpoint directory has one")
 
@@ -234,7 +242,10 @@ def _sources(file: SafetensorsFile, prefix: str, config: Config) -> dict[str, So
 
 
 def _pooler(file: SafetensorsFile, prefix: str) -> str | None:
-    """The pooler's name without its kind: behind the prefix in upstream's files, without one in those of some fine-tunes."""
+    """The pooler's name without `.weight` or `.bias`; None where there is no pooler.
+
+    In upstream's files it has the prefix that all tensors have; in those of some fine-tunes it has none.
+    """
     found = [
         name for name in dict.fromkeys((f"{prefix}pooler.dense", "pooler.dense")) if f"{name}.weight" in file
     ]
@@ -248,7 +259,7 @@ def _pooler(file: SafetensorsFile, prefix: str) -> str | None:
 def _upstream_layer(
     at: str, file: SafetensorsFile, whole: Any, hidden: int, intermediate: int
 ) -> dict[str, Source]:
-    """Names of upstream's code: attention packed (`qkv_proj`) or not, up and gate always packed, up first."""
+    """Upstream's names. Query, key and value may be one tensor; up and gate always are one, up first."""
     layer: dict[str, Source] = {}
     packed = f"{at}attention.qkv_proj.weight" in file or f"{at}attention.q_proj.weight" not in file
     for kind in ("weight", "bias"):
@@ -267,7 +278,7 @@ def _upstream_layer(
 
 
 def _native_layer(at: str, whole: Any) -> dict[str, Source]:
-    """Names of the `gte` class in transformers 5: nothing is packed."""
+    """The names of the `gte` class in transformers 5, where nothing is packed."""
     layer: dict[str, Source] = {}
     for kind in ("weight", "bias"):
         layer |= {
@@ -281,10 +292,12 @@ def _native_layer(at: str, whole: Any) -> dict[str, Source]:
 
 
 def _split(packed: Source, names: tuple[str, ...], rows: int, kind: str) -> dict[str, Source]:
+    """The tensors that are packed in one, `rows` rows each, in order."""
     if packed.stored_shape[:1] != (rows * len(names),):
         expected = [rows * len(names), *packed.stored_shape[1:]]
         raise CheckpointError(
-            f"tensor {packed.tensor}: expected shape {expected} from config.json, found {list(packed.stored_shape)}"
+            f"tensor {packed.tensor}: expected shape {expected} from config.json, "
+            f"found {list(packed.stored_shape)}"
         )
     return {
         f"{name}.{kind}": Source(packed.tensor, packed.stored_shape, n * rows, (n + 1) * rows)
@@ -293,25 +306,28 @@ def _split(packed: Source, names: tuple[str, ...], rows: int, kind: str) -> dict
 
 
 def _stored_expectation(source: Source, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a tensor of the file should have, given that of the tensor in it."""
     return shape if source.stop is None else (source.stored_shape[0], *shape[1:])
 
 
 def _refuse_other_heads(file: SafetensorsFile, sources: dict[str, Source], config: Config) -> None:
-    """A classifier without the pooler before it, or with more labels, would give scores that are silently wrong."""
+    """Refuse a classifier that is no reranker's of this family: its scores would be silently wrong."""
     logit = sources.get("pair_head.logit.weight")
     if config.names_reranker and logit is None:
         missing = "pooler.dense" if "classifier.weight" in file else "classifier"
         raise CheckpointError(
-            f"architectures names a sequence classifier, but there is no {missing} tensor; the checkpoint is incomplete"
+            f"architectures names a sequence classifier, but there is no {missing} tensor; "
+            "the checkpoint is incomplete"
         )
     if logit is not None and logit.shape[:1] != (1,):
         raise CheckpointError(
             f"the classifier has {logit.shape[0]} labels; implemented are rerankers, which have one"
         )
     if logit is not None and config.type_vocab_size > 1:
-        # Its documents would take the second row. No released reranker has one.
+        # In BERT's convention the second text of a pair takes the second row. No released reranker has one.
         raise CheckpointError(
-            f"a reranker with type_vocab_size {config.type_vocab_size} tells query and document apart by token types; implemented: 0 and 1"
+            f"a reranker with type_vocab_size {config.type_vocab_size} "
+            "tells query and document apart by token types; implemented: 0 and 1"
         )
 
 

@@ -47,10 +47,10 @@ def command(
     from ..catalog.hub import download, wanted
     from ..catalog.locate import pulled_directory
     from ..format.models import models_directory
-    from ..format.named import known_models
+    from ..format.named import named_models
     from .verify import check_itself, check_published
 
-    known = known_models(models_directory())
+    known = named_models(models_directory())
     want = wanted(name, known)
     chosen = tuple(dict.fromkeys(variants or DEFAULT_VARIANTS))
     target = output or pulled_directory(name, known)
@@ -70,8 +70,8 @@ def command(
             ignore_unused=ignore_unused,
             overwrite=overwrite or output is None,
             origin=origin,
-            name=want.known.name if want.known else want.hub.rpartition("/")[2],
-            prompts=want.known.prompts if want.known else None,
+            name=want.named.name if want.named else want.hub.rpartition("/")[2],
+            prompts=want.named.prompts if want.named else None,
         )
         say("built; every variant agrees with the oracle")
     else:

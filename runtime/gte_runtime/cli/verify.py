@@ -57,14 +57,14 @@ def check_published(bundle: Path, say: Callable[[str], object]) -> None:
     from ..bundle.directory import Bundle
     from ..embedder import Embedder
     from ..format.models import models_directory
-    from ..format.named import known_models
+    from ..format.named import named_models
     from ..reranker import Reranker
     from ..tokenization import Tokenizer
     from ..verify import compare, known_as, read_published
 
     opened = Bundle.open(bundle)
     manifest = opened.manifest
-    model = known_as(manifest, known_models(models_directory()))
+    model = known_as(manifest, named_models(models_directory()))
     checks = read_published(model) if model else []
     if not checks:
         say("published  none for this checkpoint")

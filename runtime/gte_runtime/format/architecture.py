@@ -1,4 +1,4 @@
-"""TODO"""
+"""The numbers that decide which graph fits a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """The numbers of a config that a graph depends on. Two checkpoints that share them share their graphs.
+    """The numbers of config.json that a graph depends on. Checkpoints with equal numbers share their graphs.
 
-    RoPE frequencies, the token-type row and the sparse head are absent on purpose: they are
-    data to a graph. Their tensors always exist there, and hold zeros where a checkpoint has none.
+    RoPE frequencies, the token-type table and the sparse head are not among them: for a graph they are
+    weights. Every graph has their tensors, which are filled with zeros where a checkpoint lacks the part.
     """
 
     layers: int

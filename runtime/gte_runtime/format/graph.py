@@ -1,7 +1,7 @@
-"""Reads what an ONNX graph asks for: its operators and the external files it points to.
+"""Reads an ONNX graph's operators, inputs, outputs and pointers into weight files, and checks them.
 
-The runtime has no onnx package, and does not need one to look: this walks the few protobuf fields
-that matter (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). It builds and runs nothing.
+The runtime does without the onnx package: this module decodes only the protobuf fields that it needs
+(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
 from __future__ import annotations
@@ -26,55 +26,21 @@ PAIR_KEY, PAIR_VALUE = 1, 2
 VALUE_NAME = 1
 
 OPERATORS = {
-    *(
-        "Abs",
-        "Add",
-        "Cast",
-        "Clip",
-        "Concat",
-        "Constant",
-        "Div",
-        "Gather",
-        "Gelu",
-        "If",
-        "LayerNormalization",
-        "MatMul",
-        "Mod",
-        "Mul",
-    ),
-    *(
-        "QuantizeLinear",
-        "ReduceMax",
-        "Relu",
-        "Reshape",
-        "Shape",
-        "Slice",
-        "Softmax",
-        "Squeeze",
-        "Sub",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-    ),
-    *(
-        "com.microsoft::MatMulIntegerToFloat",
-        "com.microsoft::MultiHeadAttention",
-        "com.microsoft::RotaryEmbedding",
-    ),
-    *(
-        "Split",
-        "com.microsoft::BiasSplitGelu",
-        "com.microsoft::PackedMultiHeadAttention",
-        "com.microsoft::SkipLayerNormalization",
-    ),
-}
-"""What graphs of this family consist of. A bundle is data from elsewhere: an operator that loads a device's
-code (EPContext), loops without end, or quantises per tensor and so ties a text to its neighbours, is not in it."""
+    "Abs", "Add", "Cast", "Clip", "Concat", "Constant", "Div", "Gather", "Gelu", "If",
+    "LayerNormalization", "MatMul", "Mod", "Mul", "QuantizeLinear", "ReduceMax", "Relu", "Reshape",
+    "Shape", "Slice", "Softmax", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze",
+    "com.microsoft::BiasSplitGelu", "com.microsoft::MatMulIntegerToFloat",
+    "com.microsoft::MultiHeadAttention", "com.microsoft::PackedMultiHeadAttention",
+    "com.microsoft::RotaryEmbedding", "com.microsoft::SkipLayerNormalization",
+}  # fmt: skip
+"""The operators that the graphs of this family consist of. A bundle may come from an untrusted source, so
+others are refused: some load compiled device code (EPContext), some can loop for ever, some quantize a whole
+tensor, which would make a text's result depend on the other texts in its batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """An initializer that lives in another file."""
+    """A tensor whose values are in a weight file, `length` bytes at `offset`."""
 
     name: str
     file: str
@@ -84,20 +50,28 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class GraphFacts:
-    """What a graph asks of its host."""
+    """What a graph needs to run, as far as it can be read without running it."""
 
     operators: tuple[str, ...]
-    """Sorted, unique; `domain::Type` outside the standard domain. Those of subgraphs are included."""
+    """Sorted, unique, those of subgraphs included; `domain::Type` outside the standard domain."""
     opsets: dict[str, int]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     pointers: tuple[Pointer, ...]
     largest_inside: int
-    """Bytes of the largest tensor stored in the graph itself."""
+    """Bytes of the largest tensor whose values are in the graph itself."""
 
 
 def inspect_graph(data: bytes, name: str) -> GraphFacts:
-    """Raises BundleError, with the name, when the bytes are not an ONNX model."""
+    """Read an ONNX model.
+
+    Args:
+        data: the file's bytes.
+        name: the file's name, for errors.
+
+    Raises:
+        BundleError: the bytes are not an ONNX model, or one with functions.
+    """
     try:
         return _inspect(data)
     except ValueError as error:
@@ -109,7 +83,13 @@ def inspect_graph(data: bytes, name: str) -> GraphFacts:
 def check_pointers(
     facts: GraphFacts, graph: str, weights: tuple[str, ...], files: Mapping[str, FileRecord]
 ) -> None:
-    """A graph reads nothing but its own weight files, each inside its bounds.
+    """Check that a graph points only into its own weight files, and inside their bounds.
+
+    Args:
+        facts: what `inspect_graph` found.
+        graph: the graph's name, for errors.
+        weights: the weight files that the manifest names for it.
+        files: size and hash of each file of the bundle.
 
     Raises:
         BundleError: naming the graph and the file.
@@ -126,7 +106,11 @@ def check_pointers(
 
 
 def check_operators(facts: GraphFacts, graph: str) -> None:
-    """Raises BundleError naming an operator that no graph of ours needs."""
+    """Check that a graph holds only OPERATORS.
+
+    Raises:
+        BundleError: naming an operator that is not one of them.
+    """
     if odd := sorted(set(facts.operators) - OPERATORS):
         raise BundleError(
             f"{graph} holds the operator {odd[0][:80]}, which this version of gte-runtime does not run; "
@@ -141,7 +125,7 @@ def _inspect(data: bytes) -> GraphFacts:
         if field == MODEL_GRAPH:
             graph = message(value)
         elif field == MODEL_FUNCTIONS:
-            raise ValueError("it holds functions, which are not looked into")
+            raise ValueError("it holds functions, which are not implemented")
         elif field == MODEL_OPSET:
             entry = dict(fields(message(value)))
             opsets[text(entry.get(OPSET_DOMAIN, b""))] = integer(entry.get(OPSET_VERSION, 0))
@@ -161,7 +145,7 @@ def _inspect(data: bytes) -> GraphFacts:
 
 
 def _graphs(graph: bytes) -> Iterator[bytes]:
-    """A graph and those inside the attributes of its nodes (the branches of `If`)."""
+    """A graph and its subgraphs, which are attributes of nodes (the branches of an `If`)."""
     yield graph
     for attribute in _attributes(graph):
         for inner in all_of(attribute, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
@@ -169,7 +153,7 @@ def _graphs(graph: bytes) -> Iterator[bytes]:
 
 
 def _tensors(graph: bytes) -> Iterator[bytes]:
-    """Tensors of one graph, wherever they stand; each may live in another file."""
+    """All tensors of one graph: initializers, sparse ones included, and attributes of nodes."""
     yield from all_of(graph, GRAPH_INITIALIZER)
     sparse = all_of(graph, GRAPH_SPARSE)
     for attribute in _attributes(graph):
@@ -185,6 +169,7 @@ def _attributes(graph: bytes) -> Iterator[bytes]:
 
 
 def operator(node: bytes) -> str:
+    """The name of a NodeProto's operator, as in `GraphFacts.operators`."""
     found = dict(fields(node))
     domain, kind = (
         text(found.get(NODE_DOMAIN, b"")),
@@ -194,6 +179,7 @@ def operator(node: bytes) -> str:
 
 
 def pointer(tensor: bytes) -> Pointer | None:
+    """Where a TensorProto's values are; None where they are in the graph itself."""
     pairs = {}
     for pair in all_of(tensor, TENSOR_EXTERNAL_DATA):
         found = dict(fields(pair))

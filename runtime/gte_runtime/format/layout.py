@@ -1,10 +1,10 @@
-"""What a weight file holds: for each tensor its place, and how it is made from a checkpoint.
+"""The layout of a weight file: the place of each tensor in it, and how it is made from a checkpoint.
 
-A graph carries no weights; its initializers point into weight files by offset. A layout is the
-other half: it says which bytes belong there. Both are written together by `gte-export`, and one
-layout serves every checkpoint of an architecture. The format is documented in models/README.md.
+A graph carries no weights: its initializers point into weight files by offset. A layout says which bytes
+go there. `gte-export` writes both, and one layout serves every checkpoint of an architecture. The format
+is documented in models/README.md.
 
-This module opens no files; `build` writes what it computes.
+This module opens no files; `building.weights` writes weight files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .manifest import PLAIN_NAME
 FORMAT = 1
 
 ALIGNMENT = 4096
-"""A page: a mapped tensor starts on one, so that touching it reads nothing of its neighbours."""
+"""A memory page, in bytes. Tensors start on a page, so reading a mapped one loads no page of another."""
 
 DTYPES = ("float32", "float16", "int8")
 
@@ -53,12 +53,12 @@ TRANSFORM_NAMES = frozenset(
         "rope_sin",
     }
 )
-"""What may be done to a checkpoint's tensors on the way into a weight file. `building.transforms` does it."""
+"""What may be done to a checkpoint's tensors before they are written; `building.transforms` implements it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """One tensor of a weight file."""
+    """One tensor of a weight file, and how it is made."""
 
     name: str
     """The initializer's name in the graphs."""
@@ -66,10 +66,12 @@ class Tensor:
     """One of DTYPES, little-endian, C order."""
     shape: tuple[int, ...]
     offset: int
+    """Bytes from the beginning of the file."""
     transform: str
     """One of TRANSFORM_NAMES."""
     sources: tuple[str, ...]
-    """Names that the transform reads: of the checkpoint view or, where it says so, of activations of `balance`."""
+    """What the transform reads: tensors by their names in `checkpoint.tensors` and, for int8, activations and
+    norms by their names in `building.int8`."""
 
     @property
     def size(self) -> int:
@@ -79,14 +81,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The contents of one weight file."""
+    """The contents of one weight file, in order of offset."""
 
     file: str
     tensors: tuple[Tensor, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of the file: up to the end of the last tensor."""
+        """Bytes of the file, which ends with its last tensor."""
         last = self.tensors[-1]
         return last.offset + last.size
 
@@ -96,7 +98,11 @@ class Layout:
 
     @classmethod
     def from_json(cls, text: str) -> Layout:
-        """Raises BundleError when the text is not a layout of a format we know."""
+        """Parse and check a layout.
+
+        Raises:
+            BundleError: the text is not a layout, or one of another format version.
+        """
         try:
             raw = json.loads(text)
             if raw["format"] != FORMAT:
@@ -112,7 +118,12 @@ class Layout:
         return layout
 
     def _check(self) -> None:
-        """Raises BundleError, or TypeError where a field is of another type than it should be."""
+        """Check what the types of the fields do not.
+
+        Raises:
+            BundleError: naming the tensor.
+            TypeError: a field has the wrong type.
+        """
         if not PLAIN_NAME.fullmatch(self.file) or not self.tensors:
             raise BundleError(
                 f"layout of {self.file[:80]!r}: expected a plain file name and at least one tensor"
@@ -138,7 +149,12 @@ class Layout:
 
 
 def place(file: str, tensors: Iterable[Mapping[str, Any]]) -> Layout:
-    """Give tensors their offsets, in order, each at the next multiple of ALIGNMENT."""
+    """Lay out tensors one after the other, each at the next multiple of ALIGNMENT.
+
+    Args:
+        file: the weight file's name.
+        tensors: the fields of `Tensor` without `offset`.
+    """
     placed: list[Tensor] = []
     offset = 0
     for fields in tensors:

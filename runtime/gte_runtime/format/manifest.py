@@ -1,6 +1,6 @@
-"""What a bundle promises, as a value. Pure: text in, checked values out, and back.
+"""The manifest of a bundle: its files and how to run them. Pure: JSON in, checked values out, and back.
 
-The format is documented in models/README.md. A reader refuses what it does not understand.
+The format is documented in models/README.md. An unknown field or a value out of its range is refused.
 """
 
 from __future__ import annotations
@@ -22,68 +22,78 @@ from .architecture import Architecture
 FORMAT = 1
 FILE = "manifest.json"
 MAX_BYTES = 1_000_000
-"""A manifest is some 50 kB. Anything far larger is not one, and is not read."""
+"""Bytes. A manifest has some 50 kB; a far larger file is not one and is not read."""
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-"""Files of a bundle lie in its directory and nowhere else."""
+"""A file name without a path, so that no file outside of the bundle's directory can be named."""
 
 BATCHES = ("ragged", "packed", "padded")
-"""How texts of one run lie side by side: in a row with two ways through attention; in a row with one; padded to the longest."""
+"""How the texts of a batch are laid out. `ragged` and `packed`: concatenated, without padding. A ragged graph
+has two attention paths (see `Variant.flash_from`), a packed one has one, which needs CUDA. `padded`: all
+padded to the longest."""
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}")
 
 VECTORS = ("cls", "token_weights")
-LOGITS = ("logits",)
-"""What a graph gives: an embedding model's vectors, or a reranker's scores."""
+"""Outputs of an embedding model's graph."""
 STATES = (*VECTORS, "token_states")
-"""With the states of all tokens, which graphs give since 2026-11-27. They are fetched only when asked for."""
+"""Outputs of graphs traced since 2026-11-27, with the states of all tokens. They are fetched only on
+request."""
+LOGITS = ("logits",)
+"""Outputs of a reranker's graph."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
+    """The size in bytes and the sha256 of a file."""
+
     size: int
     sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One way to run."""
+    """One way to run the model, such as `cpu-fp32`."""
 
     graph: str
     weights: tuple[str, ...]
-    """The weight files the graph points into."""
+    """The weight files that the graph points into."""
     batch: str
     """One of BATCHES."""
     inputs: tuple[str, ...]
     outputs: tuple[str, ...] = VECTORS
     min_onnxruntime: str
     tolerance: float
-    """Largest Euclidean distance of a normalised vector to the self-check's; of a reranker, largest difference of a
-    logit, as a share of it where it is above 1."""
+    """What the self-check allows. Embedding models: the Euclidean distance of an L2-normalised vector to the
+    recorded one. Rerankers: the difference of a logit to the recorded one, relative to it where that is above
+    1."""
     flash_from: int
-    """Ragged graphs only: texts of this many tokens and more take the path without mask. Two paths
-    differ in the last bit, so the number belongs to the bundle, not to the program that runs it."""
+    """Ragged graphs only: a text of this many tokens or more takes the attention path without a mask. The two
+    paths differ in the last bit, so the number is part of the bundle, not of the program that runs it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerRecord:
+    """Facts of tokenizer.json; `tokenization.facts` reads them off."""
+
     drop_ids: tuple[int, ...]
-    """cls, eos, pad and unk: never part of a sparse vector."""
+    """Ids of the special tokens (begin, end, padding, unknown), which are never part of a sparse vector."""
     longest_piece: int
-    """Characters of the longest piece after normalisation; 0 where texts must not be cut between spaces."""
+    """Characters of the vocabulary's longest piece. 0 where a word must not be cut, because its beginning
+    would not provably have the same tokens as in the whole word."""
     splits_on_whitespace: bool
-    """A word's tokens do not depend on the words around it."""
+    """Texts are split at whitespace and each word is tokenized by itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfCheck:
-    """One text and what the oracle says of it."""
+    """One text and the oracle's outputs for it."""
 
     text: str
     ids: tuple[int, ...]
     dense: tuple[float, ...]
-    """Normalised, all dimensions."""
+    """The L2-normalised vector, all dimensions."""
     token_weights: tuple[float, ...]
     """One per token, after ReLU."""
 
@@ -93,7 +103,7 @@ class SelfCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairCheck:
-    """One pair and what the oracle says of it."""
+    """One pair of texts and the oracle's logit for it."""
 
     query: str
     document: str
@@ -103,32 +113,37 @@ class PairCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
+    """All that manifest.json holds but `format`."""
+
     model: str
+    """The model's name."""
     made_by: str
+    """The program that built the bundle, with its version."""
     source: str
     """sha256 of the checkpoint's model.safetensors."""
     notice: str
-    """What the checkpoint says to whoever runs it; mostly empty."""
+    """A message of the checkpoint to its users, such as that its weights are random; mostly empty."""
     architecture: Architecture
     sparse: bool
-    """The checkpoint has a sparse head; without one the graph's token weights are zeros."""
+    """The checkpoint has a sparse head. Without one the graph's token weights are all zero."""
     smallest_dim: int
-    """The shortest vector that was trained for; shorter ones are given, with a warning."""
+    """The shortest length that the model was trained for. Shorter vectors are allowed, with a warning."""
     tokenizer: TokenizerRecord
     files: dict[str, FileRecord]
     variants: dict[str, Variant]
     self_checks: tuple[SelfCheck, ...]
     pair_checks: tuple[PairCheck, ...] = ()
-    """Rerankers have these, embedding models the others."""
+    """Rerankers have `pair_checks`, embedding models `self_checks`."""
     origin: str = ""
-    """Where the checkpoint came from, as `owner/name@commit` of the hub; empty where that is not known."""
+    """The checkpoint's repository on the hub, as `owner/name@commit`; empty where it is not known."""
     prompts: dict[str, str] = field(default_factory=dict)
-    """What is put before a text, by name."""
+    """Prompts by name. A prompt is put before a text."""
     default_prompt: str = ""
-    """The prompt for texts of which nothing is said; empty for none."""
+    """The name of the prompt for texts for which no prompt is named; empty for none."""
 
     @property
     def reranker(self) -> bool:
+        """The model scores pairs of texts and returns no vectors."""
         return any(variant.outputs == LOGITS for variant in self.variants.values())
 
     def to_json(self) -> str:
@@ -136,17 +151,19 @@ class Manifest:
         return json.dumps(body, ensure_ascii=False, indent=1) + "\n"
 
     def files_of(self, variant: str) -> tuple[str, ...]:
-        """Files that must be there to run a variant, the tokenizer among them."""
+        """The files that a variant needs to run, tokenizer.json included."""
         chosen = self.variants[variant]
         return ("tokenizer.json", chosen.graph, *chosen.weights)
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read manifest.json.
+    """Parse and check the bytes of manifest.json.
 
     Raises:
-        BundleCorruptError: too large, not JSON, a key twice, a key or type that is not in the format.
+        BundleCorruptError: too large, not JSON, or a duplicate, unknown or missing key, or a wrong type or
+            value.
         BundleVersionError: another format number.
+        BundleError: a variant has a kind of batch that this version does not know.
     """
     if len(data) > MAX_BYTES:
         raise BundleCorruptError(FILE, expected=f"at most {MAX_BYTES} bytes", got=f"{len(data)}")
@@ -161,7 +178,8 @@ def parse_manifest(data: bytes) -> Manifest:
     version = raw.pop("format", None)
     if type(version) is not int or version != FORMAT:
         raise BundleVersionError(
-            f"{FILE} has format {repr(version)[:80]}, this version of gte-runtime reads {FORMAT}; build the bundle again or upgrade"
+            f"{FILE} has format {repr(version)[:80]}, this version of gte-runtime reads {FORMAT}; "
+            "build the bundle again or upgrade"
         )
     try:
         manifest: Manifest = _read(Manifest, raw, "")
@@ -173,7 +191,14 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def _read(kind: Any, raw: Any, at: str) -> Any:
-    """A value of the format from one of JSON. Nothing vouches for a manifest itself, so every type is checked.
+    """Convert a JSON value to a type of the format.
+
+    Nothing has a hash of the manifest to compare with, so every type is checked.
+
+    Args:
+        kind: a dataclass of this module, or the type of one of its fields.
+        raw: the JSON value.
+        at: the path to it, for errors: empty, or ending with a dot.
 
     Raises:
         ValueError: naming the field that is missing, unknown or of another type.
@@ -188,14 +213,12 @@ def _read(kind: Any, raw: Any, at: str) -> Any:
         return tuple(_read(get_args(kind)[0], item, at) for item in raw)
     if get_origin(kind) is dict and isinstance(raw, dict):
         return {key: _read(get_args(kind)[1], value, f"{at}{key}.") for key, value in raw.items()}
-    if (
-        kind is float and type(raw) in (int, float) and abs(raw) < 2**63
-    ):  # so neither NaN nor infinity, which Python reads
-        return float(raw)
+    if kind is float and type(raw) in (int, float) and abs(raw) < 2**63:
+        return float(raw)  # the bound also excludes NaN and infinity, which Python's json accepts
     if kind is int and type(raw) is int and 0 <= raw < 2**63:
         return raw
     if kind is str and isinstance(raw, str):
-        raw.encode()  # half a surrogate pair is a ValueError
+        raw.encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
         return raw
     if kind is bool and isinstance(raw, bool):
         return raw
@@ -207,14 +230,14 @@ _fields = cache(get_type_hints)
 
 @cache
 def _optional(kind: type) -> frozenset[str]:
-    """Fields that came to the format later: a bundle may lack them."""
+    """Fields that were added to the format later, which have defaults: a manifest may lack them."""
     return frozenset(
         f.name for f in dataclass_fields(kind) if f.default is not MISSING or f.default_factory is not MISSING
     )
 
 
 def _check_names(manifest: Manifest) -> None:
-    """Only plain names of listed files, so that no path leads out of the directory."""
+    """Every file that is named has a plain name and is listed in `files`."""
     mentioned: Iterable[str] = [file for name in manifest.variants for file in manifest.files_of(name)]
     for file in (*manifest.files, *mentioned):
         if not PLAIN_NAME.fullmatch(file):

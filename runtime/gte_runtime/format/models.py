@@ -1,6 +1,6 @@
-"""What ships with the package: a folder for each architecture, with graphs or a model or both.
+"""The models that ship with the package: a folder for each, with graphs, a checkpoint, or both.
 
-In a wheel they lie in `gte_runtime/models`, in a checkout in `models/` at its root.
+An installed wheel has it in `gte_runtime/models`, a checkout of the repository in `models/` at its root.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ CHECKOUT = Path(__file__).parents[3] / "models"
 
 
 def models_directory() -> Path:
+    """The directory of those folders."""
     return PACKAGED if PACKAGED.is_dir() else CHECKOUT
 
 
 def shipped_models() -> tuple[str, ...]:
-    """Names that `Embedder.open` takes without a path: directories that hold a whole checkpoint."""
+    """The names of the models that ship with the package: folders with a whole checkpoint."""
     return tuple(sorted(file.parent.name for file in models_directory().glob("*/model.safetensors")))

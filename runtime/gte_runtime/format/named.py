@@ -1,6 +1,7 @@
-"""Models that have a name: where their checkpoints lie, which bytes they are, and how they want to be used.
+"""Models that have a short name: their repository on the hub, the hashes of their files and their prompts.
 
-One `model.toml` in a folder of `models/`, written by hand. The format is documented in models/README.md.
+Each has a `model.toml` in a folder of `models/`, written by hand. The format is documented in
+models/README.md.
 """
 
 from __future__ import annotations
@@ -19,32 +20,40 @@ FILE = "model.toml"
 
 
 @dataclass(frozen=True, slots=True)
-class KnownModel:
+class NamedModel:
+    """What a model.toml holds."""
+
     name: str
+    """The folder's name."""
     hub: str
-    """Its repository, `owner/name`."""
+    """The repository on the hub, `owner/name`."""
     revision: str | None
-    """The commit whose bytes are known; None where none is, and the repository's main branch is taken."""
+    """The commit that `files` describes; None where no hashes are known: then main is downloaded."""
     files: dict[str, FileRecord]
-    """Sizes and hashes at that commit."""
+    """Sizes and hashes of its files at that commit."""
     prompts: dict[str, str]
-    """Put before a text, by name; used where the checkpoint says nothing itself."""
+    """Prompts by name, used where the checkpoint itself has none."""
     directory: Path
+    """The folder, where published.json may be too."""
 
 
-def known_models(models: Path) -> dict[str, KnownModel]:
-    """By name, of all folders that have a model.toml."""
-    return {file.parent.name: read_known(file) for file in sorted(models.glob(f"*/{FILE}"))}
+def named_models(models: Path) -> dict[str, NamedModel]:
+    """{name: model} for every folder of `models` that has a model.toml."""
+    return {file.parent.name: read_named(file) for file in sorted(models.glob(f"*/{FILE}"))}
 
 
-def read_known(file: Path) -> KnownModel:
-    """Raises BundleError when the file is not one that we write."""
+def read_named(file: Path) -> NamedModel:
+    """Read a model.toml.
+
+    Raises:
+        BundleError: it cannot be read, lacks a key, or has an unknown one.
+    """
     at = f"{file.parent.name}/{FILE}"
     try:
         raw: dict[str, Any] = tomllib.loads(read_regular(file).decode("utf-8"))
         if raw.pop("format") != FORMAT:
             raise BundleError(f"{at} has another format; this version reads {FORMAT}")
-        known = KnownModel(
+        named = NamedModel(
             name=file.parent.name,
             hub=str(raw.pop("hub")),
             revision=raw.pop("revision", None),
@@ -56,4 +65,4 @@ def read_known(file: Path) -> KnownModel:
         raise BundleError(f"{at} cannot be read: {str(error)[:120]}") from None
     if raw:
         raise BundleError(f"{at} has an unknown {min(raw)}")
-    return known
+    return named

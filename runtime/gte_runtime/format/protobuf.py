@@ -1,6 +1,7 @@
-"""The wire format of protocol buffers, as much of it as an ONNX file needs (https://protobuf.dev/programming-guides/encoding).
+"""Decodes as much of the protocol buffers wire format as an ONNX file uses. It knows nothing of ONNX.
 
-Nothing here knows ONNX.
+Specification: https://protobuf.dev/programming-guides/encoding. Every function raises ValueError for bytes
+that do not follow it.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Wire types."""
 
 
 def all_of(parent: bytes, *wanted: int) -> list[bytes]:
+    """The values of all fields of a message that have one of the given numbers, in order."""
     return [message(value) for field, value in fields(parent) if field in wanted]
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value) in order: an int for a varint, bytes for everything else."""
+    """Yield (field number, value) in order: an int for a varint, bytes for every other wire type."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -52,16 +55,19 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def message(value: int | bytes) -> bytes:
+    """A field's value as the bytes of a message or string."""
     if isinstance(value, int):
         raise ValueError("a number where a message was expected")
     return value
 
 
 def text(value: int | bytes) -> str:
+    """A field's value as a string."""
     return message(value).decode("utf-8")
 
 
 def integer(value: int | bytes) -> int:
+    """A field's value as a number."""
     if not isinstance(value, int):
         raise ValueError("a message where a number was expected")
     return value

@@ -1,4 +1,7 @@
-"""What `gte-export` leaves beside the graphs of an architecture: recipe.toml. Pure but for reading it."""
+"""recipe.toml, which `gte-export` writes into the folder of an architecture's graphs.
+
+The format is documented in models/README.md.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ KIND = {False: "an embedding model", True: "a reranker"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphRecipe:
-    """One graph: what it is for, which weight files it points into, how exact it is."""
+    """One graph: the variant that it is for, the weight files that it points into, its accuracy."""
 
     variant: str
     table: str
-    """Type of the embedding table it reads; a build picks the graph that fits the checkpoint."""
+    """Type of the embedding table that it reads; a build takes the graph that fits the checkpoint's table."""
     batch: str
     """`ragged`, `packed` or `padded`."""
     outliers: bool = False
-    """For checkpoints in which a few channels are far larger than the others; see `balance`."""
+    """The form for checkpoints in which a few channels far exceed the others; see `building.int8`."""
     file: str
     sha256: str
     weights: tuple[str, ...]
@@ -35,7 +38,7 @@ class GraphRecipe:
     outputs: tuple[str, ...] = VECTORS
     min_onnxruntime: str
     tolerance: float
-    """Largest Euclidean distance of a normalised vector to the oracle's; of a reranker, difference of a logit."""
+    """The largest difference to the oracle that a build accepts; see `manifest.Variant.tolerance`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +55,22 @@ class Recipe:
 
     @property
     def reranker(self) -> bool:
-        """The graphs score pairs and give no vectors."""
+        """The graphs score pairs of texts and return no vectors."""
         return any(graph.outputs == LOGITS for graph in self.graphs)
 
     def choose(self, variant: str, table: str, outliers: bool = False) -> GraphRecipe | None:
-        """The graph of a variant for a checkpoint whose table has this type, or any if there is one only."""
+        """The graph of a variant for a checkpoint whose embedding table has the type `table`.
+
+        Where none has that type, the variant's first graph: `cpu-int8` has one for tables of every type. None
+        where there is no such variant, or none in the form for outlying channels.
+        """
         graphs = [graph for graph in self.graphs if graph.variant == variant and graph.outliers == outliers]
         fitting = [graph for graph in graphs if graph.table == table]
         return next(iter(fitting or graphs), None)
 
     def to_toml(self) -> str:
-        """Strings and numbers are written as JSON writes them, which TOML reads."""
+        """The text of recipe.toml."""
+        # JSON's strings, numbers, booleans and arrays are valid TOML.
         lines = [
             "# Written by `gte-export trace`; see models/README.md.",
             f"format = {FORMAT}",
@@ -78,7 +86,11 @@ class Recipe:
 
 
 def read_recipe(directory: Path) -> Recipe:
-    """Raises BundleError when the directory has no recipe, or one of a format we do not know."""
+    """Read the recipe.toml of a directory.
+
+    Raises:
+        BundleError: there is none, or it is incomplete or of another format version.
+    """
     file = directory / FILE
     try:
         raw = tomllib.loads(read_regular(file).decode("utf-8"))
@@ -111,10 +123,11 @@ def read_recipe(directory: Path) -> Recipe:
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(f"{directory.name}/{FILE} is incomplete: {str(error)[:120]}") from None
     for name in names:
-        # A build reads and writes files of these names.
+        # A build reads and writes files with these names, so none may lead to another directory.
         if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
             raise BundleError(
-                f"{directory.name}/{FILE}: expected plain names of files and variants, found {repr(name)[:80]}"
+                f"{directory.name}/{FILE}: expected plain names of files and variants, "
+                f"found {repr(name)[:80]}"
             )
     return recipe
 
@@ -122,30 +135,43 @@ def read_recipe(directory: Path) -> Recipe:
 def find_graphs(
     architecture: Architecture, directory: Path | None, *, shipped: Path, reranker: bool = False
 ) -> tuple[Path, Recipe]:
-    """The graphs of an architecture and kind of model: in `directory` if given, else among the folders of `shipped`.
+    """Find the graphs of an architecture and kind of model.
+
+    Args:
+        architecture: the checkpoint's.
+        directory: where the graphs are; None to look in the folders of `shipped`.
+        shipped: the directory whose folders are looked through.
+        reranker: the checkpoint is a reranker's.
+
+    Returns:
+        The directory of the graphs, and its recipe.
 
     Raises:
-        CheckpointError: there are none; says which architectures there are and how to trace more.
+        CheckpointError: there are none; the message says for which architectures there are and how to trace
+            others.
+        BundleError: `directory` has no recipe.
     """
     if directory is not None:
         recipe = read_recipe(directory)
         if recipe.architecture != architecture:
             raise CheckpointError(
-                f"the graphs in {directory.name} are for another architecture: {_difference(recipe.architecture, architecture)}"
+                f"the graphs in {directory.name} are for another architecture: "
+                f"{_difference(recipe.architecture, architecture)}"
             )
         if recipe.reranker != reranker:
             raise CheckpointError(
-                f"the graphs in {directory.name} are for {KIND[recipe.reranker]}; the checkpoint is {KIND[reranker]}"
+                f"the graphs in {directory.name} are for {KIND[recipe.reranker]}; "
+                f"the checkpoint is {KIND[reranker]}"
             )
         return directory, recipe
-    known = [(file.parent, read_recipe(file.parent)) for file in sorted(shipped.glob(f"*/{FILE}"))]
-    for path, recipe in known:
+    recipes = [(file.parent, read_recipe(file.parent)) for file in sorted(shipped.glob(f"*/{FILE}"))]
+    for path, recipe in recipes:
         if recipe.architecture == architecture and recipe.reranker == reranker:
             return path, recipe
     raise CheckpointError(
-        f"no graphs for {KIND[reranker]} of this architecture ({_describe(architecture)}); shipped are those of "
-        f"{', '.join(recipe.name for _, recipe in known) or 'none'}. Trace them once with `gte-export trace CHECKPOINT -o DIR` "
-        "(package gte-export) and pass --graphs DIR"
+        f"no graphs for {KIND[reranker]} of this architecture ({_describe(architecture)}); "
+        f"shipped are those of {', '.join(recipe.name for _, recipe in recipes) or 'none'}. "
+        "Trace them once with `gte-export trace CHECKPOINT -o DIR` (package gte-export) and pass --graphs DIR"
     )
 
 

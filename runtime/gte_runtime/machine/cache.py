@@ -1,7 +1,7 @@
-"""What this package keeps on a machine and can make again: where it lies, and small notes about bundles.
+"""The package's cache directory, and the small JSON notes that are kept in it.
 
-Notes are best effort. One that is absent or unreadable is as good as none, and where none can be
-written every start does again what it would have spared: slower, and no less safe.
+Everything in it can be made again. Notes are best effort: an unreadable note counts as absent, and
+where none can be written, every start repeats the work that a note would have saved.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def cache_directory() -> Path:
-    """GTE_CACHE, else below the user's cache directory."""
+    """`$GTE_CACHE`, else `gte-runtime` in `$XDG_CACHE_HOME`, else `~/.cache/gte-runtime`."""
     if named := os.environ.get("GTE_CACHE"):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -22,16 +22,16 @@ def cache_directory() -> Path:
 
 
 def recall(kind: str, name: str) -> dict[str, Any]:
-    """The note of a kind about `name`; empty where there is none."""
+    """Read the note `name` of a kind (a subdirectory of the cache); empty where there is none."""
     try:
         note = json.loads((cache_directory() / kind / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError):  # the last one is of a note nested beyond reason
+    except (OSError, ValueError, RuntimeError):  # RecursionError: JSON nested too deep
         return {}
     return note if isinstance(note, dict) else {}
 
 
 def remember(kind: str, name: str, note: dict[str, Any]) -> None:
-    """Replace the note, whole or not at all."""
+    """Write the note atomically. A failure to write is ignored."""
     try:
         folder = cache_directory() / kind
         folder.mkdir(parents=True, exist_ok=True)

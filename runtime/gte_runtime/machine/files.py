@@ -1,4 +1,4 @@
-"""Operations on files that the standard library lacks."""
+"""File operations that the standard library lacks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ RENAME_SWAP = 2
 
 
 def read_regular(path: Path) -> bytes:
-    """A whole file that somebody else put there, if it is one: a pipe in its place would block for ever.
+    """Read a whole file, if it is a regular one: reading a named pipe would block for ever.
 
-    Links are followed, since the hub's cache is made of them; `bundle` has a stricter way.
+    Symbolic links are followed, because the hub's cache consists of them; `bundle.directory` follows none.
 
     Raises:
-        OSError: FileNotFoundError, or another one that says what else is there.
+        OSError: there is no such file (FileNotFoundError), it is not a regular file, or it cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
@@ -31,10 +31,11 @@ def read_regular(path: Path) -> bytes:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two names of one file system in a single step.
+    """Swap two names on the same file system atomically.
 
     Raises:
-        OSError: ENOSYS, EINVAL or ENOTSUP where system or file system cannot; otherwise the reason.
+        OSError: with errno ENOSYS, EINVAL or ENOTSUP where the system or the file system has no such
+            operation, otherwise with the system's reason.
     """
     library = ctypes.CDLL(None, use_errno=True)
     first, second = os.fsencode(one), os.fsencode(other)
@@ -43,7 +44,7 @@ def exchange(one: Path, other: Path) -> None:
             failed = library.renamex_np(first, second, RENAME_SWAP)
         else:
             failed = library.renameat2(AT_FDCWD, first, AT_FDCWD, second, RENAME_EXCHANGE)
-    except AttributeError:  # a C library from before 2018, or musl
+    except AttributeError:  # glibc before 2.28 (2018), or musl
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
     if failed:
         number = ctypes.get_errno()

@@ -1,8 +1,9 @@
-"""Native objects that have threads, and children of fork().
+"""Keeps native objects that own threads from being destroyed in a child of fork().
 
-A child has none of its parent's threads but the one that forked. Destroying such an object there waits for its
-threads for ever, or aborts: when the engine is dropped, or at the latest when the child leaves the interpreter. So
-a child gets one reference to each that is never given back; the memory is the parent's, and costs nothing.
+After fork() the child has only the thread that forked. The destructor of a native thread pool would wait
+there for threads that do not exist, or abort, at the latest when the child's interpreter exits. So a hook
+that runs in the child adds one reference to each such object and never drops it. The memory is shared
+with the parent (copy on write), so this costs the child nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _threaded: weakref.WeakSet[object] = weakref.WeakSet()
 
 
 def outlive_forks(native: T) -> T:
-    """The object itself. In children of this process it is never destroyed."""
+    """Register a native object and return it. In children of this process it is never destroyed."""
     _threaded.add(native)
     return native
 

@@ -1,9 +1,10 @@
-"""Shared libraries that a provider needs: which, where they are, and what to install for those that are missing.
+"""The shared libraries that an execution provider is linked with: names, places, packages that install them.
 
-ONNX Runtime says nothing when one is missing: it writes a line to its log and goes on without the
-provider. So the names are read from the provider's own file (ELF, https://refspecs.linuxfoundation.org/elf/elf.pdf,
-part 5, "Dynamic Linking") and each is looked for as the loader would, and then among the packages of the
-Python environment, where the loader does not look.
+ONNX Runtime raises no error when one is missing: it writes a line to its log and leaves the provider
+out. So the names are read from the provider's own library (ELF,
+https://refspecs.linuxfoundation.org/elf/elf.pdf, part 5, "Dynamic Linking"). Each is loaded by its name,
+as the system's loader does, or else from the packages of the Python environment, which the loader does
+not search.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ PACKAGES = {
     "libnvinfer": "tensorrt",
     "libnvonnxparser": "tensorrt",
 }
-"""By the beginning of a library's name. Those of CUDA 12 and of cuDNN and TensorRT carry the CUDA version in their name."""
+"""The Python package of a library, by the beginning of the library's name.
+
+The packages of CUDA 12, of cuDNN and of TensorRT also have the CUDA version in their name, as `-cu12`."""
 
 TENSORRT = "10.16.1.11"
-"""The last TensorRT 10: that of onnxruntime-gpu up to 1.31, whose provider is lost beside TensorRT 11."""
+"""The last release of TensorRT 10. onnxruntime-gpu up to 1.31 does not load its provider with TensorRT 11."""
 
 PT_LOAD, PT_DYNAMIC = 1, 2
 DT_NULL, DT_NEEDED, DT_STRTAB = 0, 1, 5
@@ -52,9 +55,9 @@ class Library:
 
 
 def preload(provider: str, load: Load | None = None) -> list[Library]:
-    """Load what a provider needs, so that the provider itself finds it, and say what there was.
+    """Load the libraries that a provider needs, so that ONNX Runtime finds them, and return what was found.
 
-    Empty where the installation has no such provider.
+    The list is empty where the installed ONNX Runtime has no such provider. Tests pass `load`.
     """
     load = load or _load
     file = provider_file(provider)
@@ -72,7 +75,7 @@ def provider_file(provider: str) -> Path | None:
 
 
 def needed(file: Path) -> list[str]:
-    """Names of the libraries that a library is linked with, those of every system left out, in its order."""
+    """Names of the libraries that a file is linked with, in its order, without the C and C++ runtime."""
     with file.open("rb") as elf, mmap.mmap(elf.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return [name for name in _linked(data) if not name.startswith(OF_THE_SYSTEM)]
 
@@ -120,7 +123,7 @@ def _load(name: str) -> object:
 
 
 def _installed(name: str) -> Iterator[Path]:
-    """In packages: nvidia/cu13/lib, nvidia/cublas/lib, tensorrt_libs and the like."""
+    """Where NVIDIA's Python packages put it: nvidia/cu13/lib, nvidia/cublas/lib, tensorrt_libs and so on."""
     for entry in dict.fromkeys(sys.path):
         for pattern in (f"nvidia/*/lib/{name}", f"tensorrt_libs/{name}"):
             yield from Path(entry or ".").glob(pattern)

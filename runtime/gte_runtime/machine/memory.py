@@ -1,4 +1,4 @@
-"""Gives memory that is free inside this process back to the system."""
+"""Returns memory that the C library's allocator keeps free to the system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from functools import cache
 
 
 def give_back() -> None:
-    """glibc keeps what was freed below something that is still in use, until it is asked. Takes milliseconds; elsewhere nothing."""
+    """Call glibc's malloc_trim, which takes milliseconds. Without glibc this does nothing.
+
+    glibc by itself returns freed memory only from the top of its heap: one block that is still in use
+    keeps everything below it in the process.
+    """
     trim = _malloc_trim()
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""The processor under this process: its name, and what it can that changes which kernels run."""
+"""The processor: its name, and the instruction sets that decide which kernels run."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ FEATURES = (
     "bf16",
     "sve",
 )
-"""As the kernel spells them: those for which ONNX Runtime has kernels of their own."""
+"""The instruction sets for which ONNX Runtime has kernels of their own, as Linux spells them."""
 
 
 def model() -> str:
-    """The processor's name as the system gives it; where it gives none, the architecture."""
+    """The processor's name; where the system gives none, the architecture, such as `x86_64`."""
     return _cpuinfo("model name") or _sysctl() or platform.processor() or platform.machine() or "unknown"
 
 
 def features() -> tuple[str, ...]:
-    """Those of FEATURES that it has; none where the system does not say."""
+    """Those of FEATURES that the processor has, as /proc/cpuinfo lists them; empty on other systems."""
     found = (_cpuinfo("flags") or _cpuinfo("Features")).split()
     return tuple(feature for feature in FEATURES if feature in found)
 

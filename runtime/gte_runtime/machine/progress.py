@@ -1,4 +1,4 @@
-"""A bar on stderr while texts run, if asked for and if stderr is a terminal."""
+"""A progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 
 
 class Progress:
-    """`with Progress(...) as advance`: call it with the number of texts that are done. Without a total it counts."""
+    """`with Progress(...) as advance`; then `advance(n)` adds n items to the bar.
+
+    There is a bar only if `show` is true and stderr is a terminal. Without a total it shows count and rate.
+    """
 
     def __init__(self, total: int | None, show: bool, unit: str = "text") -> None:
         self._bar: Any = None
         if show and sys.stderr.isatty():
-            from tqdm import tqdm
+            from tqdm import tqdm  # here, so that a run without a bar does not load it
 
             self._bar = tqdm(total=total, unit=unit, file=sys.stderr)
 

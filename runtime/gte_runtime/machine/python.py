@@ -1,8 +1,8 @@
-"""Is this a Python that numpy and ONNX Runtime can live in? Asked before either is imported.
+"""Checks that numpy and ONNX Runtime can run in this interpreter, before either is imported.
 
-Both keep state per process, not per interpreter. In a sub-interpreter numpy warns and importing
-onnxruntime never returns (seen with Python 3.11); after an interpreter was ended and another one
-started, numpy refuses to load. A host gets one clear error instead.
+Both keep state per process, not per interpreter. In a sub-interpreter, importing numpy warns and
+importing onnxruntime never returns (seen with Python 3.11). In a process that finalized Python and
+initialized it again, numpy refuses to load. The check turns all of these into one error with a remedy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ AGAIN = (
 
 
 def check_interpreter() -> None:
-    """Raises InterpreterError in a sub-interpreter, and in an interpreter that is not the first of its process."""
+    """Check the running interpreter.
+
+    Raises:
+        InterpreterError: it is a sub-interpreter, or Python was initialized a second time in this process.
+    """
     if _is_sub():
         raise InterpreterError(SUBINTERPRETER)
     if "numpy" not in sys.modules:
@@ -36,7 +40,7 @@ def check_interpreter() -> None:
 
 
 def _is_sub() -> bool:
-    for name in ("_interpreters", "_xxsubinterpreters"):  # since 3.13, and before
+    for name in ("_interpreters", "_xxsubinterpreters"):  # Python 3.13 and later; before
         try:
             interpreters = importlib.import_module(name)
         except ImportError:

@@ -1,4 +1,4 @@
-"""How many processors this process may really use: affinity, container quota, and the user's wish."""
+"""How many threads to run: the CPU affinity, the container's CPU quota and the user's limit decide."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ CGROUP_V1_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 
 
 def thread_count(wish: int | None = None) -> int:
-    """min(affinity, ceil(quota), wish). ONNX Runtime's own default ignores a container's quota.
+    """min(processors in the affinity mask, ceil(CPU quota), wish), at least 1.
+
+    ONNX Runtime's own default ignores a container's quota.
 
     Raises:
-        ConfigError: a wish that is not a positive integer.
+        ConfigError: `wish` is not a positive integer.
     """
     if wish is not None and (isinstance(wish, bool) or not isinstance(wish, int) or wish < 1):
         raise ConfigError(
-            f"threads is {wish!r}; expected an integer of at least 1, or None for all that this process may use"
+            f"threads is {wish!r}; "
+            "expected an integer of at least 1, or None for all that this process may use"
         )
     limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     if (quota := cgroup_quota()) is not None:
@@ -32,7 +35,7 @@ def thread_count(wish: int | None = None) -> int:
 
 
 def cgroup_quota() -> float | None:
-    """Processors granted by the control group, or None without a limit."""
+    """The CPU quota of the control group (v2, else v1) in processors, such as 1.5; None without a limit."""
     try:
         quota, period = CGROUP_V2.read_text().split()
         return None if quota == "max" else int(quota) / int(period)

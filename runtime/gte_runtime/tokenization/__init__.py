@@ -1,9 +1,9 @@
-"""Texts to token ids: limits, truncation, special tokens, bad Unicode.
+"""Texts to token ids: limits, truncation, special tokens, bad Unicode. It knows no graph and no session.
 
-The work is done by the `tokenizers` library, from the checkpoint's own tokenizer.json. This package
-adds what a service needs around it: errors that name the text, truncation of our own (the file's
-blocks never apply, because they would apply silently), and a cut of long texts before they are
-tokenized that provably gives the same tokens.
+The `tokenizers` library does the work, from the checkpoint's own tokenizer.json. This folder adds what a
+service needs around it: errors that name the text, truncation under the caller's control (the file's own
+truncation and padding settings are ignored, because they would apply silently), and tokenizing only the
+beginning of very long texts where that provably gives the same tokens.
 """
 
 from .checks import OnBadUnicode as OnBadUnicode
@@ -19,6 +19,6 @@ from .tokenizer import Tokenizer as Tokenizer
 from .tokenizer import Tokens as Tokens
 
 __all__ = [
-    "OnBadUnicode", "Tokenizer", "Tokens", "as_pairs", "as_texts", "check_errors", "check_max_length", "check_pair", "check_text",
-    "choose_length", "encode_each",
+    "OnBadUnicode", "Tokenizer", "Tokens", "as_pairs", "as_texts", "check_errors", "check_max_length",
+    "check_pair", "check_text", "choose_length", "encode_each",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a text and a limit must be, before any tokenizer sees them. Pure."""
+"""Checks of texts, pairs and limits, before anything is tokenized. Pure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..errors import ConfigError, InputError
 OnBadUnicode = Literal["strict", "replace"]
 
 DEFAULT_LENGTH = 8192
-"""Tokens at which texts are cut where nothing is said: as many as the family's largest models have positions for."""
+"""The default limit in tokens: the number of positions of the family's largest models."""
 
 
 def check_text(text: object, index: int | None, errors: OnBadUnicode = "strict") -> str:
-    """The text itself, if it is one that can be tokenized.
+    """Return the text, if it can be tokenized.
 
     Args:
-        text: what was given.
+        text: a value from the caller's input.
         index: its position in the input, for the error.
-        errors: "replace" puts "?" in the place of half a surrogate pair, which no UTF-8 can hold.
+        errors: "replace" puts "?" in the place of a lone surrogate, which UTF-8 cannot encode.
 
     Raises:
-        InputError: not a string, or a string with half a surrogate pair.
+        InputError: it is not a string, or a string with a lone surrogate.
     """
     if isinstance(text, str):
         try:
@@ -48,7 +48,11 @@ def check_text(text: object, index: int | None, errors: OnBadUnicode = "strict")
 
 
 def as_texts(texts: object) -> list[object]:
-    """A string is one text; any other iterable is many. Raises InputError for what is neither."""
+    """Return a list of texts: a string is one text, any other iterable holds several.
+
+    Raises:
+        InputError: it is neither.
+    """
     if isinstance(texts, str):
         return [texts]
     if isinstance(texts, (bytes, bytearray, dict)) or not isinstance(texts, Iterable):
@@ -58,7 +62,11 @@ def as_texts(texts: object) -> list[object]:
 
 
 def as_pairs(pairs: object) -> list[object]:
-    """Raises InputError for what holds no pairs."""
+    """Return a list of pairs, whose items are not checked yet.
+
+    Raises:
+        InputError: it is not an iterable that could hold pairs.
+    """
     if isinstance(pairs, (str, bytes, dict)) or not isinstance(pairs, Iterable):
         kind = type(pairs).__name__
         raise InputError(
@@ -68,7 +76,11 @@ def as_pairs(pairs: object) -> list[object]:
 
 
 def check_pair(pair: object, index: int, errors: OnBadUnicode = "strict") -> tuple[str, str]:
-    """Raises InputError, with the pair's index, for anything but two strings that can be tokenized."""
+    """Return the two texts of a pair.
+
+    Raises:
+        InputError: with the pair's index; it is not a sequence of two strings that can be tokenized.
+    """
     if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
         found = (
             f"{len(pair)} items"
@@ -85,13 +97,20 @@ def check_pair(pair: object, index: int, errors: OnBadUnicode = "strict") -> tup
 
 
 def check_errors(errors: object) -> None:
-    """Raises ConfigError for anything but the two ways to meet bad Unicode."""
+    """Raises ConfigError for anything but the values of OnBadUnicode."""
     if errors not in get_args(OnBadUnicode):
         raise ConfigError(f"errors is {repr(errors)[:40]}; expected 'strict' or 'replace'")
 
 
 def choose_length(value: object, specials: int, limit: int) -> int:
-    """`check_max_length`, except that the default of 8192 is met by as many tokens as a model of fewer positions has."""
+    """The limit in tokens that a `max_length` means for a model with `limit` positions.
+
+    The default, DEFAULT_LENGTH, becomes the model's number of positions where that is smaller. Any other
+    value must fit the model.
+
+    Raises:
+        ConfigError: as `check_max_length`.
+    """
     return (
         min(DEFAULT_LENGTH, limit)
         if type(value) is int and value == DEFAULT_LENGTH
@@ -100,9 +119,16 @@ def choose_length(value: object, specials: int, limit: int) -> int:
 
 
 def check_max_length(value: object, specials: int, limit: int) -> int:
-    """Raises ConfigError for anything but an integer in [specials + 1, limit].
+    """Return `max_length` as an int.
 
-    Below, the tokenizers library would silently not truncate at all; above, the model has no positions.
+    Args:
+        value: the value from the caller.
+        specials: the number of special tokens around every text.
+        limit: the number of positions of the model.
+
+    Raises:
+        ConfigError: it is not an integer from specials + 1 to limit. With fewer tokens nothing of a text is
+            left, and beyond the limit the model has no positions.
     """
     if (
         isinstance(value, bool)

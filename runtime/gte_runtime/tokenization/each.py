@@ -1,4 +1,4 @@
-"""Many texts of which some may be refused: all at once, and one by one only if one of them is."""
+"""Tokenizes a list of inputs of which some may be refused."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ T = TypeVar("T")
 def encode_each(
     encode: Callable[[Sequence[T], int], list[Tokens]], inputs: Sequence[T], first_index: int = 0
 ) -> list[Tokens | InputError]:
-    """The tokens of each input, or why it was refused.
+    """The tokens of each input, or the error for it.
+
+    All inputs are tokenized at once; one by one only if that raises an error.
 
     Args:
         encode: (inputs, index of the first) -> their tokens. Raises InputError for the first that it refuses.
         inputs: texts or pairs.
-        first_index: the position of inputs[0] in what the user gave.
+        first_index: the position of inputs[0] in the caller's input.
     """
     try:
         return list(encode(inputs, first_index))

@@ -1,4 +1,4 @@
-"""What can be read off a tokenizer.json once, and is then kept in the manifest."""
+"""Reads the facts of a tokenizer.json that a bundle's manifest records."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from typing import Any
 from ..format.manifest import TokenizerRecord
 
 ROLES = ("<s>", "</s>", "<pad>", "<unk>", "[CLS]", "[SEP]", "[PAD]", "[UNK]")
+"""Special tokens by their names: begin, end, padding and unknown, as XLM-R and BERT call them."""
 
-# Normalizers that look no further than a cluster of characters, so that a text may be normalised in
-# two halves. `Replace` and `Strip` are absent: a pattern may reach anywhere, and ends are not halves.
 LOCAL_NORMALIZERS = {
-    "Precompiled",
-    "NFC",
-    "NFD",
-    "NFKC",
-    "NFKD",
-    "Nmt",
-    "Lowercase",
-    "StripAccents",
-    "BertNormalizer",
-}
+    "Precompiled", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Lowercase", "StripAccents", "BertNormalizer",
+}  # fmt: skip
+"""Normalizers that change each grapheme cluster by itself, so that a text may be normalised in two parts.
+
+`Replace` is not one, because its pattern may span any number of characters; nor is `Strip`, which would strip
+the ends of each part."""
 
 
 def read_facts(raw: dict[str, Any]) -> TokenizerRecord:
-    """Facts of a parsed tokenizer.json that the tokenizers library has accepted."""
+    """Read the facts of a parsed tokenizer.json, which the tokenizers library must have accepted."""
     model, added = raw["model"], raw.get("added_tokens") or []
     steps = _steps(raw.get("pre_tokenizer"), "pretokenizers")
     local = set(_steps(raw.get("normalizer"), "normalizers")) <= LOCAL_NORMALIZERS
-    # An added token with a space inside could stand across two words.
-    plain = not any(any(map(str.isspace, token["content"])) for token in added)
+    # An added token with a space inside could begin in one word and end in another.
+    no_spaces = not any(any(map(str.isspace, token["content"])) for token in added)
     splits = (
-        local and plain and bool(steps) and steps[0] in ("WhitespaceSplit", "BertPreTokenizer", "Whitespace")
+        local
+        and no_spaces
+        and bool(steps)
+        and steps[0] in ("WhitespaceSplit", "BertPreTokenizer", "Whitespace")
     )
     unigram = model.get("type") == "Unigram" and not model.get("byte_fallback")
     provable = (
@@ -49,7 +47,7 @@ def read_facts(raw: dict[str, Any]) -> TokenizerRecord:
 
 
 def _steps(block: dict[str, Any] | None, inner: str) -> list[str]:
-    """Types of a component in order, sequences taken apart."""
+    """The types of a normalizer or pre-tokenizer, in order; a Sequence is replaced by its parts."""
     if block is None:
         return []
     if block["type"] == "Sequence":

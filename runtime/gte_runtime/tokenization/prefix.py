@@ -1,20 +1,21 @@
-"""The beginning of a long text that has the same tokens as in the whole.
+"""Tokenizes only the beginning of a long text, and keeps the tokens that it provably shares with the whole.
 
-A million characters take half a second to tokenize, of which 8192 tokens are used. So only a prefix
-is tokenized, and those of its tokens are kept that no continuation can change. Two arguments allow it:
+A million characters take half a second to tokenize, and at most 8192 of their tokens are used. So a prefix is
+tokenized instead, and of its tokens those are kept that the rest of the text cannot change. Two arguments
+show which those are:
 
-1. Between words. The pre-tokenizer splits at spaces and drops them, and each word is tokenized by
-   itself. A cut behind a space and before a letter falls between two grapheme clusters, so both
-   halves are normalised as in the whole.
+1. A cut between words. The pre-tokenizer splits at spaces and drops them, and each word is tokenized by
+   itself. A cut after a space and before a letter lies between two grapheme clusters, so both parts are
+   normalised as in the whole text. All tokens of the prefix are kept.
 
-2. Inside a word without end (Chinese, or "aaaa..."). A Unigram model takes the path of highest score
-   through the word, found from left to right: the best path to a position depends on nothing behind
-   it, ties included. A piece has at most k characters, so the whole word's path stops at one of any k
-   neighbouring positions p, and up to there it is the best path of the word cut at p. What the best
-   paths of all k cuts have in common is therefore in the whole word's path. Runs of unknown characters
-   fuse into one token, which is the same id however long the run is.
+2. A cut inside a very long word (Chinese, or "aaaa..."). A Unigram model splits a word into pieces along the
+   path of the highest score, by dynamic programming from left to right: the best path to a position, ties
+   included, depends only on what is before it. A piece has at most k characters, so among any k neighbouring
+   positions there is one, p, where the best path of the whole word ends a piece; up to p it equals the best
+   path of the word cut at p. So the pieces with which the best paths of all k cuts begin are pieces of the
+   whole word. A run of unknown characters is one unknown token, whatever its length.
 
-Where neither holds, nothing is proven and the caller takes more of the text, at last all of it.
+If neither applies, or too few tokens are kept, the caller tries a longer prefix and finally the whole text.
 """
 
 from __future__ import annotations
@@ -26,39 +27,55 @@ from ..format.manifest import TokenizerRecord
 
 SPACES = re.compile(r"[ \t\r\n]{256,}")
 
-# Characters that never join a neighbour into one grapheme cluster and never compose with it: basic
-# letters and digits, ideographs, kana, whole Hangul syllables. Marks, jamo, vowel signs, joiners and
-# whatever is not listed may; they are simply no place for a cut.
+# Characters that are a grapheme cluster by themselves and do not compose with the character before: basic
+# letters and digits, ideographs, kana, whole Hangul syllables. A text is cut only before one of these, never
+# before combining marks, jamo, vowel signs, joiners or anything else that is not listed.
 LONER = r"[0-9A-Za-z\u00C0-\u00D6\u00D8-\u00F6\u00F8-\u024F\u0391-\u03A1\u03A3-\u03C9\u0410-\u044F\u05D0-\u05EA\u0621-\u063A\u0641-\u064A\u3041-\u3096\u30A1-\u30FA\u3400-\u4DBF\u4E00-\u9FFF\uAC00-\uD7A3]"  # fmt: skip  # noqa: E501
 BETWEEN_WORDS = re.compile(rf"[ \t\r\n](?={LONER})")
 INSIDE_WORD = re.compile(rf"(?<={LONER})(?={LONER})")
 
 SEARCHED = 2048
-"""Characters before the wanted size in which a place to cut is looked for."""
+"""Characters before the wanted size of a prefix in which a place to cut is searched."""
 SPARE = 64
-"""Tokens tokenized beyond those needed: cuts of a word disagree on the last few."""
+"""Tokens beyond those needed: the last few of a cut word are usually not those of the whole word."""
 
 
 class Prefixes:
-    """Finds and proves prefixes for one tokenizer. `added` are the contents of its added tokens."""
+    """Prefixes of texts for one tokenizer.
+
+    Args:
+        tokenizer: of the tokenizers library.
+        record: what the manifest records about it.
+        added: the contents of its added tokens.
+    """
 
     def __init__(self, tokenizer: Any, record: TokenizerRecord, added: list[str]) -> None:
         self._tokenizer = tokenizer
         self._record = record
         self._added = re.compile("|".join(map(re.escape, added)) or r"(?!)")
         self.margin = max(map(len, added), default=0) + 1
-        """Characters behind a cut that are looked at, too."""
+        """Characters after a cut that are searched for added tokens, too."""
 
     def shorten(self, text: str) -> str:
-        """Long runs of spaces made short. They separate words and are no tokens; their ends stay as they are."""
+        """The text with the same tokens in which long runs of spaces are two characters long.
+
+        Spaces only separate words here and are no tokens. The first and the last character of a run stay,
+        because an added token may be next to them.
+        """
         if not self._record.splits_on_whitespace:
             return text
         return SPACES.sub(lambda run: run[0][0] + run[0][-1], text)
 
     def proven(self, text: str, size: int, room: int) -> list[int]:
-        """Ids at the start of the text that no continuation changes, from about `size` characters.
+        """The ids with which the text provably begins, without special tokens around it.
 
-        `room` is how many are needed; more may come. An empty list says that nothing was proven.
+        Args:
+            text: the text, or enough of it: at least `size + margin` characters.
+            size: the length of the prefix, about, in characters.
+            room: how many ids are needed. There may be more or fewer.
+
+        Returns:
+            The ids; none where neither argument applies.
         """
         if not self._record.splits_on_whitespace:
             return []
@@ -74,8 +91,8 @@ class Prefixes:
         return []
 
     def _inside_word(self, head: str, room: int) -> list[int]:
-        """Ids of a text whose last word is cut, as far as all continuations share them."""
-        # An added token takes part before normalisation; behind the last one there are only words.
+        """The ids of a text whose last word is cut, without those that the rest of the word could change."""
+        # Added tokens are split off before normalisation; after the last one there are only words.
         behind = max((match.end() for match in self._added.finditer(head)), default=0)
         ids = list(self._tokenizer.encode(head[:behind], add_special_tokens=False).ids) if behind else []
         *words, last = self._words(head[behind:]) or [""]
@@ -92,10 +109,10 @@ class Prefixes:
         return [token.id for token in self._tokenizer.model.tokenize(word)]
 
     def _shared(self, word: str, wanted: int) -> list[int]:
-        """What the best paths of `longest_piece` neighbouring cuts have in common; see the module's second argument."""
+        """The ids that begin the paths of `longest_piece` neighbouring cuts: the module's second argument."""
         pieces = self._tokenizer.model.tokenize(word)
         if len(pieces) > wanted > 0:
-            # No need to compare more of the word than is wanted of it.
+            # Cut the word to what is wanted, so that not all of it is tokenized again for every cut.
             word = word[: pieces[wanted].offsets[0]]
         shared = self._ids(word)
         for shorter in range(1, min(self._record.longest_piece, len(word))):
@@ -104,12 +121,12 @@ class Prefixes:
         return shared if len(word) >= self._record.longest_piece else []
 
     def _added_near(self, text: str, cut: int) -> bool:
-        """An added token stands across the cut or right beside it, where it may take spaces away."""
+        """There is an added token across the cut, or next to it, where it could strip spaces."""
         return bool(self._added.search(text, max(0, cut - self.margin), cut + self.margin))
 
 
 def _common(left: list[int], right: list[int]) -> int:
-    """Length of the longest common start."""
+    """The length of the longest common prefix, by bisection."""
     low, high = 0, min(len(left), len(right))
     while low < high:
         middle = (low + high + 1) // 2

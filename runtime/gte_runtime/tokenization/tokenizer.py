@@ -1,4 +1,4 @@
-"""A tokenizer.json with our rules around it."""
+"""Tokenizes texts and pairs with a checkpoint's tokenizer.json, and decodes ids."""
 
 from __future__ import annotations
 
@@ -20,28 +20,29 @@ if TYPE_CHECKING:
     from .prefix import Prefixes
 
 CHARACTERS_PER_TOKEN = 6
-"""A text of no more than this many characters for each token of the limit is tokenized whole."""
+"""A text of at most this many characters per token of the limit is tokenized whole."""
 FIRST_GUESS = 3
-"""Characters per token of a prefix, at first. Chinese needs 1.5, English 4.5."""
+"""Characters per token in the first prefix of a long text. Chinese has 1.5, English 4.5."""
 ATTEMPTS = 2
-"""Prefixes tried before the whole text is tokenized. What two did not prove, such as how a run of one letter
-is divided, mostly depends on the very end of the text."""
+"""Prefixes that are tried before the whole text is tokenized. Tokens that two prefixes did not prove, such as
+those of a run of one letter, mostly depend on the very end of the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of one text, special tokens included."""
+    """The tokens of one text or pair, special tokens included: `ids` int64 [n]."""
 
     ids: Int64
     truncated: bool
+    """Tokens were cut off to keep the limit."""
 
 
-OF_NO_SCRIPT = "\U0010fffd"
-"""A character that no vocabulary has, so that the unknown token must stand for it."""
+UNKNOWN_CHARACTER = "\U0010fffd"
+"""A private-use character that no vocabulary has, so it must become the unknown token."""
 
 
 class Tokenizer:
-    """Texts to ids and back. Safe to use from several threads."""
+    """From texts to ids and back. Safe to use from several threads."""
 
     def __init__(
         self, data: bytes, record: TokenizerRecord | None = None, *, encode_special_tokens: bool = False
@@ -50,12 +51,12 @@ class Tokenizer:
 
         Args:
             data: the file's bytes.
-            record: what a manifest says about it; read from the file again where absent.
-            encode_special_tokens: read `</s>` and the like inside a text as plain characters, for
-                untrusted input. False is the reference behaviour: they become special ids.
+            record: what a manifest records about it; None to read it from the file.
+            encode_special_tokens: tokenize `</s>` and the like inside a text as ordinary characters, for
+                untrusted input. False is the reference behaviour: they become special tokens.
 
         Raises:
-            BundleError: the file is not one that the tokenizers library reads, or it fails on a first text.
+            BundleError: the tokenizers library cannot read the file, or fails on a first text.
         """
         self.record = record or _read_record(data)
         self._tokenizer = _load(_without_specials(data) if encode_special_tokens else data)
@@ -68,28 +69,37 @@ class Tokenizer:
 
     @property
     def specials(self) -> int:
-        """Special tokens around every text."""
+        """The number of special tokens around every text."""
         return len(self.prefix) + len(self.suffix)
 
     def check_ids(self, rows: int) -> None:
-        """Raises BundleError when some id has no row in an embedding table of this height, or a character no token at all."""
+        """Check that the tokenizer fits an embedding table, and that it has an unknown token.
+
+        Args:
+            rows: the number of rows of the table.
+
+        Raises:
+            BundleError: an id has no row, or a character that the vocabulary lacks cannot be tokenized.
+        """
         largest = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
         largest = max(largest, *self._added, 0)
         if largest >= rows:
             raise BundleError(
-                f"tokenizer.json has id {largest}, the embedding table has {rows} rows; they do not belong together"
+                f"tokenizer.json has id {largest}, the embedding table has {rows} rows; "
+                "they do not belong together"
             )
-        self.encode([OF_NO_SCRIPT], max_length=self.specials + 8)
+        self.encode([UNKNOWN_CHARACTER], max_length=self.specials + 8)
 
     def encode(
         self, texts: Sequence[str], *, max_length: int, truncate: bool = True, first_index: int = 0
     ) -> list[Tokens]:
-        """Tokenize texts that `check_text` accepted.
+        """Tokenize texts, which `check_text` must have accepted.
 
         Args:
+            texts: the texts.
             max_length: the limit in tokens, special tokens included.
-            truncate: cut what is longer; otherwise raise.
-            first_index: the position of texts[0] in what the user gave, for errors.
+            truncate: cut longer texts at the end; otherwise raise.
+            first_index: the position of texts[0] in the caller's input, for errors.
 
         Raises:
             InputTooLongError: a text over the limit with truncate=False.
@@ -107,16 +117,17 @@ class Tokenizer:
 
     @cached_property
     def pair_template(self) -> tuple[list[int], list[int], list[int]]:
-        """Special ids before, between and after the two texts of a pair.
+        """The special ids before, between and after the two texts of a pair.
 
         Raises:
-            BundleError: the file's post-processor knows no pairs.
+            BundleError: the file has no special tokens for pairs.
         """
         with _mapped_panics():
             return _pair_template(self._tokenizer)
 
     @property
     def pair_specials(self) -> int:
+        """The number of special tokens around the texts of every pair."""
         return sum(map(len, self.pair_template))
 
     def encode_pairs(
@@ -127,9 +138,16 @@ class Tokenizer:
         truncate: bool = True,
         first_index: int = 0,
     ) -> list[Tokens]:
-        """Tokenize pairs of checked texts. What is over the limit is cut from the longer text, as the reference does.
+        """Tokenize pairs of texts, which `check_pair` must have accepted.
 
-        A text that stands in many pairs, such as the query, is tokenized once.
+        A pair over the limit is cut at the end of the longer text, as `longest_first` says. A text that is in
+        several pairs, such as a query, is tokenized once.
+
+        Args:
+            pairs: the pairs.
+            max_length: the limit in tokens, special tokens included.
+            truncate: cut longer pairs; otherwise raise.
+            first_index: the position of pairs[0] in the caller's input, for errors.
 
         Raises:
             InputTooLongError: a pair over the limit with truncate=False.
@@ -151,7 +169,7 @@ class Tokenizer:
                     exact=exact,
                     field="pairs",
                 )
-            # A beginning of more than `room` tokens counts as longer than any text that was tokenized whole.
+            # A text of which only a prefix was tokenized is longer than any that was tokenized whole.
             a, b = longest_first(
                 len(first) if first_whole else sys.maxsize, len(second) if second_whole else sys.maxsize, room
             )
@@ -161,25 +179,29 @@ class Tokenizer:
         return out
 
     def decode(self, token: int) -> str:
-        """The text of one id, as the model's authors key their token weights: U+2581 is dropped."""
+        """The text of one id, as in the token weights that the model's authors publish: without U+2581."""
         if token not in self._decoded:
             self._decoded[token] = self._tokenizer.decode([token], skip_special_tokens=False).strip(HIDDEN)
         return self._decoded[token]
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """(id, start, end) of a text's tokens, without special ones around it; places are in characters."""
+        """(id, start, end) of each token, without special tokens around the text; start and end in
+        characters."""
         with _mapped_panics():
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             return [(token, *span) for token, span in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def join(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        """The text of a row of ids."""
+        """The text of a sequence of ids."""
         with _mapped_panics():
             text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
             return text
 
     def _bodies(self, texts: Sequence[str], room: int) -> Iterator[tuple[list[int], bool]]:
-        """(ids without specials, whether they are all) of each text; of a long one the beginning, more than `room`."""
+        """For each text its ids without special tokens, and whether they are all of its ids.
+
+        For a long text they may be the first ones only, but more than `room`.
+        """
         long = room * CHARACTERS_PER_TOKEN
         with _mapped_panics():
             short = iter(
@@ -189,6 +211,7 @@ class Tokenizer:
                 yield (next(short).ids, True) if len(text) <= long else self._long_body(text, room)
 
     def _long_body(self, text: str, room: int) -> tuple[list[int], bool]:
+        """As `_bodies`, for one long text, of which a prefix is tried first."""
         size = (room + 1) * FIRST_GUESS
         for _ in range(ATTEMPTS):
             head = self._prefixes.shorten(text[: 8 * size])
@@ -197,7 +220,8 @@ class Tokenizer:
             ids = self._prefixes.proven(head, size, room)
             if len(ids) > room:
                 return ids, False
-            # As much as the tokens so far suggest, at least four times as much.
+            # Enough for `room` at the characters per token so far and a quarter more, but at least four times
+            # as much.
             size = max(4 * size, size * (room + 1) * 5 // (4 * max(1, len(ids))))
         return self._tokenizer.encode(self._prefixes.shorten(text), add_special_tokens=False).ids, True
 
@@ -209,9 +233,11 @@ class Tokenizer:
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each text of a pair are kept: as if the longer one lost its last until both fit.
+    """How many tokens of each text of a pair are kept so that both fit into `room`.
 
-    Where both are over half the room, the token left over by an odd room goes to the longer, of equals to the second.
+    As the strategy `longest_first` of the tokenizers library: as if the longer text lost its last token until
+    both fit. Where both have more than half of an odd room, the longer one, or the second of equals, gets the
+    odd token.
     """
     if first + second <= room:
         return first, second
@@ -222,14 +248,15 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 HIDDEN = "\x00 "
-"""Put before the name of a special piece that texts must not reach: no word holds a space."""
+"""Put before the names of special pieces, so that no text matches them: a word contains no space."""
 
 
 def _without_specials(data: bytes) -> bytes:
-    """The same tokenizer, in which no text leads to a special token.
+    """A tokenizer.json with the same ids and scores, in which no text becomes a special token.
 
-    The library's own switch is not enough: a Unigram vocabulary holds `</s>` as a piece of score 0, better than
-    any other. So special pieces get names that no word can have; their ids and all scores stay.
+    The library's own switch, `encode_special_tokens`, is not enough for Unigram: there `</s>` is also an
+    ordinary piece of the vocabulary, with score 0, the highest, so the characters `</s>` would still become
+    the special token. So the special pieces are renamed to strings that no word can contain.
     """
     with _mapped_panics():
         raw = json.loads(data)
@@ -246,7 +273,7 @@ def _without_specials(data: bytes) -> bytes:
 def _read_record(data: bytes) -> TokenizerRecord:
     from .facts import read_facts
 
-    _load(data)  # what the library refuses is not looked into
+    _load(data)  # refuses a malformed file, so that `read_facts` need not check it
     with _mapped_panics():
         return read_facts(json.loads(data))
 
@@ -259,7 +286,7 @@ def _load(data: bytes) -> Any:
 
 
 def _template(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Special ids before and after a single text, found by encoding one."""
+    """The special ids before and after a text, found by encoding one."""
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     full = tokenizer.encode("a", add_special_tokens=True).ids
     for start in range(len(full) - len(bare) + 1):
@@ -269,7 +296,7 @@ def _template(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def _pair_template(tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
-    """Found by encoding a pair: two texts that have the same tokens show where each stands."""
+    """As `_template`, for a pair: of two equal texts, whose ids are then found twice."""
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     full = tokenizer.encode("a", "a", add_special_tokens=True).ids
     size = len(bare)
@@ -283,7 +310,10 @@ def _pair_template(tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
 
 @contextlib.contextmanager
 def _mapped_panics(what: str = "the tokenizer failed") -> Iterator[None]:
-    """The library panics outside Exception: on a bad charsmap, for example, as late as at the first text."""
+    """Turn a panic of the tokenizers library into a BundleError.
+
+    A panic is no Exception, and some come only with the first text, such as that for a broken charsmap.
+    """
     try:
         yield
     except (KeyboardInterrupt, SystemExit, GeneratorExit, BundleError):

@@ -1,23 +1,24 @@
-"""The encoder with int8 products: weights rounded per output channel, activations per token.
+"""The encoder with int8 products: weights are rounded per output channel, activations per token.
 
-A token's scale is its own largest value, so a row's result does not depend on its neighbours. Every
-pass over memory that is not a product costs about as much as a tenth of one, so there are few:
+A token's scale is its own largest value, so its result does not depend on other tokens in the batch. An
+elementwise pass over the activations takes about a tenth of the time of a product, so there are few passes:
 
-- The row scale of `up` is left out: its product with the gate is rounded next, and a factor of a
-  whole row passes through rounding into that row's scale.
-- Each norm is computed twice from the same sum, cheaper than what it saves: once over the factors of
-  `gte_runtime.balance` as the input of products, once with the bias of the product that is added to
-  it, so that neither needs a pass of its own.
-- There is no value bias (folded into the output's), and column scales come with the product.
-- Rounding takes a step per row by itself, without a division before it.
+- The row scale of `up` is left out. Its product with the gate is rounded next, and there a factor of a whole
+  row only changes that row's scale.
+- Each norm is computed twice from the same sum: once divided by the factors of `gte_runtime.building.int8`,
+  as the input of products, and once with the bias of the product that will be added to it. So neither the
+  division nor the bias needs a pass of its own, which would take longer than the second norm.
+- There is no value bias (it is folded into the output bias), and the operator of the product multiplies by
+  the column scales.
+- QuantizeLinear takes a step for each row, so there is no division before it.
 
-The embedding table is int8 with a factor for each row and each column.
+The embedding table is int8 with a factor for each row and for each column.
 
-A second form is for checkpoints in which a few channels carry many times the values of the others and
-nobody expects it. There, what int8 loses on any product shows in those few channels, on which then
-everything depends. So up to `outliers` channels of each activation go through a narrow float32 product
-beside the int8 one (LLM.int8, Dettmers et al. 2022, https://arxiv.org/abs/2208.07339), and so do as many
-columns of the products whose sums the norms make large.
+A second form is for checkpoints in which a few channels have many times the values of the others. There the
+rounding errors of int8 products are largest in just those channels, on which the result depends most. So
+`outliers` channels of each activation go through a narrow float32 product in addition to the int8 one
+(LLM.int8, Dettmers et al. 2022, https://arxiv.org/abs/2208.07339), and as many columns of each product that
+is added before a norm are computed in float32.
 """
 
 from __future__ import annotations
@@ -30,22 +31,25 @@ from torch.nn import functional as f
 
 from gte_runtime.format.architecture import Architecture
 
-from . import operators as operators  # registers torch.ops.gte
-from .attention import Attention
-from .encoder import Linear, Norm, Rope, TracedEncoder
+from .. import operators as operators  # registers torch.ops.gte
+from ..attention import Attention
+from .float import Linear, Norm, Rope, TracedEncoder
 
 TRACED = 63
-"""Largest random weight while tracing: optimum's check of the graph knows nothing of processors whose pair sums overflow."""
+"""The largest random weight while tracing. Larger ones would fail optimum's comparison with PyTorch on
+processors whose int8 kernels add two products in 16 bits, which can overflow."""
 
 SMALLEST = 1e-10
-"""Floor of a row's scale: a row of zeros must not be divided by zero."""
+"""The smallest scale of a row, so that a row of zeros is not divided by zero."""
 
 
 class Outliers(nn.Module):
-    """What of an activation [1, T, K] stays in float32 beside its int8 values: `count` numbers of each row.
+    """The part of an activation [1, T, K] that stays in float32: `count` numbers of each row, x @ select.
 
-    `select` [K, count] gives them: some are channels, copied, and those `inner` [K] takes away (zero there, else one);
-    the others are columns of the product that reads the activation.
+    The columns of `select` [K, count] are unit vectors, which copy a channel, or columns of the weight of the
+    product that reads the activation. `inner` [K] is 0 for the channels that are copied, which are not
+    rounded to int8, and 1 for the others. See `outlier_mask` and `outlier_select` in
+    `gte_runtime.building.transforms`.
     """
 
     def __init__(self, wide: int, count: int) -> None:
@@ -55,9 +59,11 @@ class Outliers(nn.Module):
 
 
 class Rows:
-    """An activation rounded per token: values [1, T, K] uint8 around ZERO, and scale [1, T, 1]. `zeros` is [T], ZERO for each row.
+    """An activation that is rounded per token.
 
-    `beside` [1, T, count] is what `outliers` keep in float32, over the row's scale as the values are.
+    `values` [1, T, K] are uint8 around ZERO, `scale` [1, T, 1] is the largest value of each row, and `beside`
+    [1, T, count] is the part that stays in float32, divided by the scale; None without `outliers`. The
+    argument `zeros` is [T], ZERO for each row.
     """
 
     def __init__(self, x: Tensor, zeros: Tensor, outliers: Outliers | None) -> None:
@@ -70,9 +76,10 @@ class Rows:
 
 
 class Int8Linear(nn.Module):
-    """rows @ weight x scale, weight int8 [in, out], scale per column; the row scale is left to the caller.
+    """rows @ weight x scale, with the weight int8 [in, out] and a scale for each column.
 
-    `beside` [count, out], if there is any, says where the numbers go that the rows keep in float32.
+    The result lacks the row scale, by which the caller multiplies. `beside` [count, out] is the weight for
+    the part of the rows that stays in float32; None where `beside` is 0.
     """
 
     def __init__(self, wide: int, out: int, beside: int) -> None:
@@ -89,6 +96,8 @@ class Int8Linear(nn.Module):
 
 
 class BiasedInt8Linear(Int8Linear):
+    """The product times the row scale, plus a bias."""
+
     def __init__(self, wide: int, out: int, beside: int) -> None:
         super().__init__(wide, out, beside)
         self.bias = nn.Parameter(torch.empty(out).normal_(std=0.02))
@@ -98,7 +107,7 @@ class BiasedInt8Linear(Int8Linear):
 
 
 class Int8Embeddings(nn.Module):
-    """Sum of the rows of a token; its norm belongs to the layer that reads it."""
+    """Word row plus token-type row. The norm after it is in the first layer."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -116,7 +125,7 @@ class Int8Embeddings(nn.Module):
 
 
 class Int8Layer(nn.Module):
-    """From the sum before one norm to the sum before the next."""
+    """From the sum before a layer's first norm to the sum before the next layer's."""
 
     def __init__(self, a: Architecture, outliers: int) -> None:
         super().__init__()
@@ -153,7 +162,7 @@ class Int8Layer(nn.Module):
 
 
 class Int8Encoder(TracedEncoder):
-    """`outliers`: so many channels of each activation stay in float32; 0 for the ordinary form."""
+    """The encoder of `cpu-int8`, with `outliers` channels of each activation in float32; 0 for none."""
 
     def __init__(self, a: Architecture, attention: Attention, outliers: int = 0) -> None:
         super().__init__(a, attention)

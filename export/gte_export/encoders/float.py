@@ -1,12 +1,13 @@
-"""The encoder of gte-multilingual-base and its family, and the sparse head, in PyTorch.
+"""The encoder of gte-multilingual-base and its family in float32 or float16, with its heads.
 
-Post-LayerNorm, GeGLU, RoPE, CLS pooling; the formulas are upstream's. Three choices differ from
-its code, none of them in the numbers:
+Post-LayerNorm, GeGLU, RoPE, CLS pooling. It computes what the model's published code computes, but is written
+differently in three points:
 
-- Weights are parameters in [in, out] orientation, used as `x @ w`. Traced, they keep their own
-  names and no transpose is left in the graph.
-- Query, key, value, up and gate are separate. ONNX Runtime's Split costs more than it saves.
-- There is no value bias: attention weights sum to one, so it is folded into the output bias.
+- Weights are parameters in [in, out] orientation, used as `x @ w`. Traced, they keep their names and the
+  graph has no Transpose.
+- Query, key, value, up and gate are separate products: ONNX Runtime's Split costs more than a larger product
+  saves.
+- There is no value bias. Attention weights sum to one, so it is folded into the output bias.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ from torch.nn import functional as f
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.format.architecture import Architecture
 
-from .attention import Attention, Axes
+from ..attention import Attention, Axes
 
 
 def _random(*shape: int) -> nn.Parameter:
-    """Never zeros or ones: the tracer merges parameters of equal value, biases and tables included."""
+    """A random parameter. Not zeros or ones, because the tracer merges parameters with equal values."""
     return nn.Parameter(torch.empty(*shape).normal_(std=0.02))
 
 
 class Norm(nn.Module):
-    """LayerNorm with its statistics in float32, as the operator's kernels compute them."""
+    """LayerNorm, whose statistics PyTorch computes in float32, as the kernels of ONNX Runtime do."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width).normal_(mean=1, std=0.1))
         self.bias = _random(width)
-        self.shape = (width,)  # a constant: x.shape would be traced as a tensor
+        self.shape = (width,)  # not taken from x.shape, which would be traced as a tensor
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,6 +58,8 @@ class Linear(nn.Module):
 
 
 class Embeddings(nn.Module):
+    """LayerNorm of word row plus token-type row."""
+
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         self.word = _random(a.vocab_size, a.hidden_size)
@@ -69,6 +72,8 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
+    """Attention and GeGLU, each added to its input before a norm."""
+
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         h = a.hidden_size
@@ -89,7 +94,7 @@ class Layer(nn.Module):
 
 
 class PairHead(nn.Module):
-    """A reranker's: one number from the state of the first token."""
+    """The head of a reranker: one logit from the state of the first token."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -98,13 +103,13 @@ class PairHead(nn.Module):
 
     def forward(self, first: Tensor) -> Tensor:
         """[B, H] to [B]."""
-        # Three axes again; see TracedEncoder.forward.
+        # Three axes; see TracedEncoder.forward.
         out: Tensor = self.logit(torch.tanh(self.pooler(first.unsqueeze(0))))
         return out.reshape(-1)
 
 
 class Rope(nn.Module):
-    """cos and sin [P, d/2]. Parameters, so that a graph points to them like to any weight."""
+    """cos and sin [P, d/2]. They are parameters, so that they are in a weight file like any other weight."""
 
     def __init__(self, a: Architecture) -> None:
         super().__init__()
@@ -113,13 +118,15 @@ class Rope(nn.Module):
 
 
 class TracedEncoder(nn.Module):
-    """ids -> `cls` [B, H], not normalised, `token_weights`, one per token, after ReLU, and `token_states`; or `logits` [B].
+    """Base of the encoders: from token ids to the outputs of a graph.
 
-    All float32 but `token_states`, which are the last layer's own: an output that is computed anyway costs nothing, a
-    conversion would be computed in every run.
+    An embedding model has `cls` [B, H], not normalised, `token_weights`, one per token after ReLU, and
+    `token_states`, the states of all tokens after the last layer. A reranker has `logits` [B]. All are
+    float32 but `token_states`, which keep the type of the layers: this output is computed anyway, while a
+    conversion would take time in every run, wanted or not.
 
-    Which inputs there are beside `input_ids`, and whether batches are padded or ragged, is the
-    attention's affair; in which numbers the layers compute, the subclass's.
+    The attention decides which inputs there are and how texts are laid out in a batch; the subclass decides
+    in which types the layers compute.
     """
 
     rope: Rope
@@ -133,7 +140,7 @@ class TracedEncoder(nn.Module):
         self.pair_head = None
 
     def as_reranker(self) -> Self:
-        """The same encoder with a pair head in place of the sparse one."""
+        """Replace the sparse head by a pair head, and return the encoder."""
         self.token_head, self.pair_head = None, PairHead(self.architecture)
         return self
 
@@ -161,7 +168,7 @@ class TracedEncoder(nn.Module):
         uniform: Tensor | None = None,
         token_offset: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Every input that some attention asks for; the tracer reads their names here."""
+        """Run the encoder on the inputs that its attention names. optimum reads the names of all here."""
         given = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -174,7 +181,7 @@ class TracedEncoder(nn.Module):
         }
         inputs = {name: value for name, value in given.items() if value is not None}
         context = self.attention.context(self.rope.cos, self.rope.sin, inputs)
-        # A ragged batch travels as [1, T, H]: three axes keep MatMul from becoming Gemm.
+        # A ragged batch is [1, T, H]: with two axes, MatMul and Add would become a Gemm.
         h = self.states(input_ids if input_ids.dim() == 2 else input_ids.unsqueeze(0), context)
         if self.pair_head is not None:
             return {"logits": self.pair_head(self.attention.first_tokens(h, inputs)).float()}
@@ -204,7 +211,7 @@ class Encoder(TracedEncoder):
         return h
 
     def load(self, checkpoint: Checkpoint) -> Encoder:
-        """Take a checkpoint's weights; zeros stand for a token-type row or sparse head it does not have."""
+        """Copy a checkpoint's weights. A token-type row or sparse head that it lacks becomes zeros."""
 
         def read(name: str) -> Tensor:
             return torch.from_numpy(checkpoint.read(name))

@@ -1,7 +1,8 @@
-"""The encoder in CUDA's fused operators: 14 kernels a layer, on activations [1, T, H].
+"""The encoder in ONNX Runtime's fused operators for CUDA: 14 kernels a layer, in float16.
 
-Sums and norms are one operator, up and gate one product whose halves meet in another. Three axes
-keep every MatMul from becoming a Gemm, which on CUDA spreads its bias by an extra product.
+A sum and the norm after it are one operator. Up and gate are one product, whose halves another operator
+multiplies. Activations have three axes, [1, T, H], so that no MatMul becomes a Gemm, which on CUDA adds its
+bias by an extra product.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from torch.nn import functional as f
 
 from gte_runtime.format.architecture import Architecture
 
-from . import operators as operators  # registers torch.ops.gte
-from .attention import Attention
-from .encoder import Embeddings, Linear, Norm, Rope, TracedEncoder
-from .layout import splits_in_one_kernel
+from .. import operators as operators  # registers torch.ops.gte
+from ..attention import Attention
+from ..layout import splits_in_one_kernel
+from .float import Embeddings, Linear, Norm, Rope, TracedEncoder
 
 
 class SkipNorm(Norm):
-    """LayerNorm of a product, its bias, and what it is added to."""
+    """LayerNorm of the sum of a product, the product's bias and the residual."""
 
     def forward(self, product: Tensor, skip: Tensor, bias: Tensor | None) -> Tensor:  # type: ignore[override]
         y: Tensor = torch.ops.gte.skip_layer_norm(product, skip, self.weight, self.bias, bias, self.eps)
@@ -29,6 +30,8 @@ class SkipNorm(Norm):
 
 
 class PackedLayer(nn.Module):
+    """As `float.Layer`, in fused operators."""
+
     def __init__(self, a: Architecture) -> None:
         super().__init__()
         h, i = a.hidden_size, a.intermediate_size
@@ -53,13 +56,13 @@ class PackedLayer(nn.Module):
 
 
 class PackedEncoder(TracedEncoder):
-    """In float16."""
+    """The encoder of `cuda-fp16`."""
 
     def __init__(self, a: Architecture, attention: Attention) -> None:
         super().__init__(a, attention)
         self.embeddings = Embeddings(a)
         self.rope = Rope(a)
-        # The operator insists on a bias. Random while tracing, like every parameter; zeros in a weight file.
+        # BiasSplitGelu requires a bias. Random while tracing, like every parameter; zeros in the weight file.
         self.no_bias = (
             nn.Parameter(torch.empty(2 * a.intermediate_size).normal_(std=0.02))
             if splits_in_one_kernel(a)
