@@ -18,14 +18,11 @@ from hypothesis import strategies as st
 from gte_runtime import Embedder
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.errors import (
-    BundleError,
     ConfigError,
     ForkedProcessError,
     InputError,
     InputTooLongError,
     NonFiniteOutputError,
-    ProviderError,
-    ProviderUnavailableError,
 )
 from gte_runtime.inference.batch import Batch
 from gte_runtime.inference.plan import Budget
@@ -33,6 +30,8 @@ from gte_runtime.inference.session import Outputs
 from gte_runtime.proof.oracle import forward
 
 TEXT = st.text(max_size=90)
+
+
 WORDS = st.lists(
     st.sampled_from(["北京", "capital", "de", "China?", "мир", "a", "मस्ते", "😀", "</s>"]), max_size=120
 ).map(" ".join)
@@ -156,65 +155,6 @@ def test_padded_variant_is_near_alone(tiny_bundle: Path, golden: Golden):
         alone = np.concatenate([engine.encode(text).dense for text in golden.texts])
         assert np.abs(together - alone).max() <= 1e-6
         assert engine.info["batch_invariant"] is False
-
-
-def test_stream_is_encode(gte: Embedder, golden: Golden):
-    """A stream gives the rows of `encode`, in order, from an iterator that is read bit by bit."""
-    whole = gte.encode(golden.texts)
-    parts = list(gte.stream(iter(golden.texts), texts_per_part=4))
-    assert [len(part) for part in parts] == [4, 4, 4, 1]
-    assert np.array_equal(np.concatenate([part.dense for part in parts]), whole.dense)
-    assert np.concatenate([part.index for part in parts]).tolist() == list(range(len(golden.texts)))
-
-
-def test_stream_reads_one_part_ahead_and_no_further(gte: Embedder):
-    """Memory stays bounded: an endless source is fine."""
-    read = []
-
-    def endless() -> Iterator[str]:
-        while True:
-            read.append(1)
-            yield "text"
-
-    next(gte.stream(endless(), texts_per_part=8))
-    assert len(read) == 16
-
-
-def test_stream_names_bad_texts_and_goes_on(gte: Embedder, golden: Golden):
-    """One bad text fails neither its neighbours nor the stream."""
-    bad = [golden.texts[0], None, "half \ud800", golden.texts[1], "long " * 50]
-    (part,) = gte.stream(bad, max_length=20, truncate=False)
-    assert part.index.tolist() == [0, 3]
-    assert [(r.index, type(r.error)) for r in part.rejected] == [
-        (1, InputError),
-        (2, InputError),
-        (4, InputTooLongError),
-    ]
-    assert np.array_equal(part.dense, gte.encode(golden.texts[:2]).dense)
-
-
-def test_stream_rejects_rows_that_are_not_finite(gte: Embedder, golden: Golden):
-    """A row of NaN is named, and the rows beside it are whole."""
-    poison = golden.ids(2)[1]
-    engine = on_session(gte, Poisoned(gte.engine.session, poison))
-    (part,) = engine.stream([golden.texts[0], golden.texts[2], golden.texts[1]])
-    assert part.index.tolist() == [0, 2]
-    assert [(r.index, type(r.error)) for r in part.rejected] == [(1, NonFiniteOutputError)]
-    assert np.isfinite(part.dense).all()
-
-
-def test_stream_of_a_source_that_fails(gte: Embedder):
-    """What came before the failure is given first, also where it does not fill a part."""
-
-    def failing() -> Iterator[str]:
-        yield from ("one", "two", "three")
-        raise OSError("the disk is gone")
-
-    read: list[int] = []
-    with pytest.raises(OSError, match="the disk is gone"):  # noqa: PT012 - what was read before is the subject
-        for part in gte.stream(failing(), texts_per_part=2):
-            read += part.index.tolist()
-    assert read == [0, 1, 2]
 
 
 def test_score_names_the_pair_that_is_not_finite(gte: Embedder, golden: Golden):
@@ -411,40 +351,6 @@ def test_parts_on_request(gte: Embedder):
     """Only what is asked for is given."""
     assert gte.encode("a", dense=False).dense is None
     assert gte.encode("a", sparse=False).sparse is None
-
-
-def test_unknown_options(gte: Embedder, tiny_bundle: Path):
-    """Unknown values are refused with what there is."""
-    with pytest.raises(ConfigError, match="'strict' or 'replace'"):
-        gte.encode("a", errors="ignore")
-    with pytest.raises(ConfigError, match="cpu, cuda, tensorrt"):
-        Embedder.open(tiny_bundle, provider="tpu")
-    with pytest.raises(ConfigError, match="'auto' or 'always'"):
-        Embedder.open(tiny_bundle, verify="never")
-    with pytest.raises(BundleError, match="no variant 'cpu-int3'; it has cpu-fp32"):
-        Embedder.open(tiny_bundle, variant="cpu-int3")
-    with pytest.raises(ConfigError, match="threads is 0"):
-        Embedder.open(tiny_bundle, threads=0)
-
-
-def test_no_silent_cpu(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]):
-    """A provider that is not there is an error that names what is, and nothing is printed."""
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this machine's onnxruntime has CUDA; the error for its absence cannot be seen here")
-    with pytest.raises(ProviderUnavailableError, match="cpu") as caught:
-        Embedder.open(tiny_bundle, provider="cuda")
-    assert isinstance(caught.value, ProviderError)
-    assert caught.value.asked == "cuda"
-    assert "gte-runtime[gpu]" in str(caught.value)
-    assert capfd.readouterr().out == ""
-
-
-def test_names_that_do_not_exist():
-    """An unknown name says what would be known, and how to make a bundle."""
-    with pytest.raises(BundleError, match=r"gte-mini.*gte build"):
-        Embedder.open("no-such-model")
 
 
 def test_threads_share_one_engine(gte: Embedder, golden: Golden):

@@ -1,0 +1,38 @@
+"""`gte tokens` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
+
+
+def gte(
+    *args: str | bytes, stdin: bytes = b"", cwd: Path | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*COMMAND, *args], input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd
+    )
+
+
+@pytest.fixture
+def model(tiny_bundle: Path) -> str:
+    return str(tiny_bundle)
+
+
+def rows(done: subprocess.CompletedProcess[bytes]) -> list[dict]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_tokens(model: str):
+    """The table lists tokens in order; JSONL is the authors' form."""
+    table = gte("tokens", "--model", model, "北京").stdout.decode()
+    assert "北" in table
+    assert "<s>" in table
+    (weights,) = rows(gte("tokens", "--model", model, "--format", "jsonl", "北京"))
+    assert list(weights) == ["", "北", "京"]
