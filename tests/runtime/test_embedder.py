@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import assert_as_alone, assert_weights_as_alone
+from doubles import Around, on_session, poisoned
 from golden import Golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from invariance import assert_as_alone, assert_weights_as_alone
 
 from gte_runtime import Embedder
 from gte_runtime.checkpoint.tensors import Checkpoint
@@ -41,31 +42,6 @@ WORDS = st.lists(
 def gte(tiny_bundle: Path) -> Iterator[Embedder]:
     with Embedder.open(tiny_bundle) as engine:
         yield engine
-
-
-def on_session(gte: Embedder, session: Session, budget: Budget | None = None) -> Embedder:
-    """The same embedder on another session."""
-    return Embedder(gte.manifest, gte.tokenizer, Engine(session, gte.engine.variant, gte.dim, budget=budget))
-
-
-class Poisoned:
-    """The real session, with NaN in the output of texts that begin with a chosen token."""
-
-    def __init__(self, session, token: int) -> None:
-        self.session, self.token, self.workers = session, token, session.workers
-
-    def run(self, batch: Batch, *options: object) -> Outputs:
-        out = self.session.run(batch, *options)
-        for row, start in enumerate(batch.cu_seqlens[:-1]):
-            if batch.input_ids[start + 1] == self.token:
-                out.cls[row, 3] = np.nan
-        return out
-
-    def stop(self, owner: object) -> None:
-        self.session.stop(owner)
-
-    def close(self) -> None:
-        self.session.close()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -115,19 +91,11 @@ def test_token_vectors_are_near_the_oracle(mini_checkpoint: Path, mini_bundle: P
 def test_a_non_finite_state_names_the_text(gte: Embedder):
     """A state of any token that is no number fails its text, as one of the first token does."""
 
-    class OneBad:
-        workers = 1
+    def last_token(batch: Batch, outputs: Outputs) -> Outputs:
+        outputs.token_states[-1, 3] = np.inf
+        return outputs
 
-        def run(self, batch: Batch, *options: object, states: bool = False) -> Outputs:
-            out = gte.engine.session.run(batch, *options, states=states)
-            out.token_states[-1, 3] = np.inf
-            return out
-
-        def stop(self, owner: object) -> None: ...
-
-        def close(self) -> None: ...
-
-    engine = on_session(gte, OneBad())
+    engine = on_session(gte, Around(gte.engine.session, last_token))
     with pytest.raises(NonFiniteOutputError) as caught:
         engine.token_vectors(["a b c"])
     assert caught.value.index == 0
@@ -159,7 +127,7 @@ def test_padded_variant_is_near_alone(tiny_bundle: Path, golden: Golden):
 
 def test_score_names_the_pair_that_is_not_finite(gte: Embedder, golden: Golden):
     """Texts are run once each, in another order than the pairs."""
-    engine = on_session(gte, Poisoned(gte.engine.session, golden.ids(2)[1]))
+    engine = on_session(gte, poisoned(gte.engine.session, golden.ids(2)[1]))
     first, second, poison = golden.texts[:3]
     with pytest.raises(NonFiniteOutputError, match=r"pairs\[2\]") as caught:
         engine.score([(first, second), (second, first), (first, poison), (poison, second)])
@@ -179,7 +147,7 @@ def test_a_model_of_few_positions(gte: Embedder):
 
 def test_encode_names_the_row_that_is_not_finite(gte: Embedder, golden: Golden):
     """B-21: NaN never leaves the engine."""
-    engine = on_session(gte, Poisoned(gte.engine.session, golden.ids(2)[1]))
+    engine = on_session(gte, poisoned(gte.engine.session, golden.ids(2)[1]))
     with pytest.raises(NonFiniteOutputError, match=r"texts\[2\]") as caught:
         engine.encode(golden.texts[:3])
     assert caught.value.index == 2
@@ -328,22 +296,10 @@ def test_score_weights_are_checked(gte: Embedder, weight: object):
 
 def test_repeated_texts_are_run_once(gte: Embedder, golden: Golden):
     """A query that stands in every pair costs one run."""
-    seen = []
-
-    class Counting:
-        workers = 1
-
-        def stop(self, owner: object) -> None: ...
-
-        def run(self, batch: Batch, *_: object) -> Outputs:
-            seen.append(len(batch.rows))
-            return gte.engine.session.run(batch)
-
-        def close(self) -> None: ...
-
-    engine = on_session(gte, Counting())
+    counting = Around(gte.engine.session)
+    engine = on_session(gte, counting)
     scores = engine.score([("q", text) for text in golden.texts[:4]])
-    assert sum(seen) == 5
+    assert sum(counting.texts_of_runs) == 5
     assert np.array_equal(scores, gte.score([("q", text) for text in golden.texts[:4]]))
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import assert_as_alone, assert_weights_as_alone
 from golden import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invariance import assert_as_alone, assert_weights_as_alone
 from tensorfile import Derive, Tensors, derive
 
 from gte_runtime import Embedder

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from doubles import on_session, poisoned
 from golden import Golden
 
 from gte_runtime import Embedder
@@ -15,40 +16,12 @@ from gte_runtime.errors import (
     InputTooLongError,
     NonFiniteOutputError,
 )
-from gte_runtime.inference.batch import Batch
-from gte_runtime.inference.plan import Budget
-from gte_runtime.inference.session import Outputs
 
 
 @pytest.fixture(scope="module")
 def gte(tiny_bundle: Path) -> Iterator[Embedder]:
     with Embedder.open(tiny_bundle) as engine:
         yield engine
-
-
-def on_session(gte: Embedder, session: Session, budget: Budget | None = None) -> Embedder:
-    """The same embedder on another session."""
-    return Embedder(gte.manifest, gte.tokenizer, Engine(session, gte.engine.variant, gte.dim, budget=budget))
-
-
-class Poisoned:
-    """The real session, with NaN in the output of texts that begin with a chosen token."""
-
-    def __init__(self, session, token: int) -> None:
-        self.session, self.token, self.workers = session, token, session.workers
-
-    def run(self, batch: Batch, *options: object) -> Outputs:
-        out = self.session.run(batch, *options)
-        for row, start in enumerate(batch.cu_seqlens[:-1]):
-            if batch.input_ids[start + 1] == self.token:
-                out.cls[row, 3] = np.nan
-        return out
-
-    def stop(self, owner: object) -> None:
-        self.session.stop(owner)
-
-    def close(self) -> None:
-        self.session.close()
 
 
 def test_stream_is_encode(gte: Embedder, golden: Golden):
@@ -89,7 +62,7 @@ def test_stream_names_bad_texts_and_goes_on(gte: Embedder, golden: Golden):
 def test_stream_rejects_rows_that_are_not_finite(gte: Embedder, golden: Golden):
     """A row of NaN is named, and the rows beside it are whole."""
     poison = golden.ids(2)[1]
-    engine = on_session(gte, Poisoned(gte.engine.session, poison))
+    engine = on_session(gte, poisoned(gte.engine.session, poison))
     (part,) = engine.stream([golden.texts[0], golden.texts[2], golden.texts[1]])
     assert part.index.tolist() == [0, 2]
     assert [(r.index, type(r.error)) for r in part.rejected] == [(1, NonFiniteOutputError)]

@@ -3,26 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
-COMMAND = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
-
-
-def gte(
-    *args: str | bytes, stdin: bytes = b"", cwd: Path | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*COMMAND, *args], input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd
-    )
-
-
-@pytest.fixture
-def model(tiny_bundle: Path) -> str:
-    return str(tiny_bundle)
+from command_line import gte
 
 
 def test_build_verify_info(golden, tmp_path: Path):

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+from command_line import gte
+
 ROOT = Path(__file__).parents[3]
-
-
-COMMAND = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
-
-
-def gte(
-    *args: str | bytes, stdin: bytes = b"", cwd: Path | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*COMMAND, *args], input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd
-    )
 
 
 def test_demo():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import COMMAND, gte, rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,26 +60,6 @@ def test_lines_wherever_they_are_cut(parts: list[bytes], size: int):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "MAX_LINE", 7)
         assert list(reading._lines(pieces)) == lines_of(data)
-
-
-COMMAND = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
-
-
-def gte(
-    *args: str | bytes, stdin: bytes = b"", cwd: Path | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*COMMAND, *args], input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd
-    )
-
-
-@pytest.fixture
-def model(tiny_bundle: Path) -> str:
-    return str(tiny_bundle)
-
-
-def rows(done: subprocess.CompletedProcess[bytes]) -> list[dict]:
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_embed_jsonl_file(model: str, tmp_path: Path):

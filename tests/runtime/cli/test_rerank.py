@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from command_line import COMMAND, gte, rows
 
 from gte_runtime import Reranker
-
-COMMAND = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
-
-
-def gte(
-    *args: str | bytes, stdin: bytes = b"", cwd: Path | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*COMMAND, *args], input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd
-    )
-
-
-@pytest.fixture
-def model(tiny_bundle: Path) -> str:
-    return str(tiny_bundle)
-
-
-def rows(done: subprocess.CompletedProcess[bytes]) -> list[dict]:
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_rerank(reranker_bundle: Path):

@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-COMMAND = [sys.executable, "-c", "from gte_runtime.cli import main; main()"]
-
-
-def gte(
-    *args: str | bytes, stdin: bytes = b"", cwd: Path | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*COMMAND, *args], input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd
-    )
+from command_line import gte
 
 
 def test_verify_a_reranker(reranker_bundle: Path):

@@ -123,7 +123,7 @@ def test_a_library_that_is_missing_is_named(packed: Bundle, monkeypatch: pytest.
 
 def test_cuda_fp16_is_what_cuda_runs():
     """Where the bundle has it; the padded variants are second."""
-    from gte_runtime.embedder import VARIANTS
+    from gte_runtime.opening import VARIANTS
 
     assert VARIANTS["cuda"][0] == "cuda-fp16"
     assert VARIANTS["tensorrt"] == ("portable-fp16",)

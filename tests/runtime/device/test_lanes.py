@@ -24,15 +24,12 @@ from gte_runtime.building.build import build
 from gte_runtime.building.judge import judge
 from gte_runtime.bundle.directory import Bundle
 from gte_runtime.device.cpu import CpuSession
-from gte_runtime.device.cuda import (
-    joined,
-    run_halved,
-)
 from gte_runtime.device.graph import load_graph
 from gte_runtime.device.lanes import Device, Lane, least_loaded
 from gte_runtime.device.shapes import BUCKETS, Bucket
 from gte_runtime.errors import Cancelled, EngineError, OutOfMemory, ProviderUnavailableError
 from gte_runtime.inference.batch import Batch, make_batch
+from gte_runtime.inference.halving import all_or_error, joined, run_halved
 from gte_runtime.inference.session import Outputs
 from gte_runtime.proof.graph_in_numpy import Evaluator
 from gte_runtime.scoring import cut_and_normalise
@@ -224,14 +221,14 @@ def test_without_memory_a_batch_is_halved_until_it_fits(lane: tuple[Lane, Evalua
     expected = run(opened, batch)
     asked: list[tuple[int, bool]] = []
 
-    def attempt(part: Batch, owner: object, thrifty: bool) -> Outputs:
-        asked.append((len(part.rows), thrifty))
+    def attempt(part: Batch, halved: bool) -> Outputs:
+        asked.append((len(part.rows), halved))
         if len(part.rows) > most:
             raise OutOfMemory("out of memory during a run")
-        return opened.run(part, owner, thrifty)
+        return opened.run(part, object(), halved)
 
-    near(run_halved(attempt, batch, object()), expected)
-    assert [thrifty for _, thrifty in asked] == [False] + [True] * (len(asked) - 1)
+    near(all_or_error(run_halved(attempt, batch, lambda error: True)), expected)
+    assert [halved for _, halved in asked] == [False] + [True] * (len(asked) - 1)
     assert sum(rows for rows, _ in asked if rows <= most) == 5
 
 

@@ -11,19 +11,23 @@ import pytest
 
 from gte_runtime.errors import Cancelled, EngineError
 from gte_runtime.inference.batch import Batch, make_batch
-from gte_runtime.inference.session import Outputs
+from gte_runtime.inference.session import Outputs, Share
 from gte_runtime.inference.side_by_side import run_all
 
 
 class Recorder:
     """A session that takes a moment, gives back the first id of every text, and can be told to fail or to wait."""
 
+    provider = "cpu"
+
     def __init__(self, workers: int, fail: int = -1, wait: bool = False) -> None:
         self.workers, self.fail, self.wait = workers, fail, wait
         self.shares: list[str] = []
         self.stopped = threading.Event()
 
-    def run(self, batch: Batch, share: str = "any", owner: object = None) -> Outputs:
+    def run(
+        self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
+    ) -> Outputs:
         self.shares.append(share)
         first = int(batch.input_ids[0])
         if first == self.fail:

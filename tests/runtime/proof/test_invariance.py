@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import assert_as_alone
+from invariance import assert_as_alone
 
 from gte_runtime import Embedder, Reranker
 from gte_runtime.bundle import load as loading
