@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from gte_runtime.bundle.directory import Bundle
 from gte_runtime.cli import gte
 from gte_runtime.device.doctor import Findings, examine, lines, placement, verdict
 from gte_runtime.machine.gpus import Devices, Gpu
@@ -153,9 +154,9 @@ def test_the_command(mini_bundle: Path):
 
 def test_placement_counts_nodes(mini_bundle: Path):
     """By provider; none elsewhere than on the one that was asked for."""
-    from gte_runtime.bundle.directory import Bundle
-
-    placed = placement(Bundle.open(mini_bundle), "cpu-fp32", "cpu")
+    bundle = Bundle.open(mini_bundle)
+    variant = bundle.variant("cpu-fp32")
+    placed = placement(bundle.read(variant.graph), mini_bundle, variant, "cpu")
     assert placed["nodes"]["CPUExecutionProvider"] > 20
     assert placed["elsewhere"] == {}
 

@@ -1,11 +1,10 @@
-"""Engines: shapes, keys and what is said where there are none. Nothing here has TensorRT; nothing of it was run anywhere."""
+"""TensorRT engines: shapes, keys and what is said where there are none. Nothing here has TensorRT; nothing of it was run anywhere."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +13,13 @@ from hypothesis import strategies as st
 
 import gte_runtime.device.tensorrt as module
 from gte_runtime.bundle.directory import Bundle
+from gte_runtime.bundle.load import engine_source
 from gte_runtime.device.cuda import CudaOptions
 from gte_runtime.device.tensorrt import (
     ABOUT,
     CONTEXT,
     PROFILES,
+    EngineSource,
     Facts,
     Profile,
     TensorRtSession,
@@ -113,26 +114,25 @@ def test_a_missing_engine_is_an_error(machine: Path, tiny_bundle: Path):
         EngineMissing,
         match=r"no TensorRT engine for .* on H200, 9\.0 with TensorRT 10\.16\.1.*: gte engine build",
     ):
-        TensorRtSession(bundle, bundle.variant("portable-fp16"), CudaOptions())
+        TensorRtSession(engine_source(bundle, "portable-fp16"), CudaOptions())
 
 
 def test_an_unfinished_engine_is_none(machine: Path, tiny_bundle: Path):
     """A folder without its last file was not built to the end."""
     bundle = Bundle.open(tiny_bundle)
-    known = facts(bundle, bundle.variant("portable-fp16"), 0)
+    known = facts(engine_source(bundle, "portable-fp16"), 0)
     (known.folder / "32x32").mkdir(parents=True)
     (known.folder / "32x32" / CONTEXT).write_bytes(b"half")
     with pytest.raises(EngineMissing):
-        TensorRtSession(bundle, bundle.variant("portable-fp16"), CudaOptions())
+        TensorRtSession(engine_source(bundle, "portable-fp16"), CudaOptions())
 
 
 def test_engines_are_built_once_and_whole(machine: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     """What is there is kept; what fails half way leaves nothing under its name."""
     bundle = Bundle.open(tiny_bundle)
-    variant = bundle.variant("portable-fp16")
     built: list[str] = []
 
-    def build(bundle: Any, variant: Any, profile: Profile, device: int, folder: Path, timing: Path) -> None:
+    def build(source: EngineSource, profile: Profile, device: int, folder: Path, timing: Path) -> None:
         built.append(str(profile))
         (folder / CONTEXT).write_bytes(b"engine")
         if profile.longest == 512:
@@ -140,10 +140,11 @@ def test_engines_are_built_once_and_whole(machine: Path, tiny_bundle: Path, monk
 
     monkeypatch.setattr(module, "_build", build)
     lines: list[str] = []
-    folder = build_engines(bundle, variant, PROFILES[:2], 0, lines.append)
-    build_engines(bundle, variant, PROFILES[:2], 0, lines.append)
+    source = engine_source(bundle, "portable-fp16")
+    folder = build_engines(source, PROFILES[:2], 0, lines.append)
+    build_engines(source, PROFILES[:2], 0, lines.append)
     with pytest.raises(EngineError):
-        build_engines(bundle, variant, PROFILES, 0, lines.append)
+        build_engines(source, PROFILES, 0, lines.append)
     assert built == ["32x32", "32x128", "16x512"]
     assert sorted(file.name for file in folder.iterdir()) == ["32x128", "32x32"]
     about = json.loads((folder / "32x32" / ABOUT).read_text(encoding="utf-8"))
@@ -155,14 +156,14 @@ def test_only_padded_graphs(machine: Path, tiny_bundle: Path):
     """Fused operators are not TensorRT's: the graph would fall into shreds."""
     bundle = Bundle.open(tiny_bundle)
     with pytest.raises(ConfigError, match="build the variant portable-fp16"):
-        TensorRtSession(bundle, bundle.variant("cpu-fp32"), CudaOptions())
+        TensorRtSession(engine_source(bundle, "cpu-fp32"), CudaOptions())
 
 
 def test_no_such_gpu(machine: Path, tiny_bundle: Path):
     """Named, with those that there are."""
     bundle = Bundle.open(tiny_bundle)
     with pytest.raises(ProviderUnavailableError, match="there is no GPU 4, only 0"):
-        facts(bundle, bundle.variant("portable-fp16"), 4)
+        facts(engine_source(bundle, "portable-fp16"), 4)
 
 
 def test_the_pin_is_the_one_of_the_extra():
