@@ -1,4 +1,4 @@
-"""No more permits are out than there are, nobody starves, and whoever is alone gets all."""
+"""No more processors are handed out than there are, nobody starves, and a lone caller gets all."""
 
 from __future__ import annotations
 
@@ -66,3 +66,33 @@ def test_who_waits_for_all_is_not_passed_by():
     for thread in threads:
         thread.join(60)
     assert order == ["all", "one"]
+
+
+def test_who_could_have_all_leaves_some_for_those_who_wait():
+    """With four free processors and two callers waiting, the first takes what it needs, and both compute at once."""
+    semaphore = ProcessorSemaphore(4)
+    everything = semaphore.acquire(4, 4)
+    taken: dict[str, int] = {}
+    go = threading.Event()
+
+    def run(name: str) -> None:
+        taken[name] = semaphore.acquire(1, 4)
+        go.wait(10)
+        semaphore.release(taken[name])
+
+    threads = []
+    for name in ("first", "second"):
+        threads.append(threading.Thread(target=run, args=(name,)))
+        threads[-1].start()
+        while len(semaphore._waiting) < len(threads):
+            time.sleep(0.001)
+    semaphore.release(everything)
+    patience = time.monotonic() + 5
+    while len(taken) < 2 and time.monotonic() < patience:
+        time.sleep(0.001)
+    at_once = dict(taken)
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert at_once == {"first": 1, "second": 1}
+    assert semaphore.acquire(1, 4) == 4
