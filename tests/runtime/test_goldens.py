@@ -60,7 +60,7 @@ def test_states_of_every_token(gte: Embedder, golden: Golden, together: bool):
 def test_weights_of_every_token(gte: Embedder, golden: Golden, together: bool):
     """Token weights agree for all tokens, special ones included."""
     calls = [golden.texts] if together else [[text] for text in golden.texts]
-    found = [weights for call in calls for weights in gte._states(call, 8192, sparse=True).weights]
+    found = [weights for call in calls for weights in gte.steps.run(gte.steps.tokens(call)).token_weights]
     for text, weights in enumerate(found):
         assert relative(weights, golden.weights(text)) <= 2e-5
 

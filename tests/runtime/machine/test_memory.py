@@ -14,19 +14,18 @@ RANDOM_SHAPES = """
 import sys
 import numpy as np
 from gte_runtime import Embedder
-from gte_runtime.tokenization import Tokens
 
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096
 
 rng = np.random.default_rng(3)
-with Embedder.open(sys.argv[1], variant="cpu-int8", threads=2) as engine:
+with Embedder.open(sys.argv[1], variant="cpu-int8", threads=2) as gte:
     sizes = []
     for _ in range(80):
         lengths = np.exp(rng.uniform(np.log(3), np.log(3000), rng.integers(1, 9))).astype(int)
         lengths = lengths[np.cumsum(lengths) <= 4000] if lengths[0] <= 4000 else lengths[:1]
-        engine._run([Tokens(np.r_[0, rng.integers(5, 1000, max(1, n - 2)), 2], False) for n in lengths])
+        gte.engine.run([np.r_[0, rng.integers(5, 1000, max(1, n - 2)), 2] for n in lengths])
         sizes.append(resident())
     print(max(sizes[20:50]), max(sizes[50:]))
 """

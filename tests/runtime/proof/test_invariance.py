@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from doubles import Around
 from invariance import assert_as_alone
 
 from gte_runtime import Embedder, Reranker
@@ -25,22 +27,9 @@ FEW = 20
 Change = Callable[[Outputs], Outputs]
 
 
-class OtherForFewRows:
-    """The real session, but what few tokens give is changed."""
-
-    def __init__(self, session: CpuSession, change: Change) -> None:
-        self.session, self.change, self.workers, self.runs = session, change, session.workers, 0
-
-    def run(self, batch: Batch, *arguments: object, **options: object) -> Outputs:
-        self.runs += 1
-        out = self.session.run(batch, *arguments, **options)
-        return self.change(out) if len(batch.input_ids) < FEW else out
-
-    def stop(self, owner: object) -> None:
-        self.session.stop(owner)
-
-    def close(self) -> None:
-        self.session.close()
+def other_for_few_rows(session: CpuSession, change: Change) -> Around:
+    """The real session, but the outputs of few tokens are changed."""
+    return Around(session, lambda batch, out: change(out) if len(batch.input_ids) < FEW else out)
 
 
 def in_states(out: Outputs) -> Outputs:
@@ -60,13 +49,13 @@ def nowhere(out: Outputs) -> Outputs:
 
 
 @pytest.fixture
-def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], list[OtherForFewRows]]:
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], list[Around]]:
     """Let every session that is loaded from now on change its outputs; gives the list of them."""
-    made: list[OtherForFewRows] = []
+    made: list[Around] = []
 
-    def breaking(change: Change) -> list[OtherForFewRows]:
-        def other(*arguments: object, **options: object) -> OtherForFewRows:
-            made.append(OtherForFewRows(CpuSession(*arguments, **options), change))
+    def breaking(change: Change) -> list[Around]:
+        def other(*arguments: Any, **options: Any) -> Around:
+            made.append(other_for_few_rows(CpuSession(*arguments, **options), change))
             return made[-1]
 
         monkeypatch.setattr(loading, "CpuSession", other)
@@ -124,7 +113,7 @@ def test_measured_once_for_each_number_of_threads_and_runtime(
     def runs(threads: int) -> int:
         with Embedder.open(tiny_bundle, threads=threads) as engine:
             assert engine.info["batch_invariant"] is (change is nowhere)
-            return made[-1].runs
+            return len(made[-1].texts_of_runs)
 
     change = in_states
     made = broken(change)
@@ -150,33 +139,29 @@ def test_a_note_that_cannot_be_read_is_none(tiny_bundle: Path, tmp_path: Path):
         assert engine.info["batch_invariant"] is True
 
 
-def test_every_company_is_looked_at(tiny_bundle: Path):
-    """One row of one company that differs is enough, be it a long text's."""
+def test_every_batch_is_compared(tiny_bundle: Path):
+    """One row of one batch that differs is enough, be it a long text's."""
     bundle = Bundle.open(tiny_bundle)
     variant = bundle.variant("cpu-fp32")
     session = CpuSession(bundle.read(variant.graph), tiny_bundle, variant, 64, threads=2)
     batches: list[tuple[int, ...]] = []
 
-    class Watched(OtherForFewRows):
-        spoilt = -1
-
-        def run(self, batch: Batch, *arguments: object, **options: object) -> Outputs:
-            out = self.session.run(batch, *arguments, **options)
+    def spoiling(number: int) -> Around:
+        def spoil(batch: Batch, out: Outputs) -> Outputs:
             if len(batch.rows) > 1:
-                if len(batches) == self.spoilt:
+                if len(batches) == number:
                     out.cls[-1] = np.nextafter(out.cls[-1], np.float32(9))
                 batches.append(tuple(batch.lengths.tolist()))
             return out
 
+        return Around(session, spoil)
+
     ids = range(3, 60)
-    watched = Watched(session, nowhere)
-    assert measure(watched, variant, ids) == 0.0
-    companies = len(batches)
+    assert measure(spoiling(-1), variant, ids) == 0.0
     assert (variant.flash_from, variant.flash_from) in batches
-    for spoilt in range(companies):
+    for number in range(len(batches)):
         batches.clear()
-        watched.spoilt = spoilt
-        assert measure(watched, variant, ids) > 0
+        assert measure(spoiling(number), variant, ids) > 0
     session.close()
 
 
