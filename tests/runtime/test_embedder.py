@@ -309,6 +309,7 @@ def test_parts_on_request(gte: Embedder):
     assert gte.encode("a", sparse=False).sparse is None
 
 
+@pytest.mark.slow
 def test_threads_share_one_engine(gte: Embedder, golden: Golden):
     """Eight threads on one engine get what one thread gets."""
     expected = gte.encode(golden.texts).dense

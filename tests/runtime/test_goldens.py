@@ -42,6 +42,7 @@ def test_states_alone(gte: Embedder, golden: Golden):
         assert relative(gte.states(text)[0], expected) <= 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [True, False])
 def test_states_of_every_token(gte: Embedder, golden: Golden, together: bool):
     """`token_vectors` gives upstream's states of the first and the last token, and the oracle's of all, special ones included."""

@@ -211,6 +211,7 @@ def in_float32(tensors: Tensors) -> None:
         tensors[name] = Tensor.of(tensor.values(), "F32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["cpu-fp32", "portable-fp32"])
 def test_a_float32_checkpoint(
     derived: Derive, mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path, variant: str
@@ -282,6 +283,7 @@ INT8_TRANSFORMS = {
 } | OUTLIER_TRANSFORMS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", sorted(set(TRANSFORMS) - {"zeros"}))
 def test_a_build_proves_itself(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, transform: str):
     """Each transform gone wrong is found by the oracle before anybody sees a bundle."""

@@ -203,6 +203,7 @@ build(checkpoint, bundle, graphs=graphs, overwrite=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the exchange", "after the exchange"])
 def test_killed_while_overwriting(tiny: Tiny, moment: str):
     """There is a whole bundle under the name at every moment, and the next build clears up an hour later."""

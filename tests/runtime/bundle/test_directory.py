@@ -252,6 +252,7 @@ def test_a_directory_in_place_of_a_file(refuses: Refusal, bundle_copy: Path, nam
     refuses(bundle_copy, BundleCorruptError, f"{name}: expected a regular file, found a directory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("location", LOCATIONS)
 @pytest.mark.parametrize("place", ["files", "graph", "weights"])
 def test_a_manifest_names_files_of_its_directory_only(
@@ -274,6 +275,7 @@ def test_a_manifest_names_files_of_its_directory_only(
     assert "n" * 81 not in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_a_graph_points_to_files_of_its_directory_only(refuses: Refusal, bundle_copy: Path, location: str):
     """B-47: a graph that was changed to point elsewhere fails by its hash; with a manifest to match, it does not load."""
@@ -301,6 +303,7 @@ def test_a_graph_points_to_listed_files_only(refuses: Refusal, bundle_copy: Path
     refuses(bundle_copy, BundleError, GRAPH, "unlisted.bin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -39,6 +39,7 @@ GRAPH, TABLE, WEIGHTS, TOKENIZER, MANIFEST = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [TABLE, WEIGHTS, TOKENIZER])
 @pytest.mark.parametrize("same_content", [False, True], ids=["other content", "same content"])
 def test_a_file_replaced_while_loading(
@@ -187,6 +188,7 @@ def _declared(graph: bytes, which: int, name: str) -> bytes:
     )
 
 
+@pytest.mark.slow
 def test_a_bundle_from_before_graphs_gave_states(bundle_copy: Path):
     """It opens and embeds; only states of tokens are refused, with what to do."""
 
@@ -238,6 +240,7 @@ def test_a_manifest_with_other_inputs(refuses: Refusal, bundle_copy: Path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "name", "change"),
     [
@@ -311,6 +314,7 @@ def _spoil_tokenizer(bundle: Path, change: Callable[[dict[str, Any]], object]) -
     replace_signed(bundle, TOKENIZER, json.dumps(raw).encode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [b"", b"{}", b"null", b'{"version": "1.0"', b"\xff\xfe", b'{"version": "2.0"}', b"[" * 100_000],
@@ -322,6 +326,7 @@ def test_a_tokenizer_that_is_none(refuses: Refusal, bundle_copy: Path, data: byt
     refuses(bundle_copy, BundleError, TOKENIZER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -358,6 +363,7 @@ def test_a_tokenizer_that_panics_at_its_first_text(
     refuses(bundle_copy, BundleError, TOKENIZER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

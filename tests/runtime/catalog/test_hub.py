@@ -117,6 +117,7 @@ def weights(machine: Machine) -> int:
     return sum(size_of(machine.golden.checkpoint / name) for name in ("model.safetensors", "tokenizer.json"))
 
 
+@pytest.mark.slow
 def test_from_a_name_to_vectors(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     """The bundle is found by its name, says where it came from, and nothing is asked of the hub to open it."""
     bundle = machine.works()
@@ -132,6 +133,7 @@ def test_from_a_name_to_vectors(machine: Machine, monkeypatch: pytest.MonkeyPatc
     assert machine.hub.asked.total() == asked
 
 
+@pytest.mark.slow
 def test_again(machine: Machine):
     """Nothing is downloaded or built twice; another variant joins those that are there."""
     bundle = machine.works()
@@ -143,6 +145,7 @@ def test_again(machine: Machine):
     assert machine.hub.sent["cdn"] == weights(machine)
 
 
+@pytest.mark.slow
 def test_a_moved_revision(machine: Machine, golden: Golden):
     """The main branch moves on: the next pull takes the new commit as a whole, and a pinned one stays what it was."""
     machine.works()
@@ -160,6 +163,7 @@ def test_a_moved_revision(machine: Machine, golden: Golden):
     assert machine.hub.sent["cdn"] == weights(machine)  # the weights are the same ones
 
 
+@pytest.mark.slow
 def test_a_revision_that_moves_meanwhile(machine: Machine, golden: Golden):
     """Pushed to while files are being downloaded: all of them are of the commit it began with."""
     files = machine.hub.repositories[REPOSITORY][commit_of(1)]
@@ -169,6 +173,7 @@ def test_a_revision_that_moves_meanwhile(machine: Machine, golden: Golden):
     assert Bundle.open(machine.works()).manifest.origin == f"{REPOSITORY}@{commit_of(1)}"
 
 
+@pytest.mark.slow
 def test_prompts(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     """Prompts travel with the checkpoint and are put before texts by name."""
     files = machine.hub.repositories[REPOSITORY][commit_of(1)]
@@ -187,6 +192,7 @@ def test_prompts(machine: Machine, monkeypatch: pytest.MonkeyPatch):
             gte.encode("fox", prompt_name="passage")
 
 
+@pytest.mark.slow
 def test_a_known_model_with_other_numbers(machine: Machine):
     """A repository that has a name here, and weights that do not give its published numbers: said, with every number."""
     snowflake = known_models(models_directory())["snowflake-arctic-embed-m-v2.0"]
@@ -223,6 +229,7 @@ def slow_machine(machine: Machine, large: Path) -> Machine:
     return machine
 
 
+@pytest.mark.slow
 def test_a_dropped_connection(slow_machine: Machine, large: Path):
     """Cut in the middle of a file, twice: the download goes on where it stopped."""
     hub = slow_machine.hub
@@ -231,6 +238,7 @@ def test_a_dropped_connection(slow_machine: Machine, large: Path):
     assert hub.starts == [0, 0, CHUNK, 2 * CHUNK]
 
 
+@pytest.mark.slow
 def test_a_connection_that_never_lasts(machine: Machine):
     """Dropped before the first byte, every time."""
     machine.hub.trouble.cut = [0] * 100
@@ -243,6 +251,7 @@ kept_after_a_kill = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @kept_after_a_kill
 def test_killed_while_downloading(slow_machine: Machine, large: Path):
     """kill -9 in the middle; the next pull loads only the rest."""
@@ -265,6 +274,7 @@ def test_killed_while_downloading(slow_machine: Machine, large: Path):
     assert hub.starts == [0, 0, loaded]
 
 
+@pytest.mark.slow
 def test_killed_while_building(machine: Machine):
     """kill -9 between download and bundle: there is nothing that opens, and the next pull builds."""
     process = subprocess.Popen(
@@ -282,6 +292,7 @@ def test_killed_while_building(machine: Machine):
     assert machine.hub.sent["cdn"] == weights(machine)
 
 
+@pytest.mark.slow
 def test_what_a_killed_build_left(machine: Machine):
     """Gigabytes of it go when nothing in it has changed for an hour; a build that is going on is left alone, as is what no build made."""
     pulled = machine.folder / "gte" / "pulled"
@@ -307,6 +318,7 @@ def test_what_a_killed_build_left(machine: Machine):
 # Answers of the hub
 
 
+@pytest.mark.slow
 def test_wrong_bytes(machine: Machine):
     """Of the right size and with another hash, as a broken proxy gives them: removed, and loaded anew by the next pull."""
     machine.hub.trouble.spoil = True
@@ -315,6 +327,7 @@ def test_wrong_bytes(machine: Machine):
     machine.works()
 
 
+@pytest.mark.slow
 @kept_after_a_kill
 def test_a_partial_file_of_something_else(slow_machine: Machine):
     """What was left by a download through that proxy does not become part of a checkpoint."""
@@ -325,6 +338,7 @@ def test_a_partial_file_of_something_else(slow_machine: Machine):
     slow_machine.works()
 
 
+@pytest.mark.slow
 def test_another_file_than_the_known_one(machine: Machine):
     """A known model at its known commit has known hashes, whatever the hub says of itself."""
     files = machine.hub.repositories[REPOSITORY][commit_of(1)]
@@ -340,6 +354,7 @@ def test_another_file_than_the_known_one(machine: Machine):
 # A hub that means harm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag", "X-Repo-Commit"])
 def test_a_header_that_is_a_path(machine: Machine, header: str):
     """The client names files and directories of its cache after headers: one with `..` in it would be written anywhere."""
@@ -350,6 +365,7 @@ def test_a_header_that_is_a_path(machine: Machine, header: str):
     assert not planted.exists()
 
 
+@pytest.mark.slow
 def test_a_header_that_names_a_file_of_the_users(machine: Machine):
     """Of a model whose hashes are known, the file there has the wrong one. It is not removed."""
     known = known_models(models_directory())["gte-multilingual-base"]
@@ -363,6 +379,7 @@ def test_a_header_that_names_a_file_of_the_users(machine: Machine):
     assert precious.read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["a file", "the commit's directory", "the directory of files"])
 def test_a_link_that_leads_out_of_the_cache(machine: Machine, place: str):
     """Its target is neither read as part of the checkpoint nor removed."""
@@ -386,6 +403,7 @@ def test_a_link_that_leads_out_of_the_cache(machine: Machine, place: str):
     assert contents(outside) == before
 
 
+@pytest.mark.slow
 def test_a_private_repository(machine: Machine):
     """401 without a token; with HF_TOKEN it works."""
     machine.hub.trouble.token = "secret"
@@ -394,11 +412,13 @@ def test_a_private_repository(machine: Machine):
     machine.works(HF_TOKEN="secret")
 
 
+@pytest.mark.slow
 def test_a_gated_repository(machine: Machine):
     machine.hub.trouble.statuses = [("/api/", 403, {"X-Error-Code": "GatedRepo"})]
     machine.fails("is gated", "accept its terms")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -412,12 +432,14 @@ def test_what_is_not_there(machine: Machine, name: str, words: tuple[str, ...]):
     machine.fails(*words, name=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_checkpoint_without(machine: Machine, missing: str):
     del machine.hub.repositories[REPOSITORY][commit_of(1)][missing]
     machine.fails(f"org/tiny has no {missing}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_passing_trouble(machine: Machine, status: int):
     """Too many requests, or a hub that is restarted: waited out, at every kind of question."""
@@ -427,6 +449,7 @@ def test_a_passing_trouble(machine: Machine, status: int):
     assert machine.hub.trouble.statuses == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "words"), [(429, ("too many requests", "wait")), (502, ("not well (502)",))]
 )
@@ -436,18 +459,21 @@ def test_a_lasting_trouble(machine: Machine, status: int, words: tuple[str, ...]
     machine.fails("org/tiny", *words, before=PATIENT)
 
 
+@pytest.mark.slow
 def test_a_hub_that_asks_for_an_hour(machine: Machine):
     """It is told, not slept."""
     machine.hub.trouble.statuses = [("/api/models", 429, {"Retry-After": "3600"})]
     machine.fails("too many requests")
 
 
+@pytest.mark.slow
 def test_a_renamed_repository(machine: Machine):
     """Redirected to its new name, as the hub does."""
     machine.hub.renamed = {"old/name": REPOSITORY}
     machine.works("old/name")
 
 
+@pytest.mark.slow
 def test_no_network(machine: Machine):
     """Nobody listens at the endpoint. One line says so; the library's own warnings, one for each of its attempts, do not show."""
     for name in (REPOSITORY, f"{REPOSITORY}@{commit_of(1)}"):
@@ -458,6 +484,7 @@ def test_no_network(machine: Machine):
         assert "the connection failed; is this machine online?" in failed
 
 
+@pytest.mark.slow
 def test_offline(machine: Machine):
     """HF_HUB_OFFLINE: what was downloaded is enough, also by a branch's name; what was not is named."""
     machine.fails(

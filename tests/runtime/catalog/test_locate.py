@@ -15,6 +15,7 @@ from gte_runtime.errors import BundleError, ConfigError
 from gte_runtime.format.models import models_directory
 
 
+@pytest.mark.slow
 def test_a_name_wins_over_a_checkpoint_of_that_name(monkeypatch: pytest.MonkeyPatch):
     """Beside a checkout's models, "gte-mini" is still the model and not the folder."""
     monkeypatch.chdir(models_directory())
@@ -63,6 +64,7 @@ def gte(
     )
 
 
+@pytest.mark.slow
 def test_shipped_model_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The default model is built into the cache at first use, and opened from there later."""
     monkeypatch.setenv("GTE_CACHE", str(tmp_path))

@@ -481,6 +481,7 @@ def test_half_a_sparse_head(derived: Derive):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["cpu-fp32", "portable-fp32", "portable-fp16"])
 def test_a_checkpoint_without_sparse_head(
     derived: Derive, mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path, variant: str
@@ -505,6 +506,7 @@ def test_a_checkpoint_without_sparse_head(
             gte.token_weights("a text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, 2])
 def test_other_numbers_of_token_types(derived: Derive, mini_checkpoint: Path, tmp_path: Path, rows: int):
     """Only the first row of the token types is ever used; without a table nothing is added."""

@@ -77,6 +77,7 @@ def test_json_on_stdout_and_a_table_on_stderr(tiny_bundle: Path):
     assert table[0].split()[:4] == ["5", "3", "100", "total"]
 
 
+@pytest.mark.slow
 def test_texts_of_a_file(tiny_bundle: Path, tmp_path: Path):
     """A user's own texts are run in their order, and one that was cut is mentioned."""
     source = tmp_path / "in.jsonl"
@@ -117,6 +118,7 @@ def test_texts_of_stdin(tiny_bundle: Path):
     assert json.loads(done.stdout)["options"]["input_texts"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from command_line import gte
 
 
+@pytest.mark.slow
 def test_build_verify_info(golden, tmp_path: Path):
     """A checkpoint becomes a bundle that verifies and describes itself."""
     target = tmp_path / "bundle"

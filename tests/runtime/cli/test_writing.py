@@ -18,6 +18,7 @@ from command_line import gte, rows
 from gte_runtime import Embedder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["npy", "npz", "parquet", "jsonl"])
 @pytest.mark.parametrize("to_file", [True, False])
 def test_formats(model: str, tiny_bundle: Path, tmp_path: Path, form: str, to_file: bool):

@@ -134,6 +134,7 @@ print("all fine")
 """
 
 
+@pytest.mark.slow
 def test_torch_functions_and_tensors(reranker_bundle: Path):
     """A program that has torch passes its functions and gets its tensors."""
     pytest.importorskip("torch", reason="torch is not installed; the runtime does not need it")

@@ -313,6 +313,7 @@ print("all fine")
 """
 
 
+@pytest.mark.slow
 def test_tensors_for_programs_that_use_torch(tiny_bundle: Path):
     """A program that has imported torch gets tensors where it asks for them, of the same numbers."""
     pytest.importorskip("torch", reason="torch is not installed; the runtime does not need it")

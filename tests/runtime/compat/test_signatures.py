@@ -46,6 +46,7 @@ def test_parameters(name: str, method: str):
     assert ours[: len(theirs)] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_table_is_what_the_packages_say(source: Source, tmp_path: Path):
     """The committed table against the wheels of the named versions, where a registry answers."""

@@ -84,6 +84,7 @@ def test_a_little_graph():
     )
 
 
+@pytest.mark.slow
 def test_shipped_graphs_carry_no_weights():
     """Every initializer points into a weight file; what lies inside are a few shapes."""
     for file in sorted(GTE_MINI.parent.glob("*/*.onnx")):
@@ -254,6 +255,7 @@ def test_random_bytes(data: bytes):
         event("refused")
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(LITTLE) - 1), st.integers(0, 255)), min_size=1, max_size=5))
 def test_other_bytes_in_a_little_graph(changes: list[tuple[int, int]]):

@@ -161,6 +161,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(key=st.sampled_from(["name", "dtype", "shape", "offset", "transform", "sources"]), value=VALUES)
 def test_any_value(key: str, value: object):
     """Whatever stands in a field, the layout is read or refused."""

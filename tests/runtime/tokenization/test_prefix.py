@@ -196,6 +196,7 @@ def test_a_cut_text_has_the_tokens_of_the_whole(pair: Pair, text: str, room: int
     pair.compare(text, room + pair.ours.specials)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("room", [1, 7, 50, 400])
 def test_repetitions(pair: Pair, span: str, room: int):
@@ -204,6 +205,7 @@ def test_repetitions(pair: Pair, span: str, room: int):
         pair.compare(text, room + pair.ours.specials)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not LARGE.exists(), reason="the tokenizer of the real size lies beside the project's own checkouts only"
 )
