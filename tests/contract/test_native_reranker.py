@@ -20,7 +20,6 @@ from gte_runtime import Reranker
 from gte_runtime.building.build import build
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.proof.oracle import forward
-from gte_runtime.tokenization import Tokens
 
 EXPECTED = Path(__file__).parents[1] / "data" / "native" / "logits.npz"
 VARIANTS = ("cpu-fp32", "portable-fp32")
@@ -67,10 +66,9 @@ def by_engine(
     bundle: Path, variant: str, ids: list[NDArray[np.int64]], *, together: bool
 ) -> NDArray[np.float32]:
     with Reranker.open(bundle, variant=variant, threads=2) as reranker:
-        tokens = [Tokens(one, False) for one in ids]
         if together:
-            return reranker._run(tokens, False)
-        return np.concatenate([reranker._run([one], False) for one in tokens])
+            return reranker.engine.run(ids).logits
+        return np.concatenate([reranker.engine.run([one]).logits for one in ids])
 
 
 def error(found: Any, expected: NDArray[np.float32]) -> float:

@@ -10,5 +10,5 @@ from gte_export.probe import probe
 
 def test_the_runtime_holds_this_probe():
     """So nobody changes one without the other."""
-    held = Path(gte_runtime.__file__).parent / "int8_probe.onnx"
+    held = Path(gte_runtime.__file__).parent / "device" / "int8_probe.onnx"
     assert held.read_bytes() == probe().SerializeToString(deterministic=True)

@@ -10,22 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import assert_as_alone, assert_weights_as_alone
+from doubles import Around, on_session, poisoned
 from golden import Golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from invariance import assert_as_alone, assert_weights_as_alone
 
 from gte_runtime import Embedder
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.errors import (
-    BundleError,
     ConfigError,
     ForkedProcessError,
     InputError,
     InputTooLongError,
     NonFiniteOutputError,
-    ProviderError,
-    ProviderUnavailableError,
 )
 from gte_runtime.inference.batch import Batch
 from gte_runtime.inference.plan import Budget
@@ -33,6 +31,8 @@ from gte_runtime.inference.session import Outputs
 from gte_runtime.proof.oracle import forward
 
 TEXT = st.text(max_size=90)
+
+
 WORDS = st.lists(
     st.sampled_from(["北京", "capital", "de", "China?", "мир", "a", "मस्ते", "😀", "</s>"]), max_size=120
 ).map(" ".join)
@@ -42,31 +42,6 @@ WORDS = st.lists(
 def gte(tiny_bundle: Path) -> Iterator[Embedder]:
     with Embedder.open(tiny_bundle) as engine:
         yield engine
-
-
-def on_session(gte: Embedder, session: Session, budget: Budget | None = None) -> Embedder:
-    """The same embedder on another session."""
-    return Embedder(gte.manifest, gte.tokenizer, Engine(session, gte.engine.variant, gte.dim, budget=budget))
-
-
-class Poisoned:
-    """The real session, with NaN in the output of texts that begin with a chosen token."""
-
-    def __init__(self, session, token: int) -> None:
-        self.session, self.token, self.workers = session, token, session.workers
-
-    def run(self, batch: Batch, *options: object) -> Outputs:
-        out = self.session.run(batch, *options)
-        for row, start in enumerate(batch.cu_seqlens[:-1]):
-            if batch.input_ids[start + 1] == self.token:
-                out.cls[row, 3] = np.nan
-        return out
-
-    def stop(self, owner: object) -> None:
-        self.session.stop(owner)
-
-    def close(self) -> None:
-        self.session.close()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -116,19 +91,11 @@ def test_token_vectors_are_near_the_oracle(mini_checkpoint: Path, mini_bundle: P
 def test_a_non_finite_state_names_the_text(gte: Embedder):
     """A state of any token that is no number fails its text, as one of the first token does."""
 
-    class OneBad:
-        workers = 1
+    def last_token(batch: Batch, outputs: Outputs) -> Outputs:
+        outputs.token_states[-1, 3] = np.inf
+        return outputs
 
-        def run(self, batch: Batch, *options: object, states: bool = False) -> Outputs:
-            out = gte.engine.session.run(batch, *options, states=states)
-            out.token_states[-1, 3] = np.inf
-            return out
-
-        def stop(self, owner: object) -> None: ...
-
-        def close(self) -> None: ...
-
-    engine = on_session(gte, OneBad())
+    engine = on_session(gte, Around(gte.engine.session, last_token))
     with pytest.raises(NonFiniteOutputError) as caught:
         engine.token_vectors(["a b c"])
     assert caught.value.index == 0
@@ -158,68 +125,9 @@ def test_padded_variant_is_near_alone(tiny_bundle: Path, golden: Golden):
         assert engine.info["batch_invariant"] is False
 
 
-def test_stream_is_encode(gte: Embedder, golden: Golden):
-    """A stream gives the rows of `encode`, in order, from an iterator that is read bit by bit."""
-    whole = gte.encode(golden.texts)
-    parts = list(gte.stream(iter(golden.texts), texts_per_part=4))
-    assert [len(part) for part in parts] == [4, 4, 4, 1]
-    assert np.array_equal(np.concatenate([part.dense for part in parts]), whole.dense)
-    assert np.concatenate([part.index for part in parts]).tolist() == list(range(len(golden.texts)))
-
-
-def test_stream_reads_one_part_ahead_and_no_further(gte: Embedder):
-    """Memory stays bounded: an endless source is fine."""
-    read = []
-
-    def endless() -> Iterator[str]:
-        while True:
-            read.append(1)
-            yield "text"
-
-    next(gte.stream(endless(), texts_per_part=8))
-    assert len(read) == 16
-
-
-def test_stream_names_bad_texts_and_goes_on(gte: Embedder, golden: Golden):
-    """One bad text fails neither its neighbours nor the stream."""
-    bad = [golden.texts[0], None, "half \ud800", golden.texts[1], "long " * 50]
-    (part,) = gte.stream(bad, max_length=20, truncate=False)
-    assert part.index.tolist() == [0, 3]
-    assert [(r.index, type(r.error)) for r in part.rejected] == [
-        (1, InputError),
-        (2, InputError),
-        (4, InputTooLongError),
-    ]
-    assert np.array_equal(part.dense, gte.encode(golden.texts[:2]).dense)
-
-
-def test_stream_rejects_rows_that_are_not_finite(gte: Embedder, golden: Golden):
-    """A row of NaN is named, and the rows beside it are whole."""
-    poison = golden.ids(2)[1]
-    engine = on_session(gte, Poisoned(gte.engine.session, poison))
-    (part,) = engine.stream([golden.texts[0], golden.texts[2], golden.texts[1]])
-    assert part.index.tolist() == [0, 2]
-    assert [(r.index, type(r.error)) for r in part.rejected] == [(1, NonFiniteOutputError)]
-    assert np.isfinite(part.dense).all()
-
-
-def test_stream_of_a_source_that_fails(gte: Embedder):
-    """What came before the failure is given first, also where it does not fill a part."""
-
-    def failing() -> Iterator[str]:
-        yield from ("one", "two", "three")
-        raise OSError("the disk is gone")
-
-    read: list[int] = []
-    with pytest.raises(OSError, match="the disk is gone"):  # noqa: PT012 - what was read before is the subject
-        for part in gte.stream(failing(), texts_per_part=2):
-            read += part.index.tolist()
-    assert read == [0, 1, 2]
-
-
 def test_score_names_the_pair_that_is_not_finite(gte: Embedder, golden: Golden):
     """Texts are run once each, in another order than the pairs."""
-    engine = on_session(gte, Poisoned(gte.engine.session, golden.ids(2)[1]))
+    engine = on_session(gte, poisoned(gte.engine.session, golden.ids(2)[1]))
     first, second, poison = golden.texts[:3]
     with pytest.raises(NonFiniteOutputError, match=r"pairs\[2\]") as caught:
         engine.score([(first, second), (second, first), (first, poison), (poison, second)])
@@ -239,7 +147,7 @@ def test_a_model_of_few_positions(gte: Embedder):
 
 def test_encode_names_the_row_that_is_not_finite(gte: Embedder, golden: Golden):
     """B-21: NaN never leaves the engine."""
-    engine = on_session(gte, Poisoned(gte.engine.session, golden.ids(2)[1]))
+    engine = on_session(gte, poisoned(gte.engine.session, golden.ids(2)[1]))
     with pytest.raises(NonFiniteOutputError, match=r"texts\[2\]") as caught:
         engine.encode(golden.texts[:3])
     assert caught.value.index == 2
@@ -388,22 +296,10 @@ def test_score_weights_are_checked(gte: Embedder, weight: object):
 
 def test_repeated_texts_are_run_once(gte: Embedder, golden: Golden):
     """A query that stands in every pair costs one run."""
-    seen = []
-
-    class Counting:
-        workers = 1
-
-        def stop(self, owner: object) -> None: ...
-
-        def run(self, batch: Batch, *_: object) -> Outputs:
-            seen.append(len(batch.rows))
-            return gte.engine.session.run(batch)
-
-        def close(self) -> None: ...
-
-    engine = on_session(gte, Counting())
+    counting = Around(gte.engine.session)
+    engine = on_session(gte, counting)
     scores = engine.score([("q", text) for text in golden.texts[:4]])
-    assert sum(seen) == 5
+    assert sum(counting.texts_of_runs) == 5
     assert np.array_equal(scores, gte.score([("q", text) for text in golden.texts[:4]]))
 
 
@@ -413,40 +309,7 @@ def test_parts_on_request(gte: Embedder):
     assert gte.encode("a", sparse=False).sparse is None
 
 
-def test_unknown_options(gte: Embedder, tiny_bundle: Path):
-    """Unknown values are refused with what there is."""
-    with pytest.raises(ConfigError, match="'strict' or 'replace'"):
-        gte.encode("a", errors="ignore")
-    with pytest.raises(ConfigError, match="cpu, cuda, tensorrt"):
-        Embedder.open(tiny_bundle, provider="tpu")
-    with pytest.raises(ConfigError, match="'auto' or 'always'"):
-        Embedder.open(tiny_bundle, verify="never")
-    with pytest.raises(BundleError, match="no variant 'cpu-int3'; it has cpu-fp32"):
-        Embedder.open(tiny_bundle, variant="cpu-int3")
-    with pytest.raises(ConfigError, match="threads is 0"):
-        Embedder.open(tiny_bundle, threads=0)
-
-
-def test_no_silent_cpu(tiny_bundle: Path, capfd: pytest.CaptureFixture[str]):
-    """A provider that is not there is an error that names what is, and nothing is printed."""
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this machine's onnxruntime has CUDA; the error for its absence cannot be seen here")
-    with pytest.raises(ProviderUnavailableError, match="cpu") as caught:
-        Embedder.open(tiny_bundle, provider="cuda")
-    assert isinstance(caught.value, ProviderError)
-    assert caught.value.asked == "cuda"
-    assert "gte-runtime[gpu]" in str(caught.value)
-    assert capfd.readouterr().out == ""
-
-
-def test_names_that_do_not_exist():
-    """An unknown name says what would be known, and how to make a bundle."""
-    with pytest.raises(BundleError, match=r"gte-mini.*gte build"):
-        Embedder.open("no-such-model")
-
-
+@pytest.mark.slow
 def test_threads_share_one_engine(gte: Embedder, golden: Golden):
     """Eight threads on one engine get what one thread gets."""
     expected = gte.encode(golden.texts).dense

@@ -49,7 +49,18 @@ def test_embedding_loads_no_torch():
 
 
 @pytest.mark.parametrize(
-    "module", ["compat", "build", "published", "cli", "cli.bench", "cli.serve", "bench.latency"]
+    "module",
+    [
+        "compat",
+        "building.build",
+        "catalog.locate",
+        "opening",
+        "verify",
+        "cli",
+        "cli.bench",
+        "cli.serve",
+        "bench.latency",
+    ],
 )
 def test_other_modules_are_light(module: str):
     """Modules beside the API load no more."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import assert_as_alone, assert_weights_as_alone
 from golden import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invariance import assert_as_alone, assert_weights_as_alone
 from tensorfile import Derive, Tensors, derive
 
 from gte_runtime import Embedder
@@ -89,6 +89,7 @@ def inner(tensors: Tensors, factor: float) -> None:
         tensors[name] = type(tensor).of(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [norms, inner], ids=lambda f: f.__name__)
 def test_outlier_channels(derived: Derive, mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path, where):
     """Thirty times the values in a few channels cost nothing. Without the factors, int8 fails here."""
@@ -126,6 +127,7 @@ def outlying(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "bundle"
 
 
+@pytest.mark.slow
 def test_outliers_that_nobody_expects(
     outlying: Path, mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -157,6 +159,7 @@ def test_ordinary_checkpoints_take_the_ordinary_form(mini_bundle: Path, tiny_bun
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(texts=st.lists(st.text(max_size=60) | st.integers(1, 150).map("ab ".__mul__), min_size=1, max_size=12))
 def test_outliers_in_any_list_as_one_by_one(outlying: Path, texts: list[str]):
@@ -169,6 +172,7 @@ def test_outliers_in_any_list_as_one_by_one(outlying: Path, texts: list[str]):
             assert_weights_as_alone(engine, together.sparse[row].as_dict(), alone.sparse[0].as_dict())
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(st.text(max_size=60) | st.integers(1, 150).map("ab ".__mul__), min_size=1, max_size=12))
 def test_any_list_is_as_one_by_one(int8: Embedder, texts: list[str]):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from company import assert_as_alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invariance import assert_as_alone
 from reranking import GRAPHS, RERANKER, VARIANTS
 from tokenizers import Tokenizer as Library
 from tokenizers import models, normalizers, pre_tokenizers, processors
@@ -30,6 +30,7 @@ from gte_runtime.errors import (
     SelfCheckFailed,
 )
 from gte_runtime.inference.batch import Batch
+from gte_runtime.inference.engine import Engine
 from gte_runtime.inference.session import NOTHING, Outputs
 from gte_runtime.proof.oracle import forward
 from gte_runtime.tokenization import Tokenizer
@@ -335,8 +336,9 @@ def test_no_truncation(plain: Reranker):
 
 
 class Gpus:
-    """Two devices that answer with each pair's number of tokens."""
+    """Two devices that give each pair's number of tokens as its logit."""
 
+    provider = "cuda"
     workers = 2
 
     def __init__(self) -> None:
@@ -345,6 +347,10 @@ class Gpus:
     def run(self, batch: Batch, share: str = "any", owner: object = None, *, states: bool = False) -> Outputs:
         self.runs.append((len(batch.input_ids), share))
         return Outputs(NOTHING, NOTHING, batch.lengths.astype(np.float32))
+
+    def stop(self, owner: object) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @pytest.mark.parametrize(("batch", "most"), [("packed", 32768), ("padded", 8192)])

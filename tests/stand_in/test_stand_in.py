@@ -38,11 +38,11 @@ PRELUDE = """
 import json, os, sys
 import numpy as np
 from pathlib import Path
-from gte_runtime.batching import make_batch
-from gte_runtime.bundle import Bundle
+from gte_runtime.bundle.directory import Bundle
 from gte_runtime.device.cuda import CudaOptions, CudaSession
 from gte_runtime.errors import GteError
-from gte_runtime.manifest import STATES, Variant
+from gte_runtime.format.manifest import STATES, Variant
+from gte_runtime.inference.batch import make_batch
 
 def say(*words):
     with open(os.environ["STAND_IN_LOG"], "a") as file: print("==", *words, file=file)
@@ -214,10 +214,10 @@ def test_without_memory_the_batch_is_halved_and_the_session_survives(on_gpu: Any
     """A device too small for the batch: ONNX Runtime's allocation really fails, halves that fit run, and so does what follows."""
     code = """
 session = open_base(sys.argv[1])
-inner, asked = session._run, []
-def spy(batch, owner, thrifty, **more):
+lane, asked = session._lanes[0], []
+def spy(batch, owner, thrifty, inner=lane.run, **more):
     asked.append([len(batch.input_ids), thrifty]); return inner(batch, owner, thrifty, **more)
-session._run = spy
+lane.run = spy
 shapes = [session.run(texts(count, 512)).cls.shape for count in (8, 24, 8)]
 try: session.run(texts(64, 512)); last = "ran"
 except GteError as error: last = type(error).__name__
@@ -237,7 +237,8 @@ def test_the_limit_of_memory_is_kept(on_gpu: Any, base: Path):
 def outcome(limit):
     try:
         session = open_base(sys.argv[1], memory=limit)
-        session._run, inner = (lambda b, p, t, **more: inner(b, p, False, **more)), session._run
+        lane = session._lanes[0]; inner = lane.run
+        lane.run = lambda batch, owner, thrifty, **more: inner(batch, owner, False, **more)
         session.run(texts(1, 8192)); session.close(); return "ran"
     except GteError as error: return type(error).__name__
 print(json.dumps([outcome(limit) for limit in (2_000_000_000, 700_000_000, 400_000_000)]))
@@ -339,8 +340,9 @@ def test_a_library_that_is_not_there(on_gpu: Any, tiny: Path):
 def test_doctor_sees_the_stand_in(on_gpu: Any, tiny: Path):
     """Libraries, driver, GPU, and every node of cuda-fp16 on CUDA."""
     code = """
-from gte_runtime import doctor
-found = doctor.examine(); placed = doctor.placement(Bundle.open(Path(sys.argv[1])), "cuda-fp16", "cuda")
+from gte_runtime.device import doctor
+bundle = Bundle.open(Path(sys.argv[1])); variant = bundle.variant("cuda-fp16")
+found = doctor.examine(); placed = doctor.placement(bundle.read(variant.graph), bundle.directory, variant, "cuda")
 print(json.dumps([doctor.verdict(found), placed, [gpu.name for gpu in found.devices.gpus]]))
 """
     ((good, line), placed, gpus), _ = on_gpu(code, tiny)

@@ -6,7 +6,7 @@ need not fail the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -21,8 +21,10 @@ Run = Callable[[Batch, bool], Outputs]
 
 def run_halved(
     run: Run, batch: Batch, halve_on: Callable[[EngineError], bool]
-) -> list[tuple[Batch, Outputs | EngineError]]:
+) -> Iterator[tuple[Batch, Outputs | EngineError]]:
     """The parts in which a batch ran, in its order; the error in place of outputs where a single text failed.
+
+    A part runs when it is asked for: a caller that stops at an error runs nothing after it.
 
     Args:
         run: one batch.
@@ -34,14 +36,17 @@ def run_halved(
 
 def _run(
     run: Run, batch: Batch, halve_on: Callable[[EngineError], bool], part: bool
-) -> list[tuple[Batch, Outputs | EngineError]]:
+) -> Iterator[tuple[Batch, Outputs | EngineError]]:
+    outcome: Outputs | EngineError
     try:
-        return [(batch, run(batch, part))]
+        outcome = run(batch, part)
     except EngineError as error:
-        if len(batch.rows) == 1 or not halve_on(error):
-            return [(batch, error)]
-    first, second = halves(batch)
-    return _run(run, first, halve_on, True) + _run(run, second, halve_on, True)
+        outcome = error
+    if isinstance(outcome, EngineError) and len(batch.rows) > 1 and halve_on(outcome):
+        for half in halves(batch):
+            yield from _run(run, half, halve_on, True)
+    else:
+        yield batch, outcome
 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:
@@ -54,8 +59,8 @@ def joined(parts: Sequence[Outputs]) -> Outputs:
     )
 
 
-def all_or_error(parts: Sequence[tuple[Batch, Outputs | EngineError]]) -> Outputs:
-    """The joined outputs. Raises the first error instead, if there is one."""
+def all_or_error(parts: Iterable[tuple[Batch, Outputs | EngineError]]) -> Outputs:
+    """The joined outputs. Raises the first error instead, if there is one, and takes no part after it."""
     outputs = []
     for _, outcome in parts:
         if isinstance(outcome, EngineError):

@@ -1,0 +1,45 @@
+"""`gte build`, then `gte verify` and `gte info`, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import gte
+
+
+@pytest.mark.slow
+def test_build_verify_info(golden, tmp_path: Path):
+    """A checkpoint becomes a bundle that verifies and describes itself."""
+    target = tmp_path / "bundle"
+    variants = ("--variant", "cpu-fp32", "--variant", "portable-fp32")
+    done = gte("build", str(golden.checkpoint), str(target), "--graphs", str(golden.graphs), *variants)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b""
+    assert b"agrees with the oracle" in done.stderr
+    verified = gte("verify", str(target))
+    assert verified.returncode == 0
+    assert b"cpu-fp32: largest distance" in verified.stdout
+    facts = json.loads(gte("info", str(target), "--json").stdout)
+    assert facts["variants"]["cpu-fp32"]["batch_invariant"] is True
+    assert facts["variants"]["portable-fp32"]["batch_invariant"] is False
+    weights = target / "weights-fp32.bin"
+    weights.write_bytes(b"\xff" * weights.stat().st_size)
+    broken = gte("verify", str(target))
+    assert broken.returncode == 4
+    assert b"weights-fp32.bin" in broken.stderr
+
+
+def test_what_is_no_checkpoint(model: str, tmp_path: Path):
+    """`gte build` says what it was given instead."""
+    (tmp_path / "file").touch()
+    for source, what in (
+        (model, "is a bundle already"),
+        (tmp_path / "file", "is a file"),
+        (tmp_path / "none", "is not there"),
+    ):
+        done = gte("build", str(source), str(tmp_path / "out"))
+        assert done.returncode == 4
+        assert what in done.stderr.decode()
+    assert not (tmp_path / "out").exists()

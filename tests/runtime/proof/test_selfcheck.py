@@ -1,0 +1,176 @@
+"""The self-check: what a session may differ from the recorded values, and by how much it may not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doubles import FromIds
+
+from gte_runtime import Embedder
+from gte_runtime.arrays import Float32
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.errors import BundleError, SelfCheckFailed
+from gte_runtime.format.manifest import Manifest, SelfCheck
+from gte_runtime.inference.batch import Batch
+from gte_runtime.inference.session import NOTHING, Outputs, Share
+from gte_runtime.proof.selfcheck import self_check
+from gte_runtime.tokenization import Tokenizer
+
+VARIANT = "cpu-fp32"
+TOLERANCE = 1e-3
+
+
+class Recorded(FromIds):
+    """Gives what a manifest records, with something added to the vector and the weights of one check."""
+
+    def __init__(self, manifest: Manifest, off: int = -1, *, cls: float = 0.0, weights: float = 0.0) -> None:
+        super().__init__()
+        self.by_ids = {check.ids: check for check in manifest.self_checks}
+        self.logits_by_ids = {check.ids: check.logit for check in manifest.pair_checks}
+        self.order = list(self.by_ids or self.logits_by_ids)
+        self.off, self.by, self.weights_by = off, cls, weights
+
+    def run(
+        self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
+    ) -> Outputs:
+        texts = [tuple(text.tolist()) for text in np.split(batch.input_ids, batch.cu_seqlens[1:-1])]
+        self.runs.append(([list(text) for text in texts], share, owner, states))
+        off = [self.order.index(text) == self.off for text in texts]
+        if self.logits_by_ids:
+            logits = [self.logits_by_ids[t] + o * self.by for t, o in zip(texts, off, strict=True)]
+            return Outputs(NOTHING, NOTHING, np.array(logits, np.float32))
+        checks = [self.by_ids[text] for text in texts]
+        return Outputs(
+            np.stack([turned(check, o * self.by) for check, o in zip(checks, off, strict=True)]),
+            np.concatenate(
+                [heavier(check, o * self.weights_by) for check, o in zip(checks, off, strict=True)]
+            ),
+        )
+
+
+def turned(check: SelfCheck, by: float) -> Float32:
+    """The recorded vector, and at a right angle to it so much more: their distance is about `by`. Not normalised."""
+    vector = check.vector().astype(np.float64)
+    across = np.roll(vector, 1) - (np.roll(vector, 1) @ vector) * vector
+    return (7 * (vector + by * across / np.linalg.norm(across))).astype(np.float32)
+
+
+def heavier(check: SelfCheck, by: float) -> Float32:
+    """The recorded weights, one of them larger by a share of the largest (at least of 1)."""
+    weights = np.array(check.token_weights, np.float32)
+    weights[-1] += np.float32(by * max(1.0, weights.max()))
+    return weights
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny_bundle: Path) -> Manifest:
+    """Of an embedding model, with a tolerance that float32 does not blur."""
+    return with_tolerance(Bundle.open(tiny_bundle).manifest)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_bundle: Path) -> Tokenizer:
+    return Tokenizer((tiny_bundle / "tokenizer.json").read_bytes())
+
+
+def with_tolerance(manifest: Manifest) -> Manifest:
+    variant = replace(manifest.variants[VARIANT], tolerance=TOLERANCE)
+    return replace(manifest, variants=manifest.variants | {VARIANT: variant})
+
+
+def test_recorded_values_pass(manifest: Manifest, tokenizer: Tokenizer):
+    """A session that gives them has no distance from them, whatever the length of its vectors."""
+    assert self_check(manifest, VARIANT, tokenizer, Recorded(manifest), thorough=True) < 1e-6
+
+
+def test_every_check_counts(manifest: Manifest, tokenizer: Tokenizer):
+    """A vector that is off by more than the tolerance fails, in whichever text; one that is off by less is measured."""
+    for number in range(len(manifest.self_checks)):
+        near = Recorded(manifest, number, cls=0.9 * TOLERANCE)
+        assert self_check(manifest, VARIANT, tokenizer, near, thorough=True) == pytest.approx(
+            0.9 * TOLERANCE, rel=0.01
+        )
+        far = Recorded(manifest, number, cls=1.1 * TOLERANCE)
+        with pytest.raises(SelfCheckFailed, match="a vector of the self-check differs"):
+            self_check(manifest, VARIANT, tokenizer, far, thorough=True)
+
+
+def test_every_weight_counts(manifest: Manifest, tokenizer: Tokenizer):
+    """Token weights may be off by five tolerances, as a share of the largest, and by no more: too much or too little."""
+    for number in range(len(manifest.self_checks)):
+        for sign in (1, -1):
+            near = Recorded(manifest, number, weights=sign * 4.9 * TOLERANCE)
+            self_check(manifest, VARIANT, tokenizer, near, thorough=True)
+            far = Recorded(manifest, number, weights=sign * 5.1 * TOLERANCE)
+            with pytest.raises(SelfCheckFailed, match=r"token weights .* differ by 5\.1e-03"):
+                self_check(manifest, VARIANT, tokenizer, far, thorough=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_fails(manifest: Manifest, tokenizer: Tokenizer, value: float):
+    """A comparison with NaN is never true, so it must not be what refuses."""
+    with pytest.raises(SelfCheckFailed, match="a vector"), np.errstate(invalid="ignore"):
+        self_check(manifest, VARIANT, tokenizer, Recorded(manifest, 0, cls=value), thorough=True)
+    with pytest.raises(SelfCheckFailed, match="token weights"):
+        self_check(manifest, VARIANT, tokenizer, Recorded(manifest, 0, weights=value), thorough=True)
+
+
+def test_weights_of_a_model_without_sparse_head(manifest: Manifest, tokenizer: Tokenizer):
+    """They are zeros that nobody reads, and are not compared."""
+    dense = replace(manifest, sparse=False)
+    self_check(dense, VARIANT, tokenizer, Recorded(manifest, 0, weights=9.0), thorough=True)
+
+
+def test_the_long_text_only_where_it_is_thorough(manifest: Manifest, tokenizer: Tokenizer):
+    """At every load the short texts run together; the first time and in `gte verify` the long one too, by itself."""
+    flash_from = manifest.variants[VARIANT].flash_from
+    short = [check for check in manifest.self_checks if len(check.ids) < flash_from]
+    assert 0 < len(short) < len(manifest.self_checks)
+    quick, thorough = Recorded(manifest), Recorded(manifest)
+    self_check(manifest, VARIANT, tokenizer, quick, thorough=False)
+    assert [len(run[0]) for run in quick.runs] == [len(short)]
+    self_check(manifest, VARIANT, tokenizer, thorough, thorough=True)
+    assert [len(run[0]) for run in thorough.runs] == [
+        len(short),
+        *[1] * (len(manifest.self_checks) - len(short)),
+    ]
+
+
+def test_other_ids(manifest: Manifest, tokenizer: Tokenizer):
+    """A tokenizer that gives other ids than at the build belongs to another model."""
+    first, *others = manifest.self_checks
+    changed = replace(manifest, self_checks=(replace(first, text=first.text + " more"), *others))
+    with pytest.raises(BundleError, match="tokenizer and model do not belong together"):
+        self_check(changed, VARIANT, tokenizer, Recorded(manifest), thorough=True)
+
+
+def test_scores_of_a_reranker(reranker_bundle: Path):
+    """Every pair's logit within the tolerance, as a share of it where it is above 1."""
+    manifest = with_tolerance(Bundle.open(reranker_bundle).manifest)
+    tokenizer = Tokenizer((reranker_bundle / "tokenizer.json").read_bytes())
+    for number, check in enumerate(manifest.pair_checks):
+        scale = max(1.0, abs(check.logit))
+        near = Recorded(manifest, number, cls=0.9 * TOLERANCE * scale)
+        assert self_check(manifest, VARIANT, tokenizer, near, thorough=True) == pytest.approx(
+            0.9 * TOLERANCE, rel=0.01
+        )
+        for by in (1.1 * TOLERANCE * scale, -1.1 * TOLERANCE * scale, np.nan):
+            with pytest.raises(SelfCheckFailed, match="a score of the self-check is"):
+                self_check(manifest, VARIANT, tokenizer, Recorded(manifest, number, cls=by), thorough=True)
+
+
+def test_another_weight_is_noticed_at_load(tiny_bundle: Path, tmp_path: Path):
+    """A manifest that records one token weight a thousandth larger than the model gives is refused."""
+    copy = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, copy)
+    raw = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    weights = raw["self_checks"][0]["token_weights"]
+    weights[1] += 1e-3 * max(1.0, *weights)
+    (copy / "manifest.json").write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(SelfCheckFailed, match="token weights of the self-check differ"):
+        Embedder.open(copy)

@@ -1,0 +1,258 @@
+"""A long text is tokenized only as far as its limit needs, and has the tokens of the whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gte_runtime.tokenization import Tokenizer
+from gte_runtime.tokenization.prefix import Prefixes
+
+ROOT = Path(__file__).parents[3]
+
+
+MINI = ROOT / "models" / "gte-mini" / "tokenizer.json"
+
+
+TINY = ROOT / "tests" / "data" / "gte-tiny-random" / "tokenizer.json"
+
+
+LARGE = ROOT.parent / "shared" / "tokenizer" / "xlmr-approx" / "tokenizer.json"
+
+
+def wordpiece() -> bytes:
+    """A tokenizer of BERT's kind, as the English models of the family have."""
+    vocabulary = {
+        token: n
+        for n, token in enumerate(
+            ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz", "##a", "##b", "the", "北"]
+        )
+    }
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer.to_str().encode()
+
+
+def unigram(pieces: dict[str, float]) -> bytes:
+    """A tokenizer of XLM-R's kind with these pieces and scores."""
+    raw = json.loads(TINY.read_text(encoding="utf-8"))
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    raw["model"]["vocab"] = (
+        [[piece, 0.0] for piece in specials] + [[*item] for item in pieces.items()] + [["<mask>", 0.0]]
+    )
+    raw["added_tokens"][-1]["id"] = len(pieces) + 4
+    return json.dumps(raw).encode()
+
+
+def ties() -> bytes:
+    """Overlapping pieces of equal score."""
+    return unigram(
+        {
+            "▁": -2,
+            "a": -4,
+            "b": -4,
+            "aa": -2,
+            "aaa": -4,
+            "ab": -2,
+            "ba": -2,
+            "bab": -4,
+            "北": -4,
+            "京": -4,
+            "北京": -2,
+            "京北": -2,
+        }
+    )
+
+
+def seesaw() -> bytes:
+    """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character decides its first token."""
+    return unigram(
+        {
+            "▁": -2,
+            "ab": -2.0,
+            "ba": -1.999,
+            "a": -50,
+            "b": -50,
+            "北京": -2.0,
+            "京北": -1.999,
+            "北": -50,
+            "京": -50,
+        }
+    )
+
+
+SOURCES: dict[str, Callable[[], bytes]] = {
+    "mini": MINI.read_bytes,
+    "tiny": TINY.read_bytes,
+    "wordpiece": wordpiece,
+    "ties": ties,
+    "seesaw": seesaw,
+}
+
+
+class Pair:
+    """Our tokenizer, and the library's as it is."""
+
+    def __init__(self, data: bytes) -> None:
+        self.ours = Tokenizer(data)
+        self.plain = tokenizers.Tokenizer.from_str(data.decode())
+        self.plain.no_truncation()
+        self.plain.no_padding()
+
+    def compare(self, text: str, max_length: int) -> None:
+        whole = self.plain.encode(text, add_special_tokens=False).ids
+        room = max_length - self.ours.specials
+        (found,) = self.ours.encode([text], max_length=max_length)
+        assert found.ids.tolist() == [*self.ours.prefix, *whole[:room], *self.ours.suffix]
+        assert found.truncated == (len(whole) > room)
+
+
+@pytest.fixture(scope="module", params=SOURCES)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    return Pair(SOURCES[request.param]())
+
+
+@pytest.fixture(scope="module")
+def mini() -> Tokenizer:
+    return Tokenizer(MINI.read_bytes())
+
+
+SPANS = [
+    "the quick sort ",
+    "北京是中华人民共和国的首都",
+    "Straße naïve ",
+    "привет ",
+    "😀👩‍👩‍👧",
+    "नमस्ते",
+    "สวัสดีชาวโลก",
+    "ສະບາຍດີ",
+    "ភាសាខ្មែរ",
+    "안녕하세요",
+    "\u1112\u1161\u11ab\u1100\u1173\u11af",
+    "مرحبا بالعالم",
+    "\u0600 12",
+    "é\u0301\u0323",
+    "Z\u0351\u036f\u0337",
+    "ﬁ½Ⅷ",
+    "\ufdfa",
+    "ｶﾞﾊﾟ",
+    "\u200b",
+    "\ufeff",
+    "\x00",
+    "\u3000",
+    "\xa0",
+    "\r\n",
+    "\n\u0301",
+    "  ",
+    "\t",
+    "</s>",
+    "<mask>",
+    " <mask> ",
+    "<pad>",
+    "<s",
+    "s>",
+    "▁",
+    "\u2028",
+    "\U0001f1e9\U0001f1ea",
+    "\U00010480\U00010481",
+    "aaaa",
+    "abab",
+    "北京北",
+    "\u202eabc",
+    "12,5.7",
+    "x" * 40,
+    " " * 300,
+    "がぎぐ",
+    "か\u3099",
+]
+
+
+SPAN = st.tuples(st.sampled_from(SPANS), st.integers(1, 60)).map(lambda pair: pair[0] * pair[1]) | st.text(
+    max_size=30
+)
+
+
+LONG = st.lists(SPAN, min_size=1, max_size=30).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=LONG, room=st.integers(1, 60), near=st.booleans())
+def test_a_cut_text_has_the_tokens_of_the_whole(pair: Pair, text: str, room: int, near: bool):
+    """Whatever the text, a limit small or near its length gives the ids and the flag of tokenizing all of it."""
+    if near:
+        room = max(1, len(pair.plain.encode(text, add_special_tokens=False).ids) + room % 5 - 2)
+    pair.compare(text, room + pair.ours.specials)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("span", SPANS)
+@pytest.mark.parametrize("room", [1, 7, 50, 400])
+def test_repetitions(pair: Pair, span: str, room: int):
+    """The same for the most regular long texts, in which ties and fused runs reach furthest."""
+    for text in (span * 700, "ab" + span * 701, span * 300 + "the end " * 90 + span * 300):
+        pair.compare(text, room + pair.ours.specials)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not LARGE.exists(), reason="the tokenizer of the real size lies beside the project's own checkouts only"
+)
+@pytest.mark.parametrize("room", [30, 510, 4000])
+def test_with_a_vocabulary_of_the_real_size(room: int):
+    """The same with 250,000 pieces."""
+    large = Pair(LARGE.read_bytes())
+    for span in SPANS:
+        large.compare(span * 900 + "北京 the end" + span * 300, room + 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 10**6, "北京是首都" * 200_000, " " * 10**6 + "end", "word " * 200_000],
+    ids=["x", "CJK", "spaces", "words"],
+)
+def test_long_texts_are_not_tokenized_whole(mini: Tokenizer, text: str, monkeypatch: pytest.MonkeyPatch):
+    """B-9, B-10: of a million characters only as much is tokenized as the limit needs."""
+    seen: list[int] = []
+
+    class Watching:
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def encode(self, text: str, **options: Any) -> Any:
+            seen.append(len(text))
+            return self._real.encode(text, **options)
+
+    watched = Tokenizer(MINI.read_bytes())
+    watched._tokenizer = Watching(watched._tokenizer)
+    (found,) = watched.encode([text], max_length=512)
+    assert sum(seen) < 20_000
+    assert found.truncated == (text[0] != " ")
+    if text[0] == " ":
+        assert found.ids.tolist() == mini.encode(["end"], max_length=512)[0].ids.tolist()
+
+
+def test_the_negative_control(monkeypatch: pytest.MonkeyPatch):
+    """Cutting at any character without comparing paths gives other tokens: the property above can fail."""
+    pair = Pair(seesaw())
+    text = "ab" * 5000
+    for room in range(10, 14):
+        pair.compare(text, room)
+    monkeypatch.setattr(Prefixes, "_shared", lambda self, word, wanted: self._ids(word))
+    with pytest.raises(AssertionError):  # noqa: PT012 - whether a cut is odd or even depends on the limit
+        for room in range(10, 14):
+            pair.compare(text, room)
