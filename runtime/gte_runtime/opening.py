@@ -1,4 +1,5 @@
-"""From a name or a directory to a model that has proved itself: what `Embedder.open` and `Reranker.open` share."""
+"""From a name or a directory to a model that has proved itself: what `Embedder.open` and `Reranker.open`
+share."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class Opened(NamedTuple):
     tokenizer: Tokenizer
     engine: Engine
     info: dict[str, Any]
-    """How it runs: model, bundle, variant, provider, threads, batch invariance, devices. For people and logs; nothing depends on it."""
+    """How it runs: model, bundle, variant, provider, threads, batch invariance, devices. For people and logs;
+    nothing depends on it."""
 
 
 def open_model(
@@ -84,7 +86,7 @@ def open_model(
         "variant": name,
         "provider": provider,
         "threads": count,
-        **invariance.facts(),
+        **invariance.as_info(),
     }
     if gpu is not None:
         info["devices"] = list(gpu.devices)

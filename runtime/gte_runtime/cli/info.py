@@ -72,7 +72,8 @@ def command(model: str, as_json: bool) -> None:
 
 
 def _invariance(bundle: Bundle, name: str) -> dict[str, bool | float | None]:
-    """Whether texts get the same bits in any company: measured on this machine, by opening the variant if nothing did before."""
+    """Whether texts get the same bits in any company: measured on this machine, by opening the variant if
+    nothing did before."""
     from ..bundle.load import known_invariance
     from ..embedder import Embedder
     from ..machine.threads import thread_count
@@ -81,9 +82,9 @@ def _invariance(bundle: Bundle, name: str) -> dict[str, bool | float | None]:
 
     variant = bundle.variant(name)
     if variant.batch == "packed":
-        return Invariance(False, None).facts()
+        return Invariance(False, None).as_info()
     if known := known_invariance(bundle, name, thread_count()):
-        return known.facts()
+        return known.as_info()
     with (Reranker if bundle.manifest.reranker else Embedder).open(bundle.directory, variant=name) as engine:
         return {key: engine.info[key] for key in ("batch_invariant", "batch_difference")}
 
