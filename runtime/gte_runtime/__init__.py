@@ -5,7 +5,7 @@ This is the public API. Everything else may change.
 
 from .machine.python import check_interpreter as _check_interpreter
 
-_check_interpreter()  # before numpy is imported, which would warn or hang where we say why
+_check_interpreter()  # before numpy is imported, which would hang, or fail without saying why
 
 from .embedder import Embedder as Embedder  # noqa: E402
 from .errors import GteError as GteError  # noqa: E402

@@ -1,4 +1,4 @@
-"""Names for the array types that appear in signatures. Shapes are told where the arrays are."""
+"""Names of array types for signatures. Docstrings give the shapes."""
 
 from typing import Any
 

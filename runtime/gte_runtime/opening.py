@@ -1,4 +1,5 @@
-"""From a name or a directory to a model that has proved itself: what `Embedder.open` and `Reranker.open` share."""
+"""Opens a model by its name or directory and checks it: the common part of `Embedder.open` and
+`Reranker.open`."""
 
 from __future__ import annotations
 
@@ -26,15 +27,19 @@ VARIANTS = {
     "cuda": ("cuda-fp16", "portable-fp16", "portable-fp32"),
     "tensorrt": ("portable-fp16",),
 }
-"""Variants in order of preference where none is named. TensorRT would round float32 products to 10 bits."""
+"""{provider: variants in order of preference}. For TensorRT only fp16: it would round float32 products to 10
+bits."""
 
 
 class Opened(NamedTuple):
+    """The parts of an `Embedder` or `Reranker`."""
+
     manifest: Manifest
     tokenizer: Tokenizer
     engine: Engine
     info: dict[str, Any]
-    """How it runs: model, bundle, variant, provider, threads, batch invariance, devices. For people and logs; nothing depends on it."""
+    """Model, bundle, variant, provider, threads, batch invariance, devices. For people and logs; nothing
+    depends on it."""
 
 
 def open_model(
@@ -51,10 +56,14 @@ def open_model(
     devices: Sequence[int] = (0,),
     gpu_mem_limit: int | None = None,
 ) -> Opened:
-    """Open a bundle and prove that it runs. Arguments and errors are those of `Embedder.open`.
+    """Open a bundle and check that it gives the results that are recorded in it. Arguments and errors are
+    those of `Embedder.open`.
+
+    Args:
+        reranker: whether the bundle must be a reranker's, or an embedding model's.
 
     Raises:
-        ConfigError: also where the bundle is of the other kind than `reranker` says.
+        ConfigError: also for a bundle of the other kind.
     """
     if provider not in PROVIDERS:
         raise ConfigError(f"provider is {provider!r}; expected one of {', '.join(PROVIDERS)}")
@@ -84,7 +93,7 @@ def open_model(
         "variant": name,
         "provider": provider,
         "threads": count,
-        **invariance.facts(),
+        **invariance.as_info(),
     }
     if gpu is not None:
         info["devices"] = list(gpu.devices)
@@ -97,29 +106,32 @@ def open_model(
 
 
 def preferred(bundle: Bundle, provider: str) -> str:
-    """The best variant a bundle has for a provider; raises ConfigError when it has none."""
+    """The best variant that a bundle has for a provider. Raises ConfigError where it has none."""
     for name in VARIANTS[provider]:
         if name in bundle.manifest.variants:
             return name
     raise ConfigError(
-        f"the bundle has no variant for provider {provider!r} (it has {', '.join(bundle.manifest.variants)}); "
-        f"name one with variant=, or build one of {', '.join(VARIANTS[provider])}"
+        f"the bundle has no variant for provider {provider!r} (it has "
+        f"{', '.join(bundle.manifest.variants)}); name one with variant=, or build one of "
+        f"{', '.join(VARIANTS[provider])}"
     )
 
 
 def _check_kind(manifest: Manifest, reranker: bool) -> None:
     if manifest.reranker and not reranker:
         raise ConfigError(
-            f"{manifest.model} is a reranker, which scores pairs and has no vectors; use Reranker.open, or `gte rerank`"
+            f"{manifest.model} is a reranker, which scores pairs and has no vectors; "
+            "use Reranker.open, or `gte rerank`"
         )
     if reranker and not manifest.reranker:
         raise ConfigError(
-            f"{manifest.model} is an embedding model, which has no pair head; use Embedder.open, or `gte embed`"
+            f"{manifest.model} is an embedding model, which has no pair head; "
+            "use Embedder.open, or `gte embed`"
         )
 
 
 def _gpu_options(provider: str, devices: tuple[int, ...], memory: int | None, latency: bool) -> CudaOptions:
-    from .device.cuda import CudaOptions  # a program that runs on a CPU does not load it
+    from .device.cuda import CudaOptions  # not needed on a CPU
 
     if provider == "cpu":
         raise ConfigError("latency, devices and gpu_mem_limit are for provider='cuda'")

@@ -1,4 +1,4 @@
-"""Pairs of texts in, scores out."""
+"""The class for rerankers: pairs of texts in, scores out."""
 
 from __future__ import annotations
 
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 
 class Reranker:
-    """Scores of (query, document) pairs by one model. Safe to use from several threads; close it, or use it in a `with`.
+    """Scores of (query, document) pairs by one model. Safe to use from several threads. Close it, or use
+    `with`.
 
-    A pair gets the same bits alone and in any company, as a text does from an `Embedder`.
+    Scores are batch-invariant, as the vectors of an `Embedder` are: a pair gets the same bits alone and in
+    any batch.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Reranker:
         self.tokenizer = tokenizer
         self.engine = engine
         self.info = info or {}
-        """How it runs: bundle, variant, provider, threads. For people and logs."""
+        """Model, bundle, variant, provider, threads and batch invariance. For people and logs."""
 
     @classmethod
     def open(
@@ -59,12 +61,13 @@ class Reranker:
         encode_special_tokens: bool = False,
         verify: Verify = "auto",
     ) -> Reranker:
-        """Open a reranker's bundle and prove that it runs. Arguments and errors are those of `Embedder.open`.
+        """Open a reranker's bundle and check that it gives the scores that are recorded in it. Arguments and
+        errors are those of `Embedder.open`.
 
         Raises:
-            ConfigError: the bundle is an embedding model's, or a parameter is out of range.
+            ConfigError: also for the bundle of an embedding model.
         """
-        from .opening import open_model
+        from .opening import open_model  # here, so that `import gte_runtime` stays fast
 
         return cls(
             *open_model(
@@ -81,12 +84,13 @@ class Reranker:
 
     @property
     def tolerance(self) -> float:
-        """Largest difference of a raw score to the oracle's, as a share of it where it is above 1."""
+        """Largest difference that a raw score may have from the oracle's, divided by the oracle's where that
+        is above 1."""
         return self.engine.variant.tolerance
 
     @property
     def max_length(self) -> int:
-        """Tokens the model has positions for, special tokens included."""
+        """Longest pair that the model can run, in tokens, special tokens included."""
         return self.manifest.architecture.max_positions
 
     def rank(
@@ -102,21 +106,23 @@ class Reranker:
         sigmoid: bool = False,
         errors: OnBadUnicode = "strict",
     ) -> list[Ranked]:
-        """Documents in order of how well they answer a query, best first; of equals, the one given first.
+        """Documents by how well they answer a query, best first. Equal scores keep the input order.
 
         Args:
-            query: what is asked.
-            documents: what may answer it.
-            top_k: return so many of the best; by default all.
-            return_documents: put each document's text beside its score.
-            max_length: tokens of query and document together, special tokens included.
-            truncate: cut the longer of the two until both fit; False refuses pairs over the limit.
-            sigmoid: scores from 0 to 1 instead of the model's own, which have no bounds. The order is the same.
-            errors: "replace" puts "?" where a string holds half a surrogate pair.
+            query: the question or search terms; not empty.
+            documents: the texts to rank.
+            top_k: how many of the best to return; by default all.
+            return_documents: return each document's text with its score.
+            max_length: most tokens of query and document together, special tokens included.
+            truncate: cut the longer of the two until both fit; False refuses longer pairs.
+            show_progress: show a progress bar on stderr, if that is a terminal.
+            sigmoid: return scores from 0 to 1 instead of the model's own, which are unbounded. The order is
+                the same.
+            errors: "replace" puts "?" in the place of a lone surrogate (half a pair); "strict" refuses it.
 
         Raises:
-            InputError: a bad text, with the document's index; an empty query; no documents.
-            ConfigError: a parameter out of range.
+            InputError: a text that cannot be used, with the document's index; an empty query; no documents.
+            ConfigError: an argument out of range.
         """
         if top_k is not None and (
             isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1
@@ -127,8 +133,8 @@ class Reranker:
         check_errors(errors)
         if isinstance(documents, str):
             raise InputError("expected an iterable of strings, found str", field="documents", got="str")
-        asked = _checked(query, None, "query", errors)
-        if not asked:
+        checked_query = _checked(query, None, "query", errors)
+        if not checked_query:
             raise InputError("an empty query has no answer", field="query", got="an empty string")
         checked = [
             _checked(text, index, "documents", errors) for index, text in enumerate(_listed(documents))
@@ -136,7 +142,11 @@ class Reranker:
         if not checked:
             raise InputError("there are no documents to rank", field="documents", got="an empty list")
         scores = self.evaluate(
-            ((asked, document) for document in checked), max_length, truncate, show_progress, sigmoid=sigmoid
+            ((checked_query, document) for document in checked),
+            max_length,
+            truncate,
+            show_progress,
+            sigmoid=sigmoid,
         ).scores
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         return [Ranked(row, float(scores[row]), checked[row] if return_documents else None) for row in order]
@@ -151,10 +161,10 @@ class Reranker:
         sigmoid: bool = False,
         errors: OnBadUnicode = "strict",
     ) -> Float32:
-        """Scores of (query, document) pairs in input order, float32 [N]. Options are those of `rank`.
+        """Scores of (query, document) pairs in input order, float32 [N]. Arguments are those of `rank`.
 
         Raises:
-            InputError: not a pair of strings; the index is the pair's.
+            InputError: not a pair of strings; has the index of the pair.
         """
         return self.evaluate(
             pairs, max_length, truncate, show_progress, sigmoid=sigmoid, errors=errors
@@ -170,7 +180,7 @@ class Reranker:
         sigmoid: bool = False,
         errors: OnBadUnicode = "strict",
     ) -> Scores:
-        """`score`, and how many tokens each pair had and whether it was cut."""
+        """As `score`, but returns the number of tokens of each pair and whether it was cut, too."""
         check_errors(errors)
         length = choose_length(max_length, self.tokenizer.pair_specials, self.max_length)
         checked = [check_pair(pair, index, errors) for index, pair in enumerate(as_pairs(pairs))]
@@ -184,7 +194,7 @@ class Reranker:
         )
 
     def close(self) -> None:
-        """Stop what runs and give memory back."""
+        """Stop all runs and release the memory."""
         self.engine.close()
 
     def __enter__(self) -> Reranker:

@@ -1,4 +1,4 @@
-"""What calls return. Values only: they know no model and no device."""
+"""The values that calls return. They know no model and no device."""
 
 from __future__ import annotations
 
@@ -17,25 +17,27 @@ class Rejected:
     """A text of a stream that could not be embedded."""
 
     index: int
+    """Its position in the input."""
     error: GteError
+    """Why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """The result for N texts, in input order."""
+    """The vectors of N texts, in input order."""
 
     dense: Float32 | None
-    """[N, dim], L2-normalised after the cut; None when not asked for."""
+    """[N, dim], L2-normalised after the cut; None if they were not requested."""
     sparse: SparseVectors | None
-    """One vector per text; None when not asked for, or when the checkpoint has no sparse head."""
+    """One vector for each text; None if they were not requested, or the checkpoint has no sparse head."""
     tokens: Int64
-    """Tokens of each text as run, special tokens included, [N]."""
+    """Tokens of each text that were run, special tokens included, [N]."""
     truncated: NDArray[np.bool_]
     """Which texts were cut at max_length, [N]."""
     index: Int64
-    """Position of each row in the input, [N]; without gaps but for rejected texts of a stream."""
+    """Position of each row in the input, [N]. Only rejected texts of a stream leave gaps."""
     rejected: tuple[Rejected, ...] = ()
-    """Streams only: texts of this part that could not be embedded."""
+    """In a stream, the texts of this part that could not be embedded."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -46,20 +48,20 @@ class Ranked:
     """A document and how well it answers the query."""
 
     index: int
-    """Its position among the documents given."""
+    """Its position in the input."""
     score: float
     document: str | None = None
-    """Its text, if asked for."""
+    """Its text, if requested."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """The result for N pairs, in input order."""
+    """The scores of N pairs, in input order."""
 
     scores: Float32
-    """[N]."""
+    """[N]; raw, or from 0 to 1 with sigmoid=True."""
     tokens: Int64
-    """Tokens of each pair as run, special tokens included, [N]."""
+    """Tokens of each pair that were run, special tokens included, [N]."""
     truncated: NDArray[np.bool_]
     """Which pairs were cut at max_length, [N]."""
 

@@ -1,4 +1,4 @@
-"""Similarities and hybrid scores. Pure."""
+"""Similarities and hybrid scores of finished vectors and weights. Pure: this module knows no model."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .arrays import Float32, Float64
+from .errors import ConfigError
 
 SMALLEST_NORM = 1e-12
-"""As torch.nn.functional.normalize: a zero vector stays zero."""
+"""Smaller norms count as this one, as in torch.nn.functional.normalize, so that a zero vector stays zero."""
 
 
 def cut_and_normalise(cls: Float32, dim: int | None = None) -> Float32:
-    """The first `dim` values of each row, then L2-normalised: float32 [N, dim].
+    """The first `dim` values of each row, L2-normalised after the cut: float32 [N, dim].
 
-    In this order: a normalised vector that is cut afterwards is no unit vector.
+    Cutting a normalised vector would give a shorter one than a unit vector.
     """
     cut = cls if dim is None else cls[:, :dim]
     norms = np.sqrt(np.einsum("ij,ij->i", cut, cut, dtype=np.float64))
@@ -24,7 +25,8 @@ def cut_and_normalise(cls: Float32, dim: int | None = None) -> Float32:
 
 
 def lexical(query: Mapping[str, float], document: Mapping[str, float]) -> float:
-    """Sum of products of weights over shared tokens: the paper's lexical matching score."""
+    """Sum over shared tokens of the products of their weights: the lexical matching score of the paper
+    (https://arxiv.org/abs/2407.19669)."""
     return sum(weight * document[token] for token, weight in query.items() if token in document)
 
 
@@ -47,11 +49,12 @@ def hybrid_of_pairs(
     """Hybrid scores of pairs of texts, float64 [N].
 
     Args:
-        pairs: rows of query and document in `vectors` and `weights`.
-        vectors: L2-normalised, [M, dim].
-        weights: {decoded token: weight} of each text. Tokens are shared by their string, as in the authors' script.
-        dense_weight: of the cosine; 0 leaves it out.
-        sparse_weight: of the lexical score; 0 leaves it out, and nothing is read of `weights`.
+        pairs: row of the query and row of the document, in `vectors` and in `weights`.
+        vectors: dense vectors of M texts, L2-normalised, [M, dim].
+        weights: {decoded token: weight} for each text. Tokens with the same string are shared, as in the
+            authors' script. Not read where `sparse_weight` is 0.
+        dense_weight: factor of the cosine; with 0 it is not computed.
+        sparse_weight: factor of the lexical score; with 0 it is not computed.
     """
     scores = np.zeros(len(pairs))
     for row, (query, document) in enumerate(pairs):
@@ -62,6 +65,13 @@ def hybrid_of_pairs(
 
 
 def sigmoid(logits: Float32) -> Float32:
-    """1 / (1 + exp(-x)), float32, without overflow on either side."""
+    """1 / (1 + exp(-x)), float32 [N]. It overflows for no x."""
     small = np.exp(-np.abs(logits.astype(np.float64)))
     return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+
+
+def check_weight(value: object, name: str) -> float:
+    """A weight of a hybrid score. Raises ConfigError for anything but a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not np.isfinite(value):
+        raise ConfigError(f"{name} is {str(value)[:40]}; expected a finite number")
+    return float(value)

@@ -1,10 +1,12 @@
-"""The steps from texts to vectors, one by one: tokens, run, collect.
+"""The steps from texts to vectors as separate functions: `tokens`, `run`, `collect`.
 
-`Embedder` puts them together. Benchmarks time them, and the classes of `compat` stop after the second one.
+`Embedder` calls one after the other. Benchmarks time each of them; the classes of `compat` need the states
+that `run` gives, before they are normalised.
 """
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -12,14 +14,26 @@ from dataclasses import replace
 import numpy as np
 
 from . import scoring, sparse
-from .arrays import Int64
+from .arrays import Float64, Int64
 from .errors import ConfigError, InputError, NonFiniteOutputError
 from .format.manifest import Manifest
 from .inference.engine import Engine, States
 from .machine.progress import Progress
 from .results import Embeddings, Rejected
 from .sparse import SparseVectors
-from .tokenization import OnBadUnicode, Tokenizer, Tokens, as_texts, check_errors, check_text, choose_length
+from .tokenization import (
+    OnBadUnicode,
+    Tokenizer,
+    Tokens,
+    as_texts,
+    check_errors,
+    check_text,
+    choose_length,
+    encode_each,
+)
+
+TokenizePart = Callable[[Sequence[object], int], list[Tokens | InputError]]
+"""(texts of one part of a stream, position of the first) -> the tokens of each, or why it was refused."""
 
 
 class Steps:
@@ -49,7 +63,8 @@ class Steps:
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = "",
     ) -> list[Tokens]:
-        """The first step of `encode`: texts checked and tokenized, without a prompt unless one is named. Options are those of `encode`."""
+        """The first step of `Embedder.encode`: check and tokenize texts. Arguments are those of `encode`, but
+        by default there is no prompt."""
         check_errors(errors)
         length = choose_length(max_length, self.tokenizer.specials, self.max_length)
         prompt = self.prompt(prompt_name)
@@ -59,10 +74,10 @@ class Steps:
     def run(
         self, tokens: Sequence[Tokens], *, token_states: bool = False, show_progress: bool = False
     ) -> States:
-        """The second step: what the model gives for tokenized texts, in input order, not normalised.
+        """The second step: run the model. Its results are in input order and not normalised.
 
         Raises:
-            NonFiniteOutputError: with the index of the text.
+            NonFiniteOutputError: with the index of the first text whose results are not finite.
         """
         with Progress(len(tokens), show_progress) as advance:
             return self.engine.run([t.ids for t in tokens], token_states=token_states, done=advance)
@@ -77,7 +92,8 @@ class Steps:
         dim: int | None = None,
         index: Int64 | None = None,
     ) -> Embeddings:
-        """The third step: vectors of what the model gave. `index` numbers the rows, by default from 0."""
+        """The third step: make vectors from the model's results. `index` is the position of each text in the
+        input, [N], by default 0 to N - 1."""
         return Embeddings(
             dense=scoring.cut_and_normalise(states.cls, dim) if dense else None,
             sparse=self._sparse_vectors(tokens, states) if sparse else None,
@@ -89,7 +105,8 @@ class Steps:
     def weights_by_string(
         self, tokens: Sequence[Tokens], states: States, key: Callable[[int], str] | None = None
     ) -> list[dict[str, float]]:
-        """Token weights under a string for each token: as decoded by itself, or what `key` makes of its id."""
+        """{string: weight} for each text. `key` makes the string from a token id; by default it is the
+        decoded token."""
         drop, decode = self.manifest.tokenizer.drop_ids, key or self.tokenizer.decode
         return [
             sparse.by_string(t.ids, w, drop, decode)
@@ -97,7 +114,8 @@ class Steps:
         ]
 
     def prompt(self, name: object) -> str:
-        """The text of a prompt: None is the model's default one, "" is none. Raises ConfigError for a name that the model lacks."""
+        """The text of a prompt. None is the model's default prompt, "" is no prompt. Raises ConfigError for a
+        name that the model does not have."""
         prompts = self.manifest.prompts
         if name is None:
             name = self.manifest.default_prompt
@@ -109,7 +127,8 @@ class Steps:
         return prompts[name]
 
     def check_dim(self, dim: object) -> int:
-        """How many values to keep. Warns below what the model was trained for; raises ConfigError outside 1..H."""
+        """How many values of a vector to keep; None is all. Warns below the smallest dimension that the model
+        was trained for; raises ConfigError outside 1..H."""
         if dim is None:
             return self.dim
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= self.dim:
@@ -121,10 +140,38 @@ class Steps:
             )
         return int(dim)
 
-    def part(
+    def check_sparse(self, asked: bool | None) -> bool:
+        """Whether to give sparse vectors; None means wherever the checkpoint has a sparse head."""
+        if asked and not self.manifest.sparse:
+            raise ConfigError(
+                f"sparse vectors were asked for, but the checkpoint {self.manifest.model} has no sparse "
+                "head; pass sparse=False"
+            )
+        return self.manifest.sparse if asked is None else asked
+
+    def tokenize_part(
+        self,
+        max_length: int = 8192,
+        truncate: bool = True,
+        *,
+        errors: OnBadUnicode = "strict",
+        prompt_name: str | None = None,
+    ) -> TokenizePart:
+        """A function that tokenizes one part of a stream. Arguments are those of `Embedder.encode`."""
+        check_errors(errors)
+        length = choose_length(max_length, self.tokenizer.specials, self.max_length)
+        prompt = self.prompt(prompt_name)
+
+        def encode(part: Sequence[object], first: int) -> list[Tokens]:
+            checked = [prompt + check_text(text, index, errors) for index, text in enumerate(part, first)]
+            return self.tokenizer.encode(checked, max_length=length, truncate=truncate, first_index=first)
+
+        return lambda part, first: encode_each(encode, part, first)
+
+    def run_part(
         self, first: int, tokenized: Sequence[Tokens | InputError], dense: bool, sparse: bool, dim: int
     ) -> Embeddings:
-        """One part of a stream: bad texts are named, the others have their rows."""
+        """The vectors of one part of a stream. Texts without a result are in `rejected`."""
         tokens = [one for one in tokenized if isinstance(one, Tokens)]
         index = np.array([first + n for n, one in enumerate(tokenized) if isinstance(one, Tokens)], np.int64)
         states = self.engine.run_unchecked([t.ids for t in tokens])
@@ -144,17 +191,34 @@ class Steps:
         )
         return replace(out, rejected=tuple(sorted(rejected, key=lambda one: one.index)))
 
+    def score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        dense_weight: float,
+        sparse_weight: float,
+        dim: int,
+        max_length: int,
+    ) -> Float64:
+        """Hybrid scores of pairs, float64 [N]. Arguments are those of `Embedder.score`, already checked."""
+        if sparse_weight:
+            self.check_sparse(True)
+        # A text that is part of several pairs is run once.
+        unique = {text: row for row, text in enumerate(dict.fromkeys(itertools.chain.from_iterable(pairs)))}
+        tokens = self.tokens(list(unique), max_length)
+        try:
+            states = self.run(tokens)
+        except NonFiniteOutputError as error:
+            failed = list(unique)[error.index]
+            first = next(index for index, pair in enumerate(pairs) if failed in pair)
+            raise NonFiniteOutputError(first, "pairs") from None
+        vectors = scoring.cut_and_normalise(states.cls, dim)
+        weights = self.weights_by_string(tokens, states) if sparse_weight else [{}] * len(unique)
+        rows = [(unique[query], unique[document]) for query, document in pairs]
+        return scoring.hybrid_of_pairs(rows, vectors, weights, dense_weight, sparse_weight)
+
     def _sparse_vectors(self, tokens: Sequence[Tokens], states: States) -> SparseVectors:
         drop = self.manifest.tokenizer.drop_ids
         vectors = (
             sparse.sparse_vector(t.ids, w, drop) for t, w in zip(tokens, states.token_weights, strict=True)
         )
         return SparseVectors(vectors, self.manifest.architecture.vocab_size)
-
-    def check_sparse(self, asked: bool | None) -> bool:
-        """Whether to give sparse vectors; None means where the checkpoint has a sparse head."""
-        if asked and not self.manifest.sparse:
-            raise ConfigError(
-                f"sparse vectors were asked for, but the checkpoint {self.manifest.model} has no sparse head; pass sparse=False"
-            )
-        return self.manifest.sparse if asked is None else asked

@@ -1,34 +1,47 @@
-"""Any number of texts in bounded memory: while one part runs, the next one is tokenized."""
+"""Embeds any number of texts in bounded memory, part by part: while one part runs, the next one is
+tokenized."""
 
 from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from .errors import InputError
+from .errors import ConfigError, InputError
 from .tokenization import Tokens
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+TEXTS_PER_PART = 256
+"""Enough to group texts by length, and few enough to hold in memory."""
+
 T = TypeVar("T")
 
 Tokenize = Callable[[Sequence[object], int], list[Tokens | InputError]]
-"""(texts of a part, position of the first) -> tokens of each, or why it was refused."""
+"""(texts of a part, position of the first) -> the tokens of each, or why it was refused."""
 
 Run = Callable[[int, list[Tokens | InputError]], T]
-"""(position of the first text, what `Tokenize` gave) -> the result of the part."""
+"""(position of the first text, result of `Tokenize`) -> the result of the part."""
+
+
+def check_stream(texts: object, texts_per_part: object) -> None:
+    """Raises InputError for what is no iterable of texts, and ConfigError for what is no size of a part."""
+    if isinstance(texts, (str, bytes, dict)) or not isinstance(texts, Iterable):
+        kind = type(texts).__name__
+        raise InputError(f"expected an iterable of strings, found {kind}", got=kind)
+    if isinstance(texts_per_part, bool) or not isinstance(texts_per_part, int) or texts_per_part < 1:
+        raise ConfigError(f"texts_per_part is {texts_per_part!r}; expected an integer of at least 1")
 
 
 def in_parts(texts: Iterator[object], size: int, tokenize: Tokenize, run: Run[T]) -> Iterator[T]:
     """The result of each part of `size` texts, in input order.
 
-    `texts` is iterated in the caller's thread. If it raises, the parts of the texts before come first, then the error.
-    Two parts are read before the first result is given.
+    `texts` is iterated in the caller's thread. If it raises, the results of the texts before it are yielded,
+    then the error is raised. Two parts are read before the first result is yielded.
     """
-    from concurrent.futures import ThreadPoolExecutor  # brings logging along; only streams pay for it
+    from concurrent.futures import ThreadPoolExecutor  # imports logging, which only streams need
 
     failure: Exception | None = None
     ahead: deque[tuple[int, Future[list[Tokens | InputError]]]] = deque()
@@ -38,7 +51,7 @@ def in_parts(texts: Iterator[object], size: int, tokenize: Tokenize, run: Run[T]
             part: list[object] = []
             try:
                 part.extend(itertools.islice(texts, size if failure is None else 0))
-            except Exception as error:  # noqa: BLE001 - what came before is given first
+            except Exception as error:  # noqa: BLE001 - raised again, after the results before it
                 failure = error
             if part:
                 ahead.append((start, tokenizing.submit(tokenize, part, start)))

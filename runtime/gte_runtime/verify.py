@@ -1,7 +1,7 @@
-"""Numbers that others have published for real checkpoints, for whoever has the weights.
+"""Compares a bundle with numbers that others have published for its checkpoint. `gte verify` uses it.
 
-They cannot be tested where this project is built, since the weights are not there; `gte verify`
-compares them on a machine that has them. They lie in `published.json` beside a known model's `model.toml`.
+The tests of this project cannot do that, since the weights are not available to them. The numbers are in
+`published.json`, next to the `model.toml` of a named model.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ Numbers = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One published number beside ours."""
+    """The comparison of one published number with ours."""
 
     line: str
+    """What was compared, and both numbers."""
     good: bool
+    """They agree within the tolerance."""
 
 
 def known_as(manifest: Manifest, models: Mapping[str, NamedModel]) -> NamedModel | None:
-    """The model a bundle is of: by the hash of its weights, or by the repository it was pulled from.
-
-    Of a repository at another commit than the one whose numbers are known, nothing is known.
+    """The named model that a bundle was built from, found by the hash of its weights or by the repository it
+    was pulled from. None for another model, or for the repository at another commit.
     """
     hub, _, commit = manifest.origin.partition("@")
     for model in models.values():
@@ -52,7 +53,7 @@ def known_as(manifest: Manifest, models: Mapping[str, NamedModel]) -> NamedModel
 
 
 def read_published(model: NamedModel) -> list[Numbers]:
-    """What is published for a model; nothing for some."""
+    """The numbers that are published for a model; empty for some."""
     try:
         raw = json.loads(read_regular(model.directory / FILE).decode("utf-8"))
     except FileNotFoundError:
@@ -65,15 +66,22 @@ def read_published(model: NamedModel) -> list[Numbers]:
     return checks
 
 
-def compare(checks: list[Numbers], engine: Embedder | Reranker, tokenizer: Tokenizer) -> Iterator[Found]:
-    """Token ids first: a wrong tokenizer explains everything after it. A variant's own tolerance counts where it is larger."""
+def compare(checks: list[Numbers], model: Embedder | Reranker, tokenizer: Tokenizer) -> Iterator[Found]:
+    """Compare each published number. Allowed is its own tolerance or that of the variant, whichever is
+    larger. Token ids come first, since a wrong tokenizer makes everything else wrong.
+
+    Args:
+        checks: as `read_published` returns them.
+        model: an open variant of the bundle.
+        tokenizer: the bundle's.
+    """
     for check in checks:
         if check["kind"] == "ids":
             yield from _ids(check, tokenizer)
-        elif isinstance(engine, Reranker):
-            yield from _logits(check, engine)
+        elif isinstance(model, Reranker):
+            yield from _logits(check, model)
         else:
-            yield from OF_VECTORS[check["kind"]](check, engine)
+            yield from OF_VECTORS[check["kind"]](check, model)
 
 
 def _ids(check: Numbers, tokenizer: Tokenizer) -> Iterator[Found]:
@@ -83,7 +91,7 @@ def _ids(check: Numbers, tokenizer: Tokenizer) -> Iterator[Found]:
 
 
 def _states(check: Numbers, gte: Embedder) -> Iterator[Found]:
-    """States of the first tokens, not normalised, all dimensions."""
+    """Compare states of first tokens, [N, H], not normalised."""
     ours, theirs = gte.states(check["texts"]).astype(np.float64), np.array(check["cls"])
     allowed = max(check["tolerance"], gte.tolerance)
     least = min(check["cosine"], 1 - gte.tolerance**2 / 2)
@@ -96,14 +104,14 @@ def _states(check: Numbers, gte: Embedder) -> Iterator[Found]:
         apart = float(np.linalg.norm(x - y) / np.linalg.norm(y))
         cosine = float(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
         yield Found(
-            f"state of text {number}: relative distance {apart:.1e} (allowed {allowed:.0e}), cosine {cosine:.7f} "
-            f"(at least {least:.5f}; {check['source']})",
+            f"state of text {number}: relative distance {apart:.1e} (allowed {allowed:.0e}), "
+            f"cosine {cosine:.7f} (at least {least:.5f}; {check['source']})",
             apart <= allowed and cosine >= least,
         )
 
 
 def _cosines(check: Numbers, gte: Embedder) -> Iterator[Found]:
-    """Of text 0 with the others."""
+    """Compare the cosines of text 0 with the others."""
     dense = gte.encode(check["texts"], sparse=False).dense
     assert dense is not None
     found = dense[0].astype(np.float64) @ dense[1:].T.astype(np.float64)
@@ -111,11 +119,14 @@ def _cosines(check: Numbers, gte: Embedder) -> Iterator[Found]:
 
 
 def _weights(check: Numbers, gte: Embedder) -> Iterator[Found]:
-    """How many tokens of all texts together have a weight."""
+    """Compare how many sparse weights all texts have together."""
     sparse = gte.encode(check["texts"], dense=False, sparse=True).sparse
     assert sparse is not None
     count, allowed = sum(len(vector.indices) for vector in sparse), check["tolerance"]
-    line = f"sparse weights of {len(check['texts'])} texts: {count}, published {check['count']} (allowed ±{allowed}; {check['source']})"
+    line = (
+        f"sparse weights of {len(check['texts'])} texts: {count}, published {check['count']} "
+        f"(allowed ±{allowed}; {check['source']})"
+    )
     yield Found(line, abs(count - check["count"]) <= allowed)
 
 
@@ -139,8 +150,8 @@ def _numbers(
     for number, (value, expected) in enumerate(zip(found.tolist(), published, strict=True), first):
         difference = abs(value - expected)
         yield Found(
-            f"{what} {number}: {value:.7f}, published {expected:.7f} (difference {difference:.1e}, allowed {allowed:.0e}; "
-            f"{check['source']})",
+            f"{what} {number}: {value:.7f}, published {expected:.7f} (difference {difference:.1e}, "
+            f"allowed {allowed:.0e}; {check['source']})",
             difference <= allowed,
         )
 

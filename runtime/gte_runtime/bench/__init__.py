@@ -1,5 +1,4 @@
-"""How fast an engine is, measured on the user's own machine and bundle.
+"""Measures how fast a model runs, on the user's machine and bundle. Nothing here prints.
 
-`latency` measures, `texts` makes what is measured, `statistics` sums it up, `machine` says where.
-Nothing here prints.
+`latency` measures, `texts` makes the texts, `statistics` summarises, `machine` describes the machine.
 """

@@ -1,7 +1,8 @@
-"""How long a call takes: a closed loop of one caller, who waits for each answer before asking again.
+"""Measures the latency of `Embedder.encode` in a closed loop: one caller, each call after the end of the
+last.
 
-What is timed is `Embedder.encode` step by step: tokenize, plan, run, collect. Each moment of a call
-belongs to exactly one stage, so the stages of a call add up to its total. Percentiles do not add up.
+The stages of a call are timed: tokenize, plan, run, collect. They follow each other without a gap, so the
+stages of a call add up to its total; their percentiles do not.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ TOKENS = (16, 128, 512)
 BATCHES = (1, 8)
 LARGEST_BATCH = 10_000
 FEWEST_CALLS = 5
-"""Calls of a cell, however long they take."""
+"""Least number of calls of a cell, however long they take."""
 DISTINCT = 4
-"""Batches of a cell that differ in their words. They are used in turn."""
+"""Batches of a cell that differ in their words. Calls cycle through them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,15 +36,15 @@ class Options:
     """What to measure, and how long."""
 
     tokens: tuple[int, ...] | None = None
-    """Lengths, special tokens included. Default: those of TOKENS that the model has positions for."""
+    """Lengths of texts, special tokens included. None: those of TOKENS that the model can run."""
     batches: tuple[int, ...] = BATCHES
-    """Texts of one call."""
+    """Numbers of texts of one call."""
     seconds: float = 5.0
-    """Of each cell; at least FEWEST_CALLS calls are made."""
+    """Time for each cell; at least FEWEST_CALLS calls are made."""
     repeats: int | None = None
-    """Calls of each cell, in the place of seconds."""
+    """Calls of each cell, instead of `seconds`."""
     warmup: int = 3
-    """Calls of each cell before any counts."""
+    """Calls of each cell that are not counted, before those that are."""
 
     def __post_init__(self) -> None:
         for batch in self.batches:
@@ -64,12 +65,12 @@ class Work:
     """The texts of one cell, in batches."""
 
     tokens: int | None
-    """Of every text; None where they are what a user brought."""
+    """Of every text; None for the user's own texts."""
     batch: int
     texts: Sequence[str]
 
     def batches(self) -> Iterator[list[str]]:
-        """Batches without end, going round the texts."""
+        """Batches without end, cycling through the texts."""
         endless = itertools.cycle(self.texts)
         while True:
             yield list(itertools.islice(endless, self.batch))
@@ -83,9 +84,9 @@ class Call:
     """Nanoseconds of each stage."""
     tokens: int
     truncated: int
-    """Texts that were cut at the model's longest."""
+    """Texts that were cut at the model's limit."""
     runs: int
-    """Batches that the plan made of it."""
+    """Runs that the planner made of the call."""
 
     @property
     def total(self) -> int:
@@ -94,7 +95,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """All timed calls of one work."""
+    """All timed calls with the same length and batch."""
 
     work: Work
     calls: Sequence[Call]
@@ -102,25 +103,25 @@ class Cell:
 
 @dataclass(slots=True)
 class _Laps:
-    """A clock whose laps follow each other without a gap."""
+    """A clock whose stages follow each other without a gap."""
 
     stages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(STAGES, 0))
     last: int = field(default_factory=lambda: time.perf_counter_ns())
 
     def end(self, stage: str) -> None:
-        """What passed since the last lap ended belongs to this stage."""
+        """Add the time since the end of the last stage to this one."""
         now = time.perf_counter_ns()
         self.stages[stage] += now - self.last
         self.last = now
 
 
 def works(embedder: Embedder, options: Options, texts: Sequence[str] | None = None) -> Iterator[Work]:
-    """The cells to measure: each length with each batch; of a user's own texts, each batch.
+    """The work of each cell: every length with every batch, or every batch of the user's own texts.
 
-    Lengths are checked at once, texts are made when a cell's turn comes.
+    Lengths are checked at once; the texts of a cell are made when it is yielded.
 
     Raises:
-        ConfigError: a length that the model does not have; lengths for a user's own texts; no texts.
+        ConfigError: a length that the model cannot run; lengths together with the user's own texts; no texts.
     """
     batches = tuple(dict.fromkeys(options.batches))
     if texts is not None:
@@ -146,7 +147,7 @@ def works(embedder: Embedder, options: Options, texts: Sequence[str] | None = No
 
 
 def measure(embedder: Embedder, work: Work, options: Options) -> Cell:
-    """Warm up, then call again and again."""
+    """Warm up, then time calls until there are enough."""
     batches = work.batches()
     for _ in range(options.warmup):
         timed_encode(embedder, next(batches))
@@ -164,7 +165,7 @@ def _enough(calls: int, end: int, options: Options) -> bool:
 
 
 def timed_encode(embedder: Embedder, texts: Sequence[str]) -> tuple[Call, Embeddings]:
-    """`engine.encode(texts, max_length=embedder.max_length)` with a clock between its steps."""
+    """`embedder.encode(texts, max_length=embedder.max_length)`, with the time of each stage."""
     laps = _Laps()
     checked = [check_text(text, index) for index, text in enumerate(texts)]
     tokens = embedder.tokenizer.encode(checked, max_length=embedder.max_length)
@@ -177,7 +178,7 @@ def timed_encode(embedder: Embedder, texts: Sequence[str]) -> tuple[Call, Embedd
 
 
 def record(cell: Cell) -> dict[str, Any]:
-    """A cell as plain numbers, times in milliseconds."""
+    """A cell as numbers for JSON, times in milliseconds."""
     calls = cell.calls
     tokens, nanoseconds = sum(call.tokens for call in calls), sum(call.total for call in calls)
     times = {"total": [call.total for call in calls]} | {

@@ -1,4 +1,4 @@
-"""Where and with what something was measured."""
+"""Describes the machine and the versions with which something was measured."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("gte-runtime", "onnxruntime", "onnxruntime-gpu", "tokenizers", "nump
 
 
 def hardware() -> dict[str, Any]:
-    """The processor, its cores, and how many of them affinity and container quota leave to this process."""
+    """The processor, its cores, and how many of them this process may use by affinity and container quota."""
     return {
         "cpu": processor.model(),
         "cores": os.cpu_count(),
@@ -24,7 +24,7 @@ def hardware() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that take part, those that are installed."""
+    """Versions of Python and of those of PACKAGES that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

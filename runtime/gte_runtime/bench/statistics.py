@@ -1,4 +1,4 @@
-"""Many times in, a few numbers out. Pure."""
+"""Summarises many timings in a few numbers. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 PERCENTILES = (50, 95, 99)
 P99_FROM = 100
-"""Below this many values the 99th percentile is their maximum, and says nothing of its own."""
+"""The fewest values for a 99th percentile; with fewer it would be their maximum."""
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The nearest-rank percentile: the smallest value that at least `percent` % of the values do not exceed.
-
-    It is always one of the values, never a mean of two.
-    """
+    """The nearest-rank percentile: the smallest of the values such that at least `percent` % of them are not
+    larger."""
     rank = -(-percent * len(values) // 100)
     return sorted(values)[max(rank, 1) - 1]
 

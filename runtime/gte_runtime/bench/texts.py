@@ -1,11 +1,9 @@
-"""Texts of exactly so many tokens, from real words of many languages.
+"""Makes texts with an exact number of tokens from real words of many languages.
 
-The words are those of the Universal Declaration of Human Rights, article 1, in 20 languages; of
-these, the ones the bundle's own tokenizer has in its vocabulary (none of their tokens is unknown).
-A text takes them in order, line by line; it begins with the line of its number, and a word of more
-tokens than are left is passed over, so that the end is filled with shorter ones. The
-finished text is tokenized once more, and its length compared. Nothing is drawn by chance: the same
-tokenizer gives the same texts.
+The words are from article 1 of the Universal Declaration of Human Rights in 20 languages, without those that
+have a token unknown to the bundle's tokenizer. A text takes words in order, starting with the line of its
+number, and skips words with more tokens than are left. The finished text is tokenized again to check its
+length. Nothing is random: the same tokenizer gives the same texts.
 """
 
 from __future__ import annotations
@@ -28,7 +26,8 @@ dotados como están de razón y conciencia, deben comportarse fraternalmente los
 Все люди рождаются свободными и равными в своем достоинстве и правах.
 Они наделены разумом и совестью и должны поступать в отношении друг друга в духе братства.
 Tous les êtres humains naissent libres et égaux en dignité et en droits.
-Ils sont doués de raison et de conscience et doivent agir les uns envers les autres dans un esprit de fraternité.
+Ils sont doués de raison et de conscience et doivent agir les uns envers les autres \
+dans un esprit de fraternité.
 सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है
 Alle Menschen sind frei und gleich an Würde und Rechten geboren.
 Sie sind mit Vernunft und Gewissen begabt und sollen einander im Geist der Brüderlichkeit begegnen.
@@ -55,10 +54,10 @@ class Composer:
         self._tokenizer = tokenizer
 
     def text(self, tokens: int, number: int = 0) -> str:
-        """A text of `tokens` tokens, special tokens included; texts of neighbouring numbers differ.
+        """A text of `tokens` tokens, special tokens included. Texts with consecutive numbers differ.
 
         Raises:
-            ConfigError: fewer than the special tokens, or a tokenizer for which no such text is found.
+            ConfigError: fewer tokens than the special ones, or no such text was found for this tokenizer.
         """
         if (room := tokens - self._tokenizer.specials) < 0:
             raise ConfigError(
@@ -77,13 +76,14 @@ class Composer:
         text = " ".join(words)
         if (found := self._count(text, tokens)) != tokens:
             raise ConfigError(
-                f"no text of exactly {tokens} tokens was found for this tokenizer (but of {found}); measure texts of your own"
+                f"no text of exactly {tokens} tokens was found for this tokenizer (but of {found}); "
+                "measure texts of your own"
             )
         return text
 
     @cached_property
     def _costs(self) -> list[list[tuple[str, int]]]:
-        """Sentences as (word, its tokens), the words of the vocabulary only."""
+        """The usable words of each sentence: (word, number of its tokens)."""
         unknown = set(self._tokenizer.record.drop_ids)
         sentences = []
         for sentence in SENTENCES.strip().splitlines():
@@ -99,7 +99,8 @@ class Composer:
             sentences += [known] if known else []
         if all(cost > 1 for sentence in sentences for _, cost in sentence):
             raise ConfigError(
-                "this tokenizer has no word of ours as one token, so no texts can be made; measure texts of your own"
+                "no word is a single token of this tokenizer, so texts of an exact length cannot be made; "
+                "measure texts of your own"
             )
         return sentences
 
@@ -107,5 +108,5 @@ class Composer:
         return ids[len(self._tokenizer.prefix) : len(ids) - len(self._tokenizer.suffix)]
 
     def _count(self, text: str, expected: int) -> int:
-        # A limit above what is expected, so that a longer text is not cut to it.
+        # The limit is larger than the expected length, so that a text that is too long is noticed.
         return len(self._tokenizer.encode([text], max_length=expected + 2)[0].ids)

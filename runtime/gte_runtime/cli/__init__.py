@@ -1,8 +1,8 @@
-"""The command line: one file per command, loaded when it is called.
+"""The command line: one file for each command, imported when the command is called.
 
-Data goes to stdout, everything else to stderr. Exit codes: 0 done; 2 usage; 3 finished with
-rejected rows; 4 bad bundle, checkpoint or input file; 5 provider; 6 output or disk; 130 and 143
-for SIGINT and SIGTERM.
+Data goes to stdout, messages to stderr. Exit codes: 0 done; 2 wrong usage; 3 done, but some rows were
+rejected; 4 bad bundle, checkpoint or input file; 5 provider; 6 output or disk; 130 and 143 for SIGINT and
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ COMMANDS = {
     "build": "Turn a checkpoint into a bundle.",
     "verify": "Hash a bundle and compare it with its recorded vectors.",
     "info": "What is installed, and what a bundle holds.",
-    "doctor": "What this machine can run, and the command that mends what it cannot.",
-    "engine": "TensorRT engines, built ahead of serving.",
+    "doctor": "What this machine can run, and the command that fixes what it cannot.",
+    "engine": "TensorRT engines, built in advance.",
     "serve": "Vectors, scores and ranks over HTTP.",
     "bench": "How fast a bundle is on this machine.",
 }
@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise _ReaderLeft from None  # click would end the process with its own code
+            raise _ReaderLeft from None  # click would exit with a code of its own
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
 
 
 class _ReaderLeft(Exception):
-    """Nobody reads stdout any more, as after `head`."""
+    """The reader of stdout has closed it, as `head` does."""
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,7 +69,7 @@ def gte() -> None:
 
 
 def main() -> None:
-    """Entry point: every failure becomes one line on stderr and a documented exit code."""
+    """Entry point. A failure gives one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     _open_missing_streams()
     warnings.showwarning = _show_warning
@@ -85,7 +85,7 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         code = 130
     except (BrokenPipeError, _ReaderLeft):
-        _close_stdout()  # there is nobody to tell
+        _close_stdout()  # no message: the reader has left
         code = 6
     except OSError as error:
         _complain(f"{error.strerror or error}")
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def _complain(message: str) -> None:
-    # A name may hold line breaks or half a surrogate pair; a message is one line that can be printed.
+    # A file name in a message may have line breaks or lone surrogates, which cannot be printed.
     line = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
     print(f"gte: {line}", file=sys.stderr)
 
@@ -109,9 +109,11 @@ def _terminated(number: int, frame: Any) -> None:
 
 
 def _open_missing_streams() -> None:
-    """Python has None for a stream that its parent closed, and print() takes None for stdout: talk would go among the data.
+    """Open stdout and stderr where the parent process closed them.
 
-    Data for a stdout that is not there fails as it does in other programs (EBADF); talk is dropped.
+    Python has None for a closed stream, and print(file=None) writes to stdout, so messages would get among
+    the data. Data for a closed stdout fails with EBADF, as in other programs; messages for a closed stderr
+    are dropped.
     """
     if sys.stdout is None:
         sys.stdout = os.fdopen(_at(1, os.open(os.devnull, os.O_RDONLY)), "w", encoding="utf-8")
@@ -120,7 +122,8 @@ def _open_missing_streams() -> None:
 
 
 def _at(number: int, descriptor: int) -> int:
-    """A descriptor under the number of its stream, so that no file opened later takes it."""
+    """Move a descriptor to the number of its stream, so that no file that is opened later gets this
+    number."""
     if descriptor != number:
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -128,5 +131,5 @@ def _at(number: int, descriptor: int) -> int:
 
 
 def _close_stdout() -> None:
-    """Keep the interpreter from flushing what can no longer be written."""
+    """Keep the interpreter from flushing, at its exit, what can no longer be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,4 +1,4 @@
-"""`gte bench`: how fast a bundle is on this machine. The table goes to stderr, JSON to stdout."""
+"""`gte bench`: measures how fast a bundle is on this machine. The table goes to stderr, JSON to stdout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..embedder import Embedder
 
 MOST_TEXTS = 10_000
-"""Texts that are taken from a file."""
+"""Texts of a file that are used; the others are ignored."""
 
 COLUMNS = ("tokens", "batch", "n", "stage", "p50", "p95", "p99", "mean", "tokens/s")
 WIDTHS = (6, 5, 6, 8, 9, 9, 9, 9, 10)
@@ -35,7 +35,7 @@ def command() -> None:
     "--tokens",
     type=int,
     multiple=True,
-    help="Length of every text; may be given several times. Default: 16, 128, 512.",
+    help="Tokens of every text; may be given several times. Default: 16, 128, 512.",
 )
 @click.option(
     "--batch",
@@ -44,7 +44,7 @@ def command() -> None:
     multiple=True,
     default=(1, 8),
     show_default=True,
-    help="Texts per call; the same.",
+    help="Texts of one call; may be given several times.",
 )
 @click.option("--seconds", type=float, help="Time for each cell, at least 5 calls. Default: 5.")
 @click.option("--repeats", type=int, help="Calls of each cell instead.")
@@ -64,14 +64,25 @@ def command() -> None:
 @model_options
 @gpu_options
 def latency(
-    tokens: tuple[int, ...], batches: tuple[int, ...], seconds: float | None, repeats: int | None, warmup: int, source: str | None,
-    text_field: str, model: str, variant: str | None, provider: str, threads: int | None, cuda_graphs: bool,
-    devices: tuple[int, ...], gpu_mem_limit: int | None,
-) -> None:  # fmt: skip
+    tokens: tuple[int, ...],
+    batches: tuple[int, ...],
+    seconds: float | None,
+    repeats: int | None,
+    warmup: int,
+    source: str | None,
+    text_field: str,
+    model: str,
+    variant: str | None,
+    provider: str,
+    threads: int | None,
+    cuda_graphs: bool,
+    devices: tuple[int, ...],
+    gpu_mem_limit: int | None,
+) -> None:
     """Milliseconds per call, by length and batch.
 
-    One caller asks, waits for the answer and asks again. Texts are made of real words in 20
-    languages, each of exactly the wanted length. p99 needs 100 calls.
+    One caller makes one call after another. Texts are made of real words in 20 languages and have exactly the
+    wanted number of tokens. p99 needs 100 calls.
     """
     if seconds is not None and repeats is not None:
         raise click.UsageError("give --seconds or --repeats, not both")
@@ -141,7 +152,8 @@ def _report(
 
 
 def _texts(source: str, text_field: str) -> list[str]:
-    """The texts of a file, all of them good: one that is left out would change what is measured."""
+    """The texts of a file. A text that cannot be embedded is an error: leaving it out would change what is
+    measured."""
     from ..errors import InputError
     from ..tokenization import check_text
 
@@ -161,11 +173,12 @@ def _texts(source: str, text_field: str) -> list[str]:
 
 def _title(info: dict[str, Any]) -> str:
     threads = "1 thread" if info["threads"] == 1 else f"{info['threads']} threads"
-    return f"{info['model']} ({info['bundle']}), {info['variant']}, {info['provider']}, {threads}; one caller; milliseconds per call"
+    what = f"{info['model']} ({info['bundle']}), {info['variant']}, {info['provider']}, {threads}"
+    return f"{what}; one caller; milliseconds per call"
 
 
 def _lines(cell: dict[str, Any]) -> list[str]:
-    """A cell as lines of the table: the total, then each stage."""
+    """A cell as lines of the table: first the total, then each stage."""
     head = ("any" if cell["tokens"] is None else str(cell["tokens"]), str(cell["batch"]), str(cell["n"]))
     rate = f"{cell['tokens_per_second']:,.0f}"
     return [

@@ -1,4 +1,4 @@
-"""`gte build`: a checkpoint becomes a bundle."""
+"""`gte build`: builds a bundle from a checkpoint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def command(
         from ..errors import CheckpointError
 
         raise CheckpointError(
-            f"{checkpoint.name} is {what}; a checkpoint is a directory of config.json, model.safetensors and tokenizer.json"
+            f"{checkpoint.name} is {what}; a checkpoint is a directory of config.json, model.safetensors "
+            "and tokenizer.json"
         )
     manifest = build(
         checkpoint,
@@ -63,7 +64,7 @@ def command(
 
 
 def _no_checkpoint(path: Path) -> str | None:
-    """What stands there, where it is plain that it is no checkpoint."""
+    """What the path is if it obviously is no checkpoint."""
     from ..format.manifest import FILE
 
     if not path.is_dir():

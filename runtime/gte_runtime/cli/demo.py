@@ -26,7 +26,8 @@ def command(model: str, variant: str | None, provider: str, threads: int | None)
         out = gte.encode(TEXTS, sparse=False)
         assert out.dense is not None
         click.echo(
-            f"{gte.info['model']}, {gte.info['variant']}, {gte.info['threads']} threads, {gte.dim} dimensions\n"
+            f"{gte.info['model']}, {gte.info['variant']}, {gte.info['threads']} threads, "
+            f"{gte.dim} dimensions\n"
         )
         for number, (text, tokens) in enumerate(zip(TEXTS, out.tokens, strict=True)):
             click.echo(f"  [{number}] {text}   ({tokens} tokens)")

@@ -1,4 +1,4 @@
-"""`gte doctor`: what this machine and installation can run, and the command that mends what cannot."""
+"""`gte doctor`: what this machine and installation can run, and the command that fixes what they cannot."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import click
 @click.option(
     "--provider",
     type=click.Choice(["cpu", "cuda", "tensorrt"]),
-    help="Judge this one. Default: CUDA where its package is, else CPU.",
+    help="The one to judge. Default: cuda where onnxruntime-gpu is installed, else cpu.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(model: str | None, provider: str | None, as_json: bool) -> int:
     """CPU, control group, providers, CUDA libraries, driver, GPUs, TensorRT; with MODEL, where its nodes run.
 
-    The last line is the verdict. Exit code 5 where something is to be mended.
+    The last line is the verdict. The exit code is 5 if something must be fixed.
     """
     from ..device import doctor
 
@@ -44,7 +44,7 @@ def command(model: str | None, provider: str | None, as_json: bool) -> int:
 
 
 def _placements(model: str, provider: str | None) -> list[dict[str, Any]]:
-    """Of every variant on the provider that runs it; one that does not load says why."""
+    """For every variant, how many of its nodes run on which provider, or why it does not load."""
     from ..bundle.directory import Bundle
     from ..catalog.locate import locate
     from ..device.doctor import placement

@@ -33,19 +33,33 @@ if TYPE_CHECKING:
 @click.option("--sparse/--no-sparse", default=False, help="Give sparse vectors too.")
 @click.option("--dense/--no-dense", default=True, help="Give dense vectors.")
 @click.option("--truncate/--no-truncate", default=True, help="Cut texts over --max-length, or reject them.")
-@click.option("--prompt-name", help="Put this prompt of the model before every text, such as query.")
+@click.option("--prompt-name", help="The prompt of the model to put before every text, such as query.")
 @max_length_option
 @model_options
 @gpu_options
 def command(
-    texts: tuple[str, ...], source: str | None, output: str, form: str | None, text_field: str, dim: int | None, sparse: bool, dense: bool,
-    truncate: bool, prompt_name: str | None, max_length: int, model: str, variant: str | None, provider: str, threads: int | None,
-    devices: tuple[int, ...], gpu_mem_limit: int | None,
-) -> int:  # fmt: skip
+    texts: tuple[str, ...],
+    source: str | None,
+    output: str,
+    form: str | None,
+    text_field: str,
+    dim: int | None,
+    sparse: bool,
+    dense: bool,
+    truncate: bool,
+    prompt_name: str | None,
+    max_length: int,
+    model: str,
+    variant: str | None,
+    provider: str,
+    threads: int | None,
+    devices: tuple[int, ...],
+    gpu_mem_limit: int | None,
+) -> int:
     """Texts to vectors.
 
-    What comes through a pipe is answered whenever the pipe pauses. Rows that cannot be embedded are named on stderr;
-    the others are written, and the exit code is 3.
+    Input from a pipe is embedded and written whenever the pipe pauses. Rows that cannot be embedded are
+    reported on stderr; the others are written, and the exit code is 3.
     """
     if not (dense or sparse):
         raise click.UsageError("--no-dense without --sparse leaves nothing to write")
@@ -101,7 +115,7 @@ def command(
 
 
 def _counted_from(first: int, part: Embeddings) -> Embeddings:
-    """A part of a stream that began behind other rows."""
+    """A part of a stream with positions in the whole input, of which the stream began at row `first`."""
     return replace(
         part,
         index=part.index + first,

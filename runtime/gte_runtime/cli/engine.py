@@ -1,4 +1,4 @@
-"""`gte engine build`: TensorRT engines, ahead of serving."""
+"""`gte engine build`: builds TensorRT engines in advance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 @click.group()
 def command() -> None:
-    """TensorRT engines. Serving builds none."""
+    """TensorRT engines. They are built in advance: opening a model builds none."""
 
 
 @command.command()
@@ -32,10 +32,10 @@ def command() -> None:
     help="GPUs to build for.",
 )
 def build(bundle: Path, variant: str, profiles: tuple[str, ...], devices: tuple[int, ...]) -> None:
-    """Build the engines of BUNDLE for this machine. What is there already is kept.
+    """Build the TensorRT engines of BUNDLE for this machine. Those that exist are kept.
 
-    Engines lie in the cache (GTE_CACHE), under a key of bundle, ONNX Runtime, TensorRT, driver and GPU: when one
-    of those changes, build again.
+    They are stored in the cache (GTE_CACHE). One is used only with the bundle, ONNX Runtime, TensorRT, driver
+    and GPU it was built for: when one of those changes, build again.
     """
     from ..bundle.directory import Bundle
     from ..bundle.load import engine_source

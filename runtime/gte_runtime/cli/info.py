@@ -1,4 +1,4 @@
-"""`gte info`: what is installed, and what a bundle holds."""
+"""`gte info`: what is installed, and what is in a bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("model", default="gte-mini")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(model: str, as_json: bool) -> None:
-    """Versions, providers and threads here, and what the bundle MODEL holds."""
+    """Versions, providers and threads of this installation, and what is in the bundle MODEL."""
     from ..bundle.directory import Bundle
     from ..catalog.locate import locate
     from ..device.runtime import available_providers
@@ -72,7 +72,8 @@ def command(model: str, as_json: bool) -> None:
 
 
 def _invariance(bundle: Bundle, name: str) -> dict[str, bool | float | None]:
-    """Whether texts get the same bits in any company: measured on this machine, by opening the variant if nothing did before."""
+    """Batch invariance on this machine. If it was not measured before, the variant is opened, which does
+    it."""
     from ..bundle.load import known_invariance
     from ..embedder import Embedder
     from ..machine.threads import thread_count
@@ -81,11 +82,11 @@ def _invariance(bundle: Bundle, name: str) -> dict[str, bool | float | None]:
 
     variant = bundle.variant(name)
     if variant.batch == "packed":
-        return Invariance(False, None).facts()
+        return Invariance(False, None).as_info()
     if known := known_invariance(bundle, name, thread_count()):
-        return known.facts()
-    with (Reranker if bundle.manifest.reranker else Embedder).open(bundle.directory, variant=name) as engine:
-        return {key: engine.info[key] for key in ("batch_invariant", "batch_difference")}
+        return known.as_info()
+    with (Reranker if bundle.manifest.reranker else Embedder).open(bundle.directory, variant=name) as opened:
+        return {key: opened.info[key] for key in ("batch_invariant", "batch_difference")}
 
 
 def _version(package: str) -> str | None:

@@ -8,16 +8,16 @@ from typing import Any
 
 import click
 
-Decorator = Callable[[Any], Any]
+Function = Callable[..., Any]
 
 
-def model_options(function: Any, default: str = "gte-mini") -> Any:
+def model_options(function: Function, default: str = "gte-mini") -> Function:
     """--model, --variant, --provider, --threads."""
     for option in (
         click.option(
             "--threads",
             type=click.IntRange(min=1),
-            help="Threads of one run. Default: all this process may use.",
+            help="Processors to use. Default: all that this process may use.",
         ),
         click.option(
             "--provider",
@@ -41,13 +41,13 @@ def model_options(function: Any, default: str = "gte-mini") -> Any:
 reranker_options = partial(model_options, default="gte-multilingual-reranker-base")
 
 
-def gpu_options(function: Any) -> Any:
+def gpu_options(function: Function) -> Function:
     """--device, --gpu-mem-limit."""
     for option in (
         click.option(
             "--gpu-mem-limit",
             type=click.IntRange(min=1),
-            help="Bytes that each GPU may give, weights included.",
+            help="The most memory to use on each GPU, in bytes, weights included.",
         ),
         click.option(
             "--device",

@@ -1,4 +1,4 @@
-"""`gte pull`: from a model's name to a bundle that is proven to run."""
+"""`gte pull`: downloads a checkpoint, builds a bundle and verifies it."""
 
 from __future__ import annotations
 
@@ -31,16 +31,20 @@ import click
 )
 @click.option("--overwrite", is_flag=True, help="Build again what is there already.")
 def command(
-    name: str, output: Path | None, variants: tuple[str, ...], graphs: Path | None, ignore_unused: bool, overwrite: bool
-) -> None:  # fmt: skip
-    """Download a checkpoint from the hub, build a bundle of it and verify that.
+    name: str,
+    output: Path | None,
+    variants: tuple[str, ...],
+    graphs: Path | None,
+    ignore_unused: bool,
+    overwrite: bool,
+) -> None:
+    """Download a checkpoint from the hub, build a bundle from it and verify the bundle.
 
-    NAME is a model's short name, OWNER/NAME or OWNER/NAME@REVISION. A download that is cut off goes on
-    where it stopped; after a kill, with huggingface_hub below 1 only. HF_HOME, HF_HUB_OFFLINE, HF_TOKEN
-    and HF_ENDPOINT mean what they always mean.
-    The bundle's path goes to stdout.
+    NAME is a model's short name, OWNER/NAME or OWNER/NAME@REVISION. An interrupted download continues where
+    it stopped; after a kill, only with huggingface_hub below 1. HF_HOME, HF_HUB_OFFLINE, HF_TOKEN and
+    HF_ENDPOINT work as in huggingface_hub. The bundle's path goes to stdout.
     """
-    # The hub's other way to transfer, Xet, begins anew after a kill; plain HTTP goes on where it stopped.
+    # Xet, the hub's other protocol, starts again after a kill; plain HTTP continues where it stopped.
     os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
     from ..building.build import DEFAULT_VARIANTS, build
@@ -54,7 +58,7 @@ def command(
     want = wanted(name, known)
     chosen = tuple(dict.fromkeys(variants or DEFAULT_VARIANTS))
     target = output or pulled_directory(name, known)
-    assert target is not None  # a name that is wanted has a place
+    assert target is not None  # `wanted` accepts only names that have a directory
     say(f"{want.hub} at {want.revision}")
     found = download(want)
     origin = f"{want.hub}@{found.commit}"
@@ -86,7 +90,7 @@ def say(line: str) -> None:
 
 
 def _variants(target: Path, origin: str) -> tuple[str, ...]:
-    """Those of a bundle of the same commit that is there. One of another commit is replaced: the revision has moved."""
+    """Variants of the bundle that exists. Empty if it is of another commit, since then it is replaced."""
     from ..bundle.directory import Bundle
     from ..errors import BundleError
 

@@ -1,4 +1,5 @@
-"""Rows of text from arguments, lines or JSONL. Splits on the newline byte only: U+2028 is text."""
+"""Reads rows of text from arguments, lines or JSONL. Lines end at the newline byte only: U+2028 is part of a
+text."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from typing import IO, Any
 from ..errors import GteError
 
 MAX_LINE = 16 * 2**20
-"""Bytes of the longest line that is read."""
+"""Longest line that is accepted, in bytes."""
 PIECE = 2**16
-"""Bytes that are read at a time."""
-PATIENCE = 0.05
-"""Seconds without a byte after which a pipe has paused."""
+"""Bytes of one read."""
+PAUSE_AFTER = 0.05
+"""Seconds without data after which a pipe counts as paused."""
 
 
 class InputFileError(GteError, OSError):
@@ -31,18 +32,26 @@ class InputFileError(GteError, OSError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """One row of an input."""
+
     text: object
-    """A string, or what stood in its place; the engine says why it is no text."""
+    """A string, or the JSON value in its place, which the embedder will refuse."""
     id: Any = None
+    """Field `id` of a JSONL object."""
     problem: str | None = None
-    """Why there is no text at all."""
+    """Why the row could not be read."""
 
 
 class Rows:
-    """Rows in order, remembering line, id and problem of those that were read and are not yet written."""
+    """Rows in order. For rows that were read and not yet written it keeps line number, id and problem."""
 
     def __init__(self, rows: Iterable[tuple[int, Row] | None], unit: str) -> None:
-        """`rows` are (line, row), or None where those that come pause."""
+        """Read from an iterator.
+
+        Args:
+            rows: (line number, row), or None where the input pauses.
+            unit: "line" or "text", for messages.
+        """
         self._rows = iter(rows)
         self._unit = unit
         self._seen: dict[int, tuple[int, Any, str | None]] = {}
@@ -55,7 +64,10 @@ class Rows:
             yield from self.until_pause()
 
     def until_pause(self) -> Iterator[Row]:
-        """At least one, and all that are there, for who answers before more come. Without any, the rows have `ended`."""
+        """Rows up to the next pause of the input, at least one. `ended` is True after the last one.
+
+        A program at the other end of a pipe may wait for the vectors of these rows before it sends more.
+        """
         before = self.count
         for each in self._rows:
             if each is not None:
@@ -68,22 +80,26 @@ class Rows:
         self.ended = True
 
     def ids(self, index: Iterable[int]) -> list[Any]:
+        """Ids of rows, by their positions in the input."""
         return [self._seen[int(i)][1] for i in index]
 
     def place(self, index: int) -> str:
+        """Where a row was, for messages: "line 4"."""
         return f"{self._unit} {self._seen[index][0]}"
 
     def problem(self, index: int) -> str | None:
+        """Why a row could not be read; None if it could."""
         return self._seen[index][2]
 
     def forget(self, count: int) -> None:
-        """The next `count` rows are done with, so that memory does not grow with the file."""
+        """Drop what is kept of the next `count` rows, so that memory does not grow with the input."""
         for index in range(self._forgotten, self._forgotten + count):
             del self._seen[index]
         self._forgotten += count
 
 
 def from_arguments(texts: tuple[str, ...]) -> Rows:
+    """Each argument as a row. Raises UsageError for one that is not valid UTF-8."""
     for number, text in enumerate(texts, 1):
         try:
             text.encode()
@@ -95,10 +111,16 @@ def from_arguments(texts: tuple[str, ...]) -> Rows:
 
 
 def open_rows(source: str, text_field: str) -> Rows:
-    """Rows of a file or of stdin. JSONL is recognised by its name; on stdin by the brace its first line begins with.
+    """Rows of a file, or of stdin for "-".
+
+    A file is JSONL if its name ends in .jsonl or .ndjson; stdin is, if its first line starts with a brace.
+
+    Args:
+        source: a path, or "-".
+        text_field: the field of a JSONL object that holds the text.
 
     Raises:
-        InputFileError: missing, a directory, not readable.
+        InputFileError: the file is missing, a directory, or not readable.
     """
     if source == "-":
         if sys.stdin is None or sys.stdin.closed:
@@ -142,9 +164,9 @@ def _rows(file: IO[bytes], form: str, text_field: str, name: str) -> Iterator[tu
 
 
 def _recognised(lines: Iterator[tuple[int, bytes]]) -> tuple[str, Iterator[tuple[int, bytes]]]:
-    """The form of lines by the first that is not blank, and all of them again.
+    """Whether lines are "jsonl" or plain "lines", by the first that is not blank; and all of the lines.
 
-    By its brace alone: of lines that were meant as JSON and are not, each is rejected; none is embedded as it stands.
+    A brace at its start decides. So lines of broken JSON are rejected, not embedded as plain text.
     """
     read: list[tuple[int, bytes]] = []
     for number, line in lines:
@@ -158,16 +180,17 @@ def _recognised(lines: Iterator[tuple[int, bytes]]) -> tuple[str, Iterator[tuple
 
 
 TOO_LONG, PAUSE = b"too long", b"pause"
+"""Markers among lines, compared by identity."""
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
-    """What a file holds, or a pipe as it comes, with PAUSE wherever nothing comes for a while."""
+    """The bytes of a file or pipe as they arrive, with PAUSE wherever none arrive for PAUSE_AFTER seconds."""
     try:
-        number = file.fileno() if os.name == "posix" else None  # elsewhere only sockets can be waited for
+        number = file.fileno() if os.name == "posix" else None  # on Windows select() takes sockets only
     except (OSError, AttributeError):
         number = None
     while True:
-        if number is not None and not select.select([number], [], [], PATIENCE)[0]:
+        if number is not None and not select.select([number], [], [], PAUSE_AFTER)[0]:
             yield PAUSE
         piece = file.read(PIECE) if number is None else os.read(number, PIECE)
         if not piece:
@@ -183,7 +206,8 @@ def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their end, the first without a byte order mark, and pauses. The rest of one that is too long is skipped, not held."""
+    """Lines without their line end, the first without a byte order mark; pauses are passed on. A line that is
+    too long is skipped without holding it in memory."""
     mark, held, too_long = b"\xef\xbb\xbf", bytearray(), False
 
     def ended() -> bytes:
@@ -224,7 +248,7 @@ def _json(line: bytes, text_field: str) -> Row:
     except UnicodeDecodeError as error:
         return Row(None, problem=_no_utf8(error))
     except UnicodeEncodeError:
-        return Row(None, problem="the id holds half a surrogate pair, which cannot be written")
+        return Row(None, problem="the id holds a lone surrogate, which cannot be written")
     except json.JSONDecodeError as error:
         return Row(None, problem=f"not JSON: {error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:
@@ -243,4 +267,4 @@ def _no_utf8(error: UnicodeDecodeError) -> str:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")

@@ -1,4 +1,4 @@
-"""`gte rerank`: documents in order of how well they answer a query."""
+"""`gte rerank`: documents by how well they answer a query."""
 
 from __future__ import annotations
 
@@ -40,12 +40,24 @@ from .options import reranker_options
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
 @reranker_options
 def command(
-    query: str, documents: tuple[str, ...], source: str | None, text_field: str, top_k: int | None, sigmoid: bool, truncate: bool,
-    max_length: int, form: str, model: str, variant: str | None, provider: str, threads: int | None,
-) -> int:  # fmt: skip
+    query: str,
+    documents: tuple[str, ...],
+    source: str | None,
+    text_field: str,
+    top_k: int | None,
+    sigmoid: bool,
+    truncate: bool,
+    max_length: int,
+    form: str,
+    model: str,
+    variant: str | None,
+    provider: str,
+    threads: int | None,
+) -> int:
     """Rank DOCUMENTS by how well they answer QUERY, best first.
 
-    Lines of an input that hold no document are named on stderr; the others are ranked, and the exit code is 3.
+    Lines of an input that are no document are reported on stderr; the others are ranked, and the exit code is
+    3.
     """
     if documents and source is not None:
         raise click.UsageError("give documents or --input, not both")

@@ -1,4 +1,4 @@
-"""`gte score`: how well documents fit a query."""
+"""`gte score`: hybrid scores of documents for a query."""
 
 from __future__ import annotations
 
@@ -26,9 +26,18 @@ from .options import max_length_option, model_options
 @max_length_option
 @model_options
 def command(
-    query: str, documents: tuple[str, ...], dense_weight: float, sparse_weight: float, dim: int | None, form: str,
-    max_length: int, model: str, variant: str | None, provider: str, threads: int | None,
-) -> None:  # fmt: skip
+    query: str,
+    documents: tuple[str, ...],
+    dense_weight: float,
+    sparse_weight: float,
+    dim: int | None,
+    form: str,
+    max_length: int,
+    model: str,
+    variant: str | None,
+    provider: str,
+    threads: int | None,
+) -> None:
     """Hybrid scores of documents for a query, best first."""
     reading.from_arguments((query, *documents))
 

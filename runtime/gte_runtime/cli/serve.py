@@ -1,4 +1,4 @@
-"""`gte serve`: vectors, scores and ranks over HTTP."""
+"""`gte serve`: the HTTP server."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LIMITS = {
     "max_inputs": (int, "Texts of one request."),
     "max_documents": (int, "Documents of one request to rerank or score."),
     "max_request_tokens": (int, "Tokens of one request."),
-    "max_token_vectors": (int, "Tokens of one request for a vector per token."),
+    "max_token_vectors": (int, "Tokens of one request for a vector of each token."),
     "max_queue_tokens": (int, "Tokens that may wait or run; above, requests get 429."),
     "max_held": (
         int,
-        "Bytes of the bodies of all requests in flight, and of answers with a vector per token.",
+        "Bytes of the bodies of all requests in flight, and of answers with a vector of each token.",
     ),
     "max_header_bytes": (int, "Bytes of a request's head."),
     "max_headers": (int, "Headers of a request."),
@@ -35,9 +35,9 @@ LIMITS = {
     "write_timeout": (float, "Seconds for the client to read on."),
     "keep_alive": (float, "Seconds an idle connection is kept."),
     "drain_timeout": (float, "Seconds for requests in flight when told to stop."),
-    "stall_timeout": (float, "Seconds after which a run is taken for stuck."),
-    "check_every": (float, "Seconds after which an idle model is tried."),
-    "patience": (float, "Seconds a text may wait for company while another run goes on."),
+    "stall_timeout": (float, "Seconds after which a run counts as stuck."),
+    "check_every": (float, "Seconds after which an idle model is checked with a run."),
+    "patience": (float, "Seconds a text may wait for others to batch it with, while another run goes on."),
 }
 
 
@@ -55,7 +55,15 @@ def limit_options(function: Any) -> Any:
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, default=("gte-mini",), show_default=True, help="A bundle directory or a shipped model; may be given several times. The first of each kind answers to any name.")  # fmt: skip  # noqa: E501
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("gte-mini",),
+    show_default=True,
+    help="A bundle directory or a shipped model; may be given several times. "
+    "The first of each kind answers to any name.",
+)
 @click.option(
     "--host",
     default="127.0.0.1",
@@ -66,7 +74,13 @@ def limit_options(function: Any) -> Any:
     "--port", type=click.IntRange(0, 65535), default=7997, show_default=True, help="0 takes a free one."
 )
 @click.option("--variant", help="A variant of the bundles. Default: the best for the provider.")
-@click.option("--provider", type=click.Choice(["cpu", "cuda", "tensorrt"]), default="cpu", show_default=True, help="Where to run. There is no fallback.")  # fmt: skip  # noqa: E501
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    default="cpu",
+    show_default=True,
+    help="Where to run. There is no fallback.",
+)
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Processors to use. Default: all this process may use."
 )
@@ -93,21 +107,39 @@ def limit_options(function: Any) -> Any:
 )
 @limit_options
 def command(
-    models: tuple[str, ...], host: str, port: int, variant: str | None, provider: str, threads: int | None, api_key_file: Path | None,
-    insecure: bool, strict: bool, strict_model: bool, accept_token_ids: bool, allow_empty: bool, encode_special_tokens: bool,
-    log_format: str, log_level: str, **limits: Any,
-) -> int:  # fmt: skip
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    variant: str | None,
+    provider: str,
+    threads: int | None,
+    api_key_file: Path | None,
+    insecure: bool,
+    strict: bool,
+    strict_model: bool,
+    accept_token_ids: bool,
+    allow_empty: bool,
+    encode_special_tokens: bool,
+    log_format: str,
+    log_level: str,
+    **limits: Any,
+) -> int:
     """Vectors, scores and ranks over HTTP.
 
     Speaks the dialects of OpenAI, infinity, TEI, Cohere and Jina, and its own. The model is loaded and
-    proves itself before the port opens. SIGTERM drains and ends with exit code 0.
+    checked before the port opens. After SIGTERM, requests in flight are finished; then the exit code is 0.
     """
     from ..server.options import Options
 
     keys = _keys(api_key_file)
     options = Options(
-        keys=keys, strict=strict, strict_model=strict_model, accept_token_ids=accept_token_ids, allow_empty=allow_empty, **limits
-    )  # fmt: skip
+        keys=keys,
+        strict=strict,
+        strict_model=strict_model,
+        accept_token_ids=accept_token_ids,
+        allow_empty=allow_empty,
+        **limits,
+    )
     if host not in LOOPBACK and not keys and not insecure:
         raise click.UsageError(
             f"{host} can be reached by others: give --api-key-file or set {KEY_VARIABLE}, or pass --insecure"
@@ -120,18 +152,19 @@ def command(
     try:
         for model in models:
             opened.append(_open(model, provider, variant, threads, encode_special_tokens))
-        if len({engine.name for engine in opened}) < len(opened):
+        if len({served.name for served in opened}) < len(opened):
             raise click.UsageError("two of the models have the same name")
         return serve(opened, options, host=host, port=port, log_format=log_format, log_level=log_level)
     finally:
-        for engine in opened:
-            engine.close()
+        for served in opened:
+            served.close()
 
 
 def _open(
     model: str, provider: str, variant: str | None, threads: int | None, encode_special_tokens: bool
 ) -> ServedModel:
-    """A bundle of either kind, run once on one processor and once on all, so that no request pays for that."""
+    """Open a bundle of either kind and run it once on one processor and once on all, so that no request waits
+    for memory and threads that are set up at a first run."""
     from ..bundle.directory import Bundle
     from ..catalog.locate import locate
     from ..embedder import Embedder
@@ -146,18 +179,18 @@ def _open(
         "threads": threads,
         "encode_special_tokens": encode_special_tokens,
     }
-    engine: ServedModel
+    served: ServedModel
     if manifest.reranker:
-        engine = RerankerModel(manifest.model, Reranker.open(model, **options))
+        served = RerankerModel(manifest.model, Reranker.open(model, **options))
     else:
-        engine = EmbeddingModel(manifest.model, Embedder.open(model, **options))
+        served = EmbeddingModel(manifest.model, Embedder.open(model, **options))
     for share in ("one", "all"):
-        engine.check(share)
-    return engine
+        served.check(share)
+    return served
 
 
 def _keys(file: Path | None) -> tuple[bytes, ...]:
-    """Raises ConfigError for an empty key: everybody would have it."""
+    """API keys of the file, or else of the environment. Raises ConfigError for an empty one."""
     if file is not None:
         try:
             lines = file.read_bytes().splitlines()

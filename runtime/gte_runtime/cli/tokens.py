@@ -1,4 +1,4 @@
-"""`gte tokens`: what a text becomes, token by token."""
+"""`gte tokens`: the tokens of a text and their sparse weights."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def command(
 ) -> None:
     """Tokens of a text and their sparse weights.
 
-    The table lists tokens as they stand; a weight is the largest of the token's occurrences, and
-    special tokens have none. JSONL gives {token: weight}, the form the model's authors publish.
+    The table lists the tokens in order. The weight of a token is the largest of its occurrences; special
+    tokens have none. JSONL gives {token: weight}, the form the model's authors publish.
     """
     reading.from_arguments(texts)
 

@@ -1,4 +1,5 @@
-"""`gte verify`: hashes, the self-check of every variant, and published values where the model is a known one."""
+"""`gte verify`: the hashes of a bundle, the self-check of every variant, and published values for named
+models."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from ..errors import SelfCheckFailed
 def command(model: str) -> None:
     """Hash a bundle and compare it with its recorded vectors.
 
-    MODEL is a bundle directory, or the name of a shipped or pulled model. For checkpoints whose numbers others
-    have published, those are compared, too.
+    MODEL is a bundle directory, or the name of a shipped or pulled model. If others have published numbers
+    for its checkpoint, those are compared, too.
     """
     from ..catalog.locate import locate
 
@@ -24,13 +25,15 @@ def command(model: str) -> None:
 
 
 def verify(bundle: Path, say: Callable[[str], object]) -> None:
-    """Raises BundleError when a file, a vector or a published value is not as it should be."""
+    """Check a bundle and say what was compared. Raises BundleError where a file, a vector or a published
+    value differs."""
     check_itself(bundle, say)
     check_published(bundle, say)
 
 
 def check_itself(bundle: Path, say: Callable[[str], object]) -> None:
-    """Files against the manifest's hashes, and what runs against its vectors. A build does both as it writes."""
+    """Compare files with the manifest's hashes, and every variant's results with its self-check. A build does
+    both, too."""
     from ..building.judge import judge
     from ..bundle.directory import Bundle
     from ..proof.selfcheck import self_check
@@ -53,7 +56,7 @@ def check_itself(bundle: Path, say: Callable[[str], object]) -> None:
 
 
 def check_published(bundle: Path, say: Callable[[str], object]) -> None:
-    """Numbers that others have published, where the model is one of which there are any."""
+    """Compare with numbers that others have published for this checkpoint, if there are any."""
     from ..bundle.directory import Bundle
     from ..embedder import Embedder
     from ..format.models import models_directory
@@ -72,8 +75,8 @@ def check_published(bundle: Path, say: Callable[[str], object]) -> None:
     tokenizer = Tokenizer(opened.read("tokenizer.json"), manifest.tokenizer)
     failed = False
     for name in manifest.variants:
-        with (Reranker if manifest.reranker else Embedder).open(bundle, variant=name) as engine:
-            for found in compare(checks, engine, tokenizer):
+        with (Reranker if manifest.reranker else Embedder).open(bundle, variant=name) as opened_model:
+            for found in compare(checks, opened_model, tokenizer):
                 say(f"published  {name}: {'' if found.good else 'DIFFERS: '}{found.line}")
                 failed |= not found.good
     if failed:

@@ -1,4 +1,4 @@
-"""Vectors to JSONL, npy, npz or parquet. Files appear whole or not at all."""
+"""Writes vectors as JSONL, npy, npz or parquet. A file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -24,16 +24,21 @@ SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy", ".npz": "npz",
 
 
 class Writer(Protocol):
+    """One output format. Made with (file, dimension of dense vectors, width of sparse ones, dense,
+    sparse)."""
+
     def write(self, part: Embeddings, ids: list[Any]) -> None: ...
     def finish(self) -> None: ...
 
 
 def format_of(output: str, form: str | None) -> str:
+    """The wanted format, otherwise the one of the file name's suffix, otherwise jsonl."""
     return form or SUFFIXES.get(Path(output).suffix, "jsonl")
 
 
 def check(output: str, form: str, source: str, *, dense: bool) -> None:
-    """What can be known before the model loads: a terminal, a missing directory, a missing package, the input in the output's place."""
+    """Check what can be checked before the model loads: binary data for a terminal, a missing directory or
+    package, an output that is the input."""
     if form == "npy" and not dense:
         raise click.UsageError("npy holds dense vectors only; use npz or jsonl for sparse ones")
     if form == "parquet":
@@ -67,7 +72,14 @@ def _is_input(there: os.stat_result, source: str) -> bool:
 
 @contextlib.contextmanager
 def open_writer(output: str, form: str, dim: int, width: int, dense: bool, sparse: bool) -> Iterator[Writer]:
-    """A writer whose file takes its name when everything is written.
+    """A writer. Its file gets its name at the end, when it is complete.
+
+    Args:
+        output: a path, or "-" for stdout.
+        form: a key of WRITERS.
+        dim: values of a dense vector.
+        width: an upper bound of sparse indices.
+        dense, sparse: which vectors are written.
 
     Raises:
         OutputError: the file cannot be written.
@@ -86,7 +98,7 @@ def _target(output: str) -> Iterator[IO[bytes]]:
         return
     name = Path(output).name
     try:
-        path = Path(output).resolve()  # what a link leads to is replaced, not the link
+        path = Path(output).resolve()  # the target of a link is replaced, not the link
         # A device or pipe cannot be replaced.
         with path.open("wb") if path.exists() and not path.is_file() else _replacing(path) as file:
             yield file
@@ -98,7 +110,8 @@ def _target(output: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file beside a path, which takes its place in the end. It has the mode of what it replaces, else what the umask leaves."""
+    """A temporary file in the same directory, which replaces the file at the end. It keeps the mode of the
+    file that it replaces."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("xb") as file:
         try:
@@ -137,18 +150,19 @@ class Jsonl:
                 )
             body = ", ".join(f'"{name}": {value}' for name, value in fields.items())
             self._file.write(f"{{{body}}}\n".encode())
-        self._file.flush()  # somebody may wait for it at the other end of a pipe
+        self._file.flush()  # a program at the other end of a pipe may wait for it
 
     def finish(self) -> None:
         pass
 
 
 class Npy:
-    """Dense vectors, float32 [N, dim], written as they come."""
+    """Dense vectors, float32 [N, dim], written part by part."""
 
     def __init__(self, file: IO[bytes], dim: int, width: int, dense: bool, sparse: bool) -> None:
         self._file, self._dim, self._count = file, dim, 0
-        # N stands at the beginning and is known in the end. Stdout may be a pipe, or a file that is appended to.
+        # The header has N, which is known at the end only. Stdout may be a pipe, or a file that is appended
+        # to, where one cannot go back.
         self._whole = tempfile.TemporaryFile() if file is sys.stdout.buffer or not file.seekable() else file  # noqa: SIM115
         self._write_header()
 
@@ -163,7 +177,7 @@ class Npy:
         _hand_over(self._whole, self._file)
 
     def _write_header(self) -> None:
-        """Of the same size for every N: numpy leaves room for 20 digits."""
+        """It has the same size for every N: numpy leaves room for 20 digits."""
         facts = {"descr": "<f4", "fortran_order": False, "shape": (self._count, self._dim)}
         np.lib.format.write_array_header_1_0(self._whole, facts)
 
@@ -202,7 +216,7 @@ class Npz:
         if self._file is not sys.stdout.buffer and self._file.seekable():
             np.savez(self._file, allow_pickle=False, **arrays)
             return
-        whole = tempfile.TemporaryFile()  # a zip file is finished at its end, by going back  # noqa: SIM115
+        whole = tempfile.TemporaryFile()  # writing a zip file needs to go back  # noqa: SIM115
         np.savez(whole, allow_pickle=False, **arrays)
         _hand_over(whole, self._file)
 
@@ -226,7 +240,7 @@ class Parquet:
         )
         self._pa, self._dim = pa, dim
         self._schema = pa.schema(fields)
-        # A damaged page without a checksum gives other values and no error.
+        # Without checksums a damaged page would be read as other values.
         self._writer = pq.ParquetWriter(file, self._schema, write_page_checksum=True)
 
     def write(self, part: Embeddings, ids: list[Any]) -> None:
@@ -251,7 +265,7 @@ class Parquet:
 
 
 def _hand_over(whole: IO[bytes], file: IO[bytes]) -> None:
-    """Copy what was put together elsewhere, if it was."""
+    """Copy a temporary file to its destination, unless it was written there."""
     if whole is file:
         return
     with whole:

@@ -1,13 +1,13 @@
-"""Call shapes that people already have in their code: change the import, keep the rest.
+"""Classes of other libraries on our bundles: a program changes the import and keeps the rest.
 
     from gte_runtime.compat import GTEEmbedding          # the authors' helper script
     from gte_runtime.compat import SentenceTransformer   # sentence-transformers, and its CrossEncoder
     from gte_runtime.compat import BGEM3FlagModel        # FlagEmbedding
 
-Methods, parameters and defaults are the originals'; models are our bundles. Results are numpy
-arrays; PyTorch tensors come out only where a program that has imported torch asks for them.
-What an argument asks for and this engine cannot give is refused, never ignored; arguments that
-only tell PyTorch or the hub how to load are accepted, with a warning where they said something.
+Methods, parameters and defaults are those of the originals. Results are numpy arrays; PyTorch tensors are
+returned only where a program asks for them and has imported torch. An argument that asks for something that
+is not available here is refused, never ignored. Arguments that only say how PyTorch or the hub should load a
+model are accepted, with a warning if they were set.
 """
 
 from .authors import GTEEmbeddidng as GTEEmbeddidng

@@ -1,7 +1,8 @@
-"""The authors' helper script (`scripts/gte_embedding.py` of the model's repository), with numpy arrays for tensors.
+"""The class of the authors' helper script (`scripts/gte_embedding.py` in the model's repository), with numpy
+arrays instead of tensors.
 
-What differs: `return_dense=False` works (the original fails on an empty list), and texts are run
-sorted by length, which does not change their vectors.
+What differs: `return_dense=False` works, where the original fails on an empty list; and texts run sorted by
+length, which does not change their vectors.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class GTEEmbedding:
         Args:
             model_name: a bundle directory or the name of a shipped model.
             normalized: L2-normalise dense vectors.
-            use_fp16: accepted for the original's sake; the precision is the bundle's.
-            device: None or "cpu", or "cuda". Unlike the original, None never looks for another device.
+            use_fp16: accepted, without effect; the precision is that of the bundle.
+            device: None or "cpu", or "cuda". Unlike in the original, None is always the CPU.
         """
         self.normalized = normalized
         self.embedder = Embedder.open(model_name, provider=provider_of(device))
@@ -45,9 +46,9 @@ class GTEEmbedding:
         return_dense: bool = True,
         return_sparse: bool = False,
     ) -> dict[str, Any]:
-        """{"dense_embeddings": float32 [N, dimension], "token_weights": [{token: weight}]}: what was asked for.
+        """{"dense_embeddings": float32 [N, dimension], "token_weights": [{token: weight}]}, as requested.
 
-        batch_size is accepted and not used: runs are planned by tokens.
+        `batch_size` has no effect: runs are planned by tokens.
         """
         steps = self.embedder.steps
         dim = steps.check_dim(dimension)
@@ -73,12 +74,12 @@ class GTEEmbedding:
         dense_weight: float = 1.0,
         sparse_weight: float = 0.1,
     ) -> list[float]:
-        """Hybrid scores. Note max_length: 1024 here, as in the original, 8192 in `encode`."""
+        """Hybrid scores, N floats. As in the original, `max_length` is 1024 here and 8192 in `encode`."""
         scores = self.embedder.score(pairs, dense_weight, sparse_weight, dim=dimension, max_length=max_length)
         return [float(score) for score in scores]
 
     def close(self) -> None:
-        """Stop what runs and give memory back."""
+        """Stop all runs and release the memory."""
         self.embedder.close()
 
     def __enter__(self) -> GTEEmbedding:
@@ -89,4 +90,4 @@ class GTEEmbedding:
 
 
 GTEEmbeddidng = GTEEmbedding
-"""The class's name in the original script, with its spelling."""
+"""The name of the class in the original script, spelling mistake included."""

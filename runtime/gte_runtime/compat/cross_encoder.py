@@ -1,7 +1,8 @@
-"""sentence-transformers' CrossEncoder, on a reranker's bundle; with numpy arrays where the original gives tensors.
+"""CrossEncoder of sentence-transformers, on a reranker's bundle; with numpy arrays where the original returns
+tensors.
 
-Checked against sentence-transformers 6.2.0. What differs: no other device is looked for, there are no
-process pools and no prompts for pairs, and `batch_size` changes nothing.
+Compared with sentence-transformers 6.2.0. What differs: the default device is the CPU, there are no process
+pools and no prompts for pairs, and `batch_size` has no effect.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Activation = Callable[[Any], Any]
 
 
 class CrossEncoder:
-    """sentence-transformers' constructor, `predict` and `rank`."""
+    """The constructor, `predict` and `rank` of the original."""
 
     def __init__(
         self,
@@ -60,19 +61,20 @@ class CrossEncoder:
 
         Args:
             model_name_or_path: a reranker's bundle directory, or the name of a model.
-            modules: refused; a bundle is one whole model.
+            modules: refused; a bundle is a complete model.
             device: None or "cpu", or "cuda".
-            prompts, default_prompt_name: refused; pairs take no prompts here.
-            cache_folder, trust_remote_code, local_files_only, token, model_card_data: accepted; nothing is downloaded here,
-                and nobody's code is run.
-            revision: refused; a bundle is of one revision.
-            model_kwargs, processor_kwargs, config_kwargs, backend, keep_in_fp32_modules: accepted with a warning.
-            num_labels: None or 1, which is what a reranker has.
-            max_length: tokens of a pair; by default the model's.
-            activation_fn: what makes a score of the model's raw number; by default the logistic function, as there.
+            prompts, default_prompt_name: refused; pairs have no prompts here.
+            cache_folder, trust_remote_code, local_files_only, token, model_card_data: accepted, without
+                effect; nothing is downloaded, and no remote code is run.
+            revision: refused; a bundle has one revision.
+            model_kwargs, processor_kwargs, config_kwargs, backend, keep_in_fp32_modules: accepted with a
+                warning.
+            num_labels: None or 1; a reranker has one score.
+            max_length: most tokens of a pair; by default the model's limit, at most 8192.
+            activation_fn: applied to the raw scores; by default the sigmoid, as in the original.
             automodel_args, default_activation_function: older names of model_kwargs and activation_fn.
-            variant: ours; a variant of the bundle.
-            threads: ours; of one run, by default all that this process may use.
+            variant: not in the original; a variant of the bundle.
+            threads: not in the original; processors to use, by default all that this process may use.
         """
         refuse({"modules": modules}, "a bundle is one whole model; name a bundle")
         refuse({"prompts": prompts, "default_prompt_name": default_prompt_name}, "pairs take no prompts here")
@@ -117,19 +119,21 @@ class CrossEncoder:
         Args:
             inputs: pairs of texts, or one pair. `sentences` is its older name.
             prompt_name, prompt: refused.
-            batch_size: accepted; runs are planned by tokens.
-            show_progress_bar: on stderr, if that is a terminal. None shows it where this module logs INFO.
-            activation_fn: in the constructor's place. A torch function gets a tensor, any other a numpy array.
-            apply_softmax: accepted; there is one score for each pair.
+            batch_size: without effect; runs are planned by tokens.
+            show_progress_bar: on stderr, if that is a terminal. None shows it if this module's logger logs
+                INFO.
+            activation_fn: instead of the constructor's. A function of torch gets a tensor, others a numpy
+                array.
+            apply_softmax: without effect; there is one score for each pair.
             convert_to_numpy: False gives a list of tensors, if the program has imported torch.
             convert_to_tensor: one tensor, if the program has imported torch.
             device: the one the model was opened on, or None.
-            pool: refused; one call uses all processors it may.
-            chunk_size: accepted; it is about pools.
+            pool: refused; one call uses all processors.
+            chunk_size: without effect; it belongs to pools.
 
         Raises:
-            InputError: not a pair of strings; the index is the pair's.
-            ConfigError: a parameter out of range, or one that asks for what is not given here.
+            InputError: not a pair of strings; has the index of the pair.
+            ConfigError: an argument out of range, or one for something that is not available here.
         """
         if (inputs is None) == (sentences is None):
             raise TypeError("predict() takes the pairs once: as `inputs`, or as `sentences`, its older name")
@@ -166,7 +170,7 @@ class CrossEncoder:
         pool: object = None,
         chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
-        """[{"corpus_id": position, "score": float, "text": document}], best first; "text" if asked for."""
+        """[{"corpus_id": position, "score": float, "text": document}], best first; "text" if requested."""
         listed = list(documents)
         pairs = [(query, document) for document in listed]
         scores = self.predict(
@@ -189,7 +193,7 @@ class CrossEncoder:
 
     @property
     def max_length(self) -> int:
-        """max_seq_length, by its older name."""
+        """The older name of max_seq_length."""
         return self.max_seq_length
 
     @max_length.setter
@@ -202,11 +206,11 @@ class CrossEncoder:
         return self._provider
 
     def eval(self) -> CrossEncoder:
-        """Itself: there is nothing but inference."""
+        """Returns itself: there is no training mode."""
         return self
 
     def close(self) -> None:
-        """Stop what runs and give memory back."""
+        """Stop all runs and release the memory."""
         self.reranker.close()
 
     def __enter__(self) -> CrossEncoder:

@@ -1,4 +1,4 @@
-"""PyTorch's names for devices, as our providers. Pure."""
+"""Translates PyTorch's names of devices to providers. Pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ DEVICES = {"None": "cpu", "cpu": "cpu", "cuda": "cuda", "cuda:0": "cuda"}
 
 
 def provider_of(device: object) -> str:
-    """The provider for a device's name. None is the CPU: no other device is ever looked for.
+    """The provider of a device. None is the CPU. Another GPU than the first is chosen with
+    CUDA_VISIBLE_DEVICES.
 
     Raises:
-        ConfigError: a device we cannot run on. Others of several GPUs are chosen with CUDA_VISIBLE_DEVICES.
+        ConfigError: a device that is not supported.
     """
     if str(device) not in DEVICES:
         raise ConfigError(f"device is {str(device)[:40]!r}; expected one of None, 'cpu', 'cuda'")

@@ -1,8 +1,8 @@
-"""FlagEmbedding's BGE-M3 class, on a bundle: dense vectors and lexical weights from one pass.
+"""BGEM3FlagModel of FlagEmbedding, on a bundle: dense vectors and lexical weights from one run.
 
-Checked against FlagEmbedding 1.4.2. What differs: there are no multi-vector (ColBERT) results, so the
-keys that need them are missing from `compute_score`, and asking for them is an error; vectors are
-float32 whatever `use_fp16` says; no other device is looked for.
+Compared with FlagEmbedding 1.4.2. What differs: there are no multi-vector (ColBERT) results, so
+`compute_score` lacks their keys, and asking for them is an error; vectors are always float32; the default
+device is the CPU.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
 
 MODES = ("dense", "sparse", "multi-vector")
-"""What the three weights of `compute_score` stand for."""
+"""To what the three weights of `compute_score` apply."""
 
 
 class BGEM3FlagModel:
-    """FlagEmbedding's constructor and methods."""
+    """The constructor and methods of the original."""
 
     def __init__(
         self,
@@ -54,16 +54,18 @@ class BGEM3FlagModel:
 
         Args:
             model_name_or_path: a bundle directory, or the name of a model.
-            normalize_embeddings: give dense vectors length 1.
+            normalize_embeddings: L2-normalise dense vectors.
             use_fp16, trust_remote_code, cache_dir, colbert_dim: accepted, without effect.
             use_bf16: accepted, with a warning.
-            query_instruction_for_retrieval, passage_instruction_for_retrieval: text for `encode_queries` and `encode_corpus`.
-            query_instruction_format, passage_instruction_format: how instruction and text are put together.
+            query_instruction_for_retrieval, passage_instruction_for_retrieval: text for `encode_queries` and
+                `encode_corpus`.
+            query_instruction_format, passage_instruction_format: how to combine instruction and text.
             devices: None or "cpu", or "cuda"; a list of one of them.
-            pooling_method: "cls", the only one there is.
-            batch_size: accepted; runs are planned by tokens.
-            query_max_length, passage_max_length: tokens at which texts are cut: 512, not 8192, as in the original.
-            return_dense, return_sparse, return_colbert_vecs: what `encode` gives unless told otherwise.
+            pooling_method: "cls"; any other is refused.
+            batch_size: without effect; runs are planned by tokens.
+            query_max_length, passage_max_length: tokens at which texts are cut: 512, not 8192, as in the
+                original.
+            return_dense, return_sparse, return_colbert_vecs: what `encode` returns by default.
             truncate_dim: cut dense vectors to this many values, before they are normalised.
         """
         if pooling_method != "cls":
@@ -96,9 +98,10 @@ class BGEM3FlagModel:
         return_sparse: bool | None = None,
         return_colbert_vecs: bool | None = None,
     ) -> dict[str, Any]:
-        """{"dense_vecs": float32 [N, dim], "lexical_weights": [{token id as string: weight}], "colbert_vecs": None}.
+        """{"dense_vecs": float32 [N, dim], "lexical_weights": [{token id as string: weight}], "colbert_vecs":
+        None}.
 
-        What is not asked for is None. A single string comes back unwrapped: [dim] and one dictionary.
+        What was not requested is None. For a single string the values are [dim] and one dictionary.
         """
         wanted = self.return_colbert_vecs if return_colbert_vecs is None else return_colbert_vecs
         refuse({"return_colbert_vecs": wanted or None}, "this family has no multi-vector head")
@@ -160,16 +163,18 @@ class BGEM3FlagModel:
         max_passage_length: int | None = None,
         weights_for_different_modes: Sequence[float] | None = None,
     ) -> dict[str, Any]:
-        """{"sparse": [N], "dense": [N], "sparse+dense": [N]}, lists of floats; plain floats for a single pair.
+        """{"sparse": [N], "dense": [N], "sparse+dense": [N]}, lists of floats; plain floats for a single
+        pair.
 
         Args:
             sentence_pairs: (query, passage) pairs, or one pair.
-            batch_size: accepted.
+            batch_size: without effect.
             max_query_length, max_passage_length: tokens; by default the constructor's.
-            weights_for_different_modes: of dense, sparse and multi-vector. Equal by default; the third must be 0 here.
+            weights_for_different_modes: of dense, sparse and multi-vector. Equal by default; the third must
+                be 0 here.
 
         Raises:
-            InputError: not a pair of strings; the index is the pair's.
+            InputError: not a pair of strings; has the index of the pair.
             ConfigError: a third weight other than 0.
         """
         if batch_size is not None:
@@ -216,14 +221,14 @@ class BGEM3FlagModel:
     def convert_id_to_token(
         self, lexical_weights: Mapping[str, float] | Sequence[Mapping[str, float]]
     ) -> Any:
-        """The same weights under the tokens' own strings; one dictionary comes back unwrapped."""
+        """The same weights with decoded tokens as keys; a dictionary for one dictionary, otherwise a list."""
         given = [lexical_weights] if isinstance(lexical_weights, Mapping) else list(lexical_weights)
         decode = self.embedder.tokenizer.decode
         decoded = [{decode(int(token)): weight for token, weight in weights.items()} for weights in given]
         return decoded[0] if len(decoded) == 1 else decoded
 
     def close(self) -> None:
-        """Stop what runs and give memory back."""
+        """Stop all runs and release the memory."""
         self.embedder.close()
 
     def __enter__(self) -> BGEM3FlagModel:
@@ -253,13 +258,14 @@ def _two_weights(weights: Sequence[float] | None) -> tuple[float, float]:
     """Weights of dense and sparse.
 
     Raises:
-        ConfigError: not three numbers, a third other than 0, or nothing left to divide by.
+        ConfigError: not three numbers, a third other than 0, or a sum of 0, by which scores are divided.
     """
     if weights is None:
         return 1.0, 1.0
     if len(weights) != len(MODES):
         raise ConfigError(
-            f"weights_for_different_modes has {len(weights)} numbers; expected one each for {', '.join(MODES)}"
+            f"weights_for_different_modes has {len(weights)} numbers; "
+            f"expected one each for {', '.join(MODES)}"
         )
     dense, sparse, multi = weights
     if multi:

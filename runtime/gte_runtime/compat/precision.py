@@ -1,7 +1,7 @@
-"""sentence-transformers' smaller number types for finished vectors. Pure.
+"""Quantizes finished vectors, as `quantize_embeddings` of sentence-transformers does. Pure.
 
-int8 and uint8 cut the range of each dimension, as found in the given vectors, into 256 steps; binary
-and ubinary keep the sign, eight dimensions to a byte.
+int8 and uint8 divide the range that each dimension has in the given vectors into 256 steps; binary and
+ubinary keep the sign of each dimension, eight in a byte.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ UInt8 = NDArray[np.uint8]
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 FEW = 100
-"""Fewer vectors than this say little about the range of a dimension."""
+"""With fewer vectors there is a warning: they hardly show the range of a dimension."""
 
 
 def check_precision(precision: str) -> None:
-    """Raises ConfigError for a name we do not know."""
+    """Raises ConfigError for an unknown name."""
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
 
 
 def quantize(vectors: NDArray[np.float32], precision: str) -> NDArray[Any]:
-    """float32 [N, dim] as [N, dim] or, in the binary kinds, [N, ceil(dim / 8)].
+    """float32 [N, dim] to [N, dim] of the precision's type; binary and ubinary give [N, ceil(dim / 8)].
 
     Raises:
         ConfigError: int8 or uint8 of a single vector, which has no range.
@@ -44,7 +44,8 @@ def quantize(vectors: NDArray[np.float32], precision: str) -> NDArray[Any]:
         )
     if len(vectors) < FEW:
         warnings.warn(
-            f"precision={precision!r} takes its steps from the range of {len(vectors)} vectors; give {FEW} or more",
+            f"precision={precision!r} takes its steps from the range of {len(vectors)} vectors; "
+            f"give {FEW} or more",
             stacklevel=3,
         )
     low, high = vectors.min(axis=0), vectors.max(axis=0)

@@ -1,4 +1,4 @@
-"""Prompts by name, as sentence-transformers keeps them: text that is put before every text of a call. Pure."""
+"""Prompts by name, as in sentence-transformers: text that is put before every text of a call. Pure."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from ..errors import ConfigError
 
 DOCUMENT_NAMES = ("document", "passage", "corpus")
-"""The first of these that a model has is the one for documents."""
+"""The first of these prompts that a model has is used for documents."""
 
 
 def resolve(prompts: Mapping[str, str], prompt: str | None, name: str | None, default: str | None) -> str:
-    """The text to put in front: given as it is, or by name, or by the default's name, or none.
+    """The text of the prompt to use, "" for none.
+
+    Args:
+        prompts: of the model, by name.
+        prompt: the text itself; goes before `name`.
+        name: of one of `prompts`.
+        default: the name that is used if neither is given.
 
     Raises:
         ConfigError: a name that the model does not have.

@@ -1,12 +1,13 @@
-"""sentence-transformers' model class, on a bundle; with numpy arrays where the original gives tensors.
+"""SentenceTransformer of sentence-transformers, on a bundle; with numpy arrays where the original returns
+tensors.
 
-Checked against sentence-transformers 6.2.0. What differs:
+Compared with sentence-transformers 6.2.0. What differs:
 
-- `similarity` gives a numpy array, unless it is given tensors.
-- `output_value="token_embeddings"` gives arrays too, unless tensors are asked for.
+- `similarity` returns a numpy array, unless it is given tensors.
+- `output_value="token_embeddings"` returns arrays too, unless tensors are requested.
 - An empty list gives shape [0, dim]; the original's array has no second axis.
-- No other device is looked for, and there are no process pools: one call uses all processors it may.
-- `batch_size` changes nothing. Texts are run by length, within a budget of tokens.
+- The default device is the CPU, and there are no process pools: one call uses all processors.
+- `batch_size` has no effect. Texts are batched by length, within a budget of tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class SentenceTransformer:
-    """sentence-transformers' constructor and methods, as far as they embed text."""
+    """The constructor of the original, and those of its methods that embed text."""
 
     def __init__(
         self,
@@ -66,21 +67,22 @@ class SentenceTransformer:
 
         Args:
             model_name_or_path: a bundle directory, or the name of a model.
-            modules: refused; a bundle is one whole model.
+            modules: refused; a bundle is a complete model.
             device: None or "cpu", or "cuda".
-            prompts: texts to put in front, by name; they win over the model's own. "query" and "document" are empty unless
-                the model or the caller says otherwise.
-            default_prompt_name: the one that is used where a call names none; by default the model's.
-            cache_folder, trust_remote_code, local_files_only, token, use_auth_token, model_card_data: accepted; nothing is
-                downloaded here, and nobody's code is run.
-            revision: refused; a bundle is of one revision.
+            prompts: prompts by name; they replace the model's own of the same name. "query" and "document"
+                exist always, empty unless the model or the caller sets them.
+            default_prompt_name: the prompt of calls that name none; by default the model's.
+            cache_folder, trust_remote_code, local_files_only, token, use_auth_token, model_card_data:
+                accepted, without effect; nothing is downloaded, and no remote code is run.
+            revision: refused; a bundle has one revision.
             model_kwargs, config_kwargs, backend: accepted with a warning.
-            processor_kwargs: "model_max_length" is the length at which texts are cut; anything else is met with a warning.
+            processor_kwargs: "model_max_length" is the length at which texts are cut, in tokens; anything
+                else leads to a warning.
             similarity_fn_name: "cosine" (the default), "dot", "euclidean" or "manhattan".
             truncate_dim: cut vectors to this many values.
-            tokenizer_kwargs: processor_kwargs, by its older name.
-            variant: ours; a variant of the bundle.
-            threads: ours; of one run, by default all that this process may use.
+            tokenizer_kwargs: the older name of processor_kwargs.
+            variant: not in the original; a variant of the bundle.
+            threads: not in the original; processors to use, by default all that this process may use.
         """
         refuse({"modules": modules}, "a bundle is one whole model; name a bundle")
         refuse({"revision": revision}, "a bundle is of one revision; build or pull the one you want")
@@ -129,29 +131,31 @@ class SentenceTransformer:
     ) -> Any:
         """Vectors of texts: float32 [N, dim], or [dim] for a single string.
 
-        Whole vectors have length 1, as the model's own `Normalize` module makes them. Cut ones do not,
-        unless `normalize_embeddings` says so.
+        Vectors that are not cut have length 1, from the model's own `Normalize` module. Cut ones have it only
+        with `normalize_embeddings`.
 
         Args:
             inputs: one string or any iterable of strings. `sentences` is its older name.
             prompt_name: the name of one of `prompts`.
-            prompt: a text to put in front, whatever the name says.
-            batch_size: accepted; runs are planned by tokens.
-            show_progress_bar: on stderr, if that is a terminal. None shows it where this module logs INFO.
-            output_value: "sentence_embedding"; or "token_embeddings": float32 [n, dim] for the n tokens of each text, special
-                ones included, neither cut nor normalised, in a list unless a single string is given.
-            precision: "float32", "int8", "uint8", "binary" or "ubinary"; of tokens only the first.
+            prompt: the text of a prompt; goes before `prompt_name`.
+            batch_size: without effect; runs are planned by tokens.
+            show_progress_bar: on stderr, if that is a terminal. None shows it if this module's logger logs
+                INFO.
+            output_value: "sentence_embedding"; or "token_embeddings": float32 [n, dim] for the n tokens of
+                each text, special ones included, neither cut nor normalised, in a list unless a single string
+                is given.
+            precision: "float32", "int8", "uint8", "binary" or "ubinary"; for token_embeddings only "float32".
             convert_to_numpy: False gives a list of tensors, if the program has imported torch.
             convert_to_tensor: one tensor, if the program has imported torch.
             device: the one the model was opened on, or None.
-            normalize_embeddings: give length 1 after the cut.
+            normalize_embeddings: normalise after the cut.
             truncate_dim: cut vectors to this many values; by default the constructor's.
-            pool: refused; one call uses all processors it may.
-            chunk_size: accepted; it is about pools.
+            pool: refused; one call uses all processors.
+            chunk_size: without effect; it belongs to pools.
 
         Raises:
-            InputError: with the index of the text.
-            ConfigError: a parameter out of range, or one that asks for what is not given here.
+            InputError: a text that cannot be embedded; has its index.
+            ConfigError: an argument out of range, or one for something that is not available here.
         """
         texts = _the_texts(inputs, sentences)
         check_batch_size(batch_size)
@@ -159,7 +163,8 @@ class SentenceTransformer:
         refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
         if output_value not in ("sentence_embedding", "token_embeddings"):
             raise ConfigError(
-                f"output_value is {repr(output_value)[:40]}; expected 'sentence_embedding' or 'token_embeddings'"
+                f"output_value is {repr(output_value)[:40]}; "
+                "expected 'sentence_embedding' or 'token_embeddings'"
             )
         if output_value == "token_embeddings" and precision != "float32":
             raise ConfigError(f"precision is {precision!r}; token_embeddings are given as float32")
@@ -208,9 +213,22 @@ class SentenceTransformer:
         if prompt is None and prompt_name is None and "query" in self.prompts:
             prompt_name = "query"
         return self.encode(
-            inputs, prompt_name, prompt, batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor,
-            device, normalize_embeddings, truncate_dim, pool, chunk_size, sentences=sentences,
-        )  # fmt: skip
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            precision,
+            convert_to_numpy,
+            convert_to_tensor,
+            device,
+            normalize_embeddings,
+            truncate_dim,
+            pool,
+            chunk_size,
+            sentences=sentences,
+        )
 
     def encode_document(
         self,
@@ -231,13 +249,27 @@ class SentenceTransformer:
         *,
         sentences: str | Iterable[str] | None = None,
     ) -> Any:
-        """`encode` with the prompt for documents ("document", "passage" or "corpus"), unless another one is named."""
+        """`encode` with the prompt for documents ("document", "passage" or "corpus"), unless another is
+        named."""
         if prompt is None and prompt_name is None:
             prompt_name = next((name for name in DOCUMENT_NAMES if name in self.prompts), None)
         return self.encode(
-            inputs, prompt_name, prompt, batch_size, show_progress_bar, output_value, precision, convert_to_numpy, convert_to_tensor,
-            device, normalize_embeddings, truncate_dim, pool, chunk_size, sentences=sentences,
-        )  # fmt: skip
+            inputs,
+            prompt_name,
+            prompt,
+            batch_size,
+            show_progress_bar,
+            output_value,
+            precision,
+            convert_to_numpy,
+            convert_to_tensor,
+            device,
+            normalize_embeddings,
+            truncate_dim,
+            pool,
+            chunk_size,
+            sentences=sentences,
+        )
 
     @property
     def similarity_fn_name(self) -> str:
@@ -246,7 +278,7 @@ class SentenceTransformer:
 
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: object) -> None:
-        name = getattr(value, "value", value)  # theirs may be a member of an enumeration
+        name = getattr(value, "value", value)  # the original takes a member of its enumeration too
         if name not in similarity.NAMES:
             raise ConfigError(
                 f"similarity_fn_name is {str(name)[:40]!r}; expected one of {', '.join(similarity.NAMES)}"
@@ -254,7 +286,7 @@ class SentenceTransformer:
         self._similarity = str(name)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Each with each, [N, M]. Tensors in, a tensor out; else a numpy array."""
+        """Every row with every row, [N, M]: a tensor for tensors, otherwise a numpy array."""
         return _like(
             similarity.each_with_each(self._similarity, as_rows(embeddings1), as_rows(embeddings2)),
             embeddings1,
@@ -262,7 +294,7 @@ class SentenceTransformer:
         )
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Row i with row i, [N]. Tensors in, a tensor out; else a numpy array."""
+        """Row i with row i, [N]: a tensor for tensors, otherwise a numpy array."""
         return _like(
             similarity.pairwise(self._similarity, as_rows(embeddings1), as_rows(embeddings2)),
             embeddings1,
@@ -270,7 +302,7 @@ class SentenceTransformer:
         )
 
     def get_embedding_dimension(self) -> int:
-        """Values of a vector as `encode` gives it."""
+        """Values of a vector that `encode` returns."""
         return self.embedder.dim if self.truncate_dim is None else min(self.truncate_dim, self.embedder.dim)
 
     get_sentence_embedding_dimension = get_embedding_dimension
@@ -281,7 +313,7 @@ class SentenceTransformer:
 
     @contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
-        """Another `truncate_dim` for the calls of a `with` block."""
+        """Use another `truncate_dim` inside a `with` block."""
         before, self.truncate_dim = self.truncate_dim, truncate_dim
         try:
             yield
@@ -296,11 +328,11 @@ class SentenceTransformer:
         return self._provider
 
     def eval(self) -> SentenceTransformer:
-        """Itself: there is nothing but inference."""
+        """Returns itself: there is no training mode."""
         return self
 
     def close(self) -> None:
-        """Stop what runs and give memory back."""
+        """Stop all runs and release the memory."""
         self.embedder.close()
 
     def __enter__(self) -> SentenceTransformer:
@@ -313,7 +345,7 @@ class SentenceTransformer:
         self, texts: Iterable[str], dim: int | None, normalize: bool, show_progress: bool
     ) -> NDArray[np.float32]:
         steps = self.embedder.steps
-        steps.check_dim(dim)  # before the work, not after
+        steps.check_dim(dim)  # before anything is run
         whole = cut_and_normalise(
             steps.run(steps.tokens(texts, self.max_seq_length), show_progress=show_progress).cls
         )
@@ -329,12 +361,12 @@ def _the_texts(inputs: Any, sentences: Any) -> Any:
 
 
 def _with_prompt(texts: Any, front: str) -> list[str]:
-    # Checked before the prompt is put in front, or a number would be reported as a failed addition.
+    # Checked before the prompt is added, or a number would be reported as a failed addition.
     return [front + check_text(text, index) for index, text in enumerate(as_texts(texts))]
 
 
 def _like(result: Any, *given: Any) -> Any:
-    """A tensor where one was given, alone or in a list; on its device."""
+    """The result as a tensor, on the same device, if tensors were given, alone or in a list."""
     for values in given:
         first = values[0] if isinstance(values, (list, tuple)) and len(values) else values
         if is_tensor(first):

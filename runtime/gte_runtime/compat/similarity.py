@@ -1,6 +1,6 @@
-"""sentence-transformers' four similarities, larger is nearer. Pure.
+"""The four similarities of sentence-transformers; larger is more similar. Pure.
 
-Distances are negated. Each is computed from differences, row by row: the shortcut through products
+Distances are negated. They are computed from differences, row by row, since the usual formula with products
 loses small distances to rounding.
 """
 
@@ -16,10 +16,12 @@ from ..scoring import cut_and_normalise
 
 
 def euclidean(a: Float32, b: Float32) -> Float32:
+    """The negated Euclidean distance along the last axis."""
     return np.asarray(-np.sqrt(np.square(a - b).sum(axis=-1)), np.float32)
 
 
 def manhattan(a: Float32, b: Float32) -> Float32:
+    """The negated sum of absolute differences along the last axis."""
     return np.asarray(-np.abs(a - b).sum(axis=-1), np.float32)
 
 
@@ -28,7 +30,7 @@ NAMES = ("cosine", "dot", *DISTANCES)
 
 
 def each_with_each(name: str, a: Float32, b: Float32) -> Float32:
-    """[N, M] for rows a [N, dim] and b [M, dim]."""
+    """Similarities of every row with every row: [N, M] for a [N, dim] and b [M, dim]."""
     a, b = np.atleast_2d(a), np.atleast_2d(b)
     if name in DISTANCES:
         rows: list[Any] = [DISTANCES[name](row, b) for row in a]
@@ -39,7 +41,7 @@ def each_with_each(name: str, a: Float32, b: Float32) -> Float32:
 
 
 def pairwise(name: str, a: Float32, b: Float32) -> Float32:
-    """[N] for rows a and b [N, dim]; a single number for two vectors."""
+    """Similarities of row i with row i: [N] for a and b [N, dim]; a scalar for two vectors."""
     if name in DISTANCES:
         return DISTANCES[name](a, b)
     if name == "cosine":

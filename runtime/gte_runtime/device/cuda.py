@@ -1,4 +1,4 @@
-"""A session on one or several NVIDIA GPUs, with one lane for each, and CUDA graphs for small requests."""
+"""A session on one or several NVIDIA GPUs: one lane for each, and CUDA graphs for small requests."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from ..machine.libraries import preload, remedy
 from .graph import load_graph
 from .lanes import Device, Lane, least_loaded
 from .live import live
-from .runtime import available_providers, quiet, require_provider, runtime
-from .shapes import BUCKETS, Bucket
+from .runtime import available_providers, quiet, release_of, require_provider, runtime
+from .shapes import CAPTURED_SHAPES, Shape
 
 CUDNN_IS_OPTIONAL = (1, 31)
-"""The first release whose option `enable_cudnn` was seen to be understood. Our graphs need no cuDNN."""
+"""The first release of ONNX Runtime in which the option `enable_cudnn` was seen to work. Our graphs need no
+cuDNN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +32,13 @@ class CudaOptions:
     """How to use the GPUs of this machine."""
 
     devices: tuple[int, ...] = (0,)
-    """Which of them, as CUDA counts them. Each gets a session of its own; runs go where least is waiting."""
+    """Which of them, in CUDA's numbering. Each has its own session; a run goes to the least loaded one."""
     memory: int | None = None
-    """Bytes that each device may give, weights included. None: all there are."""
+    """The most memory to use on each device, in bytes, weights included. None: no limit."""
     latency: bool = False
     """Capture CUDA graphs for small requests when opening."""
-    buckets: tuple[Bucket, ...] = BUCKETS
-    """Shapes to capture."""
+    shapes: tuple[Shape, ...] = CAPTURED_SHAPES
+    """Shapes of the CUDA graphs to capture."""
 
     def __post_init__(self) -> None:
         devices = self.devices
@@ -54,20 +55,27 @@ class CudaOptions:
 class CudaSession:
     """A `Session` on one or several GPUs.
 
-    Out of memory, a batch is halved, and each half likewise until it fits, with the arena's unused memory
-    given back first. Ctrl-C and `close` stop a run between two operators.
+    A batch that runs out of memory is halved, and its halves again, until the parts fit; their runs return
+    the arena's unused memory to the device. Ctrl-C and `close` stop a run between two operators.
     """
 
     def __init__(
         self, graph: bytes, folder: Path, variant: Variant, width: int, options: CudaOptions = CudaOptions()
     ) -> None:
-        """Load a graph on every device, and capture what is to be captured.
+        """Load a graph on every device, and capture CUDA graphs in the latency mode.
+
+        Args:
+            graph: the ONNX file's bytes, already checked.
+            folder: where its weight files lie.
+            variant: what the manifest promises about the graph.
+            width: values of a state, the second axis of `cls`.
+            options: devices, memory and CUDA graphs.
 
         Raises:
             ProviderUnavailableError: the provider is not in this installation, a library is missing, or there
                 is no such GPU.
-            BundleVersionError, BundleError: as `CpuSession`.
-            ConfigError: a variant that is not for GPUs, or a latency mode for one that cannot be captured.
+            BundleVersionError, BundleError: as for `CpuSession`.
+            ConfigError: a variant that is not for GPUs, or the latency mode for one that cannot be captured.
         """
         self.provider = "cuda"
         self.captures = options.latency
@@ -76,7 +84,8 @@ class CudaSession:
             raise ConfigError(f"{variant.graph} is for the CPU; name another variant for provider='cuda'")
         if options.latency and variant.batch != "packed":
             raise ConfigError(
-                "latency=True needs the variant cuda-fp16: only a packed graph has no part that a CUDA graph cannot hold"
+                "latency=True needs the variant cuda-fp16: other graphs have parts on the CPU, "
+                "which a CUDA graph cannot hold"
             )
         _check_memory(options.memory, sum((folder / file).stat().st_size for file in variant.weights))
         require_libraries("cuda")
@@ -93,7 +102,7 @@ class CudaSession:
                             Device("cuda", device),
                             variant,
                             width,
-                            options.buckets if options.latency else (),
+                            options.shapes if options.latency else (),
                         )
                     )
                 for lane in self._lanes:
@@ -103,14 +112,13 @@ class CudaSession:
             raise
         self.workers = len(self._lanes)
         live.add(self)
-        weakref.finalize(
-            self, _close, self._lanes
-        )  # a lane's thread lives on its own: it would hold the device's memory for ever
+        # The thread of a lane would keep the lane alive, and with it the device's memory.
+        weakref.finalize(self, _close, self._lanes)
 
     def report(self) -> dict[str, Any]:
         """The CUDA graphs that each device has, and how long capturing them took."""
         captured = [one for lane in self._lanes for one in lane.captured]
-        shapes = [asdict(one.bucket) for one in self._lanes[0].captured]
+        shapes = [asdict(one.shape) for one in self._lanes[0].captured]
         return {"shapes": shapes, "milliseconds": round(sum(one.milliseconds for one in captured), 1)}
 
     def run(
@@ -140,47 +148,51 @@ def _close(lanes: Sequence[Lane]) -> None:
 
 
 def out_of_memory(error: EngineError) -> bool:
-    """Whether half a batch may have room where this one had none."""
+    """Whether a batch failed for want of memory, so that half of it may fit."""
     return isinstance(error, OutOfMemory)
 
 
 def provider_options(options: CudaOptions, device: int, release: tuple[int, ...]) -> dict[str, str]:
-    """What the CUDA provider is told. Pure; every value is a string, as ONNX Runtime wants them."""
-    told = {
+    """Options of the CUDA provider, strings as ONNX Runtime wants them. Pure.
+
+    Args:
+        options: the user's.
+        device: the GPU, in CUDA's numbering.
+        release: major and minor number of ONNX Runtime's version.
+    """
+    provider = {
         "device_id": str(device),
         "use_tf32": "0",  # its default rounds float32 products to 10 bits
         "arena_extend_strategy": "kSameAsRequested",  # the default doubles
     }
     if options.memory is not None:
-        told["gpu_mem_limit"] = str(options.memory)
+        provider["gpu_mem_limit"] = str(options.memory)
     if options.latency:
-        told["enable_cuda_graph"] = "1"
+        provider["enable_cuda_graph"] = "1"
     if release >= CUDNN_IS_OPTIONAL:
-        told["enable_cudnn"] = "0"
-    return told
+        provider["enable_cudnn"] = "0"
+    return provider
 
 
 def session_entries(variant: Variant) -> dict[str, str]:
     """Session options of a variant on a GPU."""
-    entries = {
-        "session.use_device_allocator_for_initializers": "1"
-    }  # weights outside the arena, so that it can shrink
+    # Weights are allocated outside the arena, so that the arena can shrink.
+    entries = {"session.use_device_allocator_for_initializers": "1"}
     if variant.batch == "packed":
-        # Every operator of it has a CUDA kernel. In padded graphs some arithmetic on shapes belongs on the
-        # CPU.
+        # Every operator of a packed graph has a CUDA kernel. Padded graphs compute some shapes on the CPU.
         entries["session.disable_cpu_ep_fallback"] = "1"
     return entries
 
 
 def _check_memory(limit: int | None, weights: int) -> None:
-    """ONNX Runtime counts weights against the limit, and with less left than nothing it holds no limit at all
-    (1.31.1)."""
+    """Refuse a limit below the size of the weights. ONNX Runtime counts weights against its limit; where they
+    exceed it, it enforces no limit at all (seen in 1.31.1)."""
     if limit is not None and limit <= weights:
         raise ConfigError(f"gpu_mem_limit is {limit} bytes; the weights alone take {weights}")
 
 
 def require_libraries(provider: str) -> None:
-    """Load what the provider is linked with.
+    """Load the libraries that a provider is linked with.
 
     Raises:
         ProviderUnavailableError: naming what is missing, and what to install.
@@ -197,8 +209,12 @@ def require_libraries(provider: str) -> None:
 
 
 def _load(graph: bytes, folder: Path, variant: Variant, options: CudaOptions, device: int) -> Any:
-    release = tuple(int(part) for part in runtime().__version__.split("+")[0].split(".")[:2])
     return load_graph(
-        graph, folder, variant, "cuda", 1,
-        provider_options=provider_options(options, device, release), entries=session_entries(variant),
-    )  # fmt: skip
+        graph,
+        folder,
+        variant,
+        "cuda",
+        1,
+        provider_options=provider_options(options, device, release_of(runtime().__version__)),
+        entries=session_entries(variant),
+    )

@@ -1,7 +1,6 @@
-"""What this machine and this installation can run, and what stands in the way. Looks; installs and changes
-nothing.
+"""What this machine and this installation can run, and what is missing. It installs and changes nothing.
 
-`examine` asks the machine; `verdict` is pure.
+`examine` reads the machine; `verdict` and `lines` are pure.
 """
 
 from __future__ import annotations
@@ -14,10 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ProviderUnavailableError
 from ..machine import processor
 from ..machine.gpus import Devices, devices
 from ..machine.libraries import FILES, Library, preload, provider_file, remedy
 from ..machine.threads import cgroup_quota, thread_count
+from .graph import load_graph
+from .runtime import PROVIDERS, available_providers, quiet
 from .tensorrt import tensorrt_version
 
 if TYPE_CHECKING:
@@ -27,27 +29,29 @@ PACKAGES = ("gte-runtime", "onnxruntime", "onnxruntime-gpu", "tokenizers", "nump
 MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 OLDEST_CAPABILITY = 7.5
-"""Below it, onnxruntime-gpu has no kernels."""
+"""The oldest compute capability for which onnxruntime-gpu has kernels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
+    """What `examine` found."""
+
     python: str
     system: str
     cpu: str
     features: tuple[str, ...]
     threads: int
     quota: float | None
-    """Processors granted by the control group."""
+    """Processors that the control group grants; None without a quota."""
     memory_limit: int | None
-    """Bytes granted by the control group."""
+    """Bytes that the control group grants; None without a limit."""
     packages: dict[str, str]
     providers: tuple[str, ...]
-    """Compiled into the installed ONNX Runtime; none where there is none."""
+    """Those compiled into the installed ONNX Runtime; empty where it is not installed."""
     broken: str | None
-    """Why ONNX Runtime does not import although it is installed."""
+    """Why an installed ONNX Runtime cannot be imported; None if it can, or is not installed."""
     libraries: dict[str, tuple[Library, ...]]
-    """{provider: what it is linked with}."""
+    """{provider: the libraries it is linked with}."""
     devices: Devices
     tensorrt: str | None
 
@@ -56,7 +60,7 @@ class Findings:
 
 
 def examine() -> Findings:
-    """Everything but a bundle."""
+    """Everything that does not depend on a bundle."""
     providers, broken = _providers()
     return Findings(
         python=platform.python_version(),
@@ -76,9 +80,9 @@ def examine() -> Findings:
 
 
 def verdict(found: Findings, provider: str | None = None) -> tuple[bool, str]:
-    """Whether a provider can be used, and one line: what is wrong, and the command that mends it.
+    """Whether a provider can be used, and one line: what is wrong, and the command that fixes it.
 
-    Without a provider: the CPU, and CUDA too where its package is installed.
+    By default the provider is CUDA where onnxruntime-gpu is installed, otherwise the CPU.
     """
     gpu_package = "onnxruntime-gpu" in found.packages
     if "onnxruntime" in found.packages and gpu_package:
@@ -87,22 +91,22 @@ def verdict(found: Findings, provider: str | None = None) -> tuple[bool, str]:
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'gte-runtime[gpu]'"
         )
     if not found.providers and found.broken is None:
-        return (
-            False,
-            "ONNX Runtime is not installed: pip install 'gte-runtime[cpu]', or 'gte-runtime[gpu]' for NVIDIA GPUs",
+        return False, (
+            "ONNX Runtime is not installed: pip install 'gte-runtime[cpu]', "
+            "or 'gte-runtime[gpu]' for NVIDIA GPUs"
         )
     if found.broken is not None:
-        return (
-            False,
-            f"ONNX Runtime is installed and does not import ({found.broken}): pip install --force-reinstall 'gte-runtime[cpu]'",
+        return False, (
+            f"ONNX Runtime is installed and does not import ({found.broken}): "
+            "pip install --force-reinstall 'gte-runtime[cpu]'"
         )
     wanted = provider or ("cuda" if gpu_package else "cpu")
     if wanted == "cpu":
         return True, _ready_for_cpu(found)
     if wanted not in found.providers:
-        return (
-            False,
-            f"this ONNX Runtime has no {wanted} provider: pip uninstall -y onnxruntime && pip install 'gte-runtime[gpu]'",
+        return False, (
+            f"this ONNX Runtime has no {wanted} provider: "
+            "pip uninstall -y onnxruntime && pip install 'gte-runtime[gpu]'"
         )
     if missing := _missing(found, wanted):
         return False, f"{wanted} does not load for want of {', '.join(missing)}: {remedy(missing)}"
@@ -110,37 +114,39 @@ def verdict(found: Findings, provider: str | None = None) -> tuple[bool, str]:
         return False, f"{wanted} loads and has nothing to run on: {found.devices.problem}"
     if old := [gpu for gpu in found.devices.gpus if float(gpu.capability) < OLDEST_CAPABILITY]:
         name = f"GPU {old[0].index} ({old[0].name})"
-        return (
-            False,
-            f"{name} has compute capability {old[0].capability}; {OLDEST_CAPABILITY} is the oldest that runs",
+        return False, (
+            f"{name} has compute capability {old[0].capability}; {OLDEST_CAPABILITY} is the oldest that runs"
         )
-    return (
-        True,
-        f"{wanted} is ready on {', '.join(f'GPU {gpu.index} ({gpu.name})' for gpu in found.devices.gpus)}",
-    )
+    names = ", ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in found.devices.gpus)
+    return True, f"{wanted} is ready on {names}"
 
 
 def placement(graph: bytes, folder: Path, variant: Variant, provider: str) -> dict[str, Any]:
-    """Which provider runs how many nodes of a graph, and what is not on the one that was asked for.
+    """How many nodes of a graph each provider runs, and which operators do not run on the wanted one.
 
     Args:
         graph: the ONNX file's bytes.
         folder: where its weight files lie.
-        variant: what the manifest says of it.
+        variant: what the manifest promises about the graph.
         provider: "cpu" or "cuda".
+
+    Returns:
+        {"provider": name, "nodes": {ONNX Runtime's provider name: nodes}, "elsewhere": {operator: nodes}}.
 
     Raises:
         GteError: the variant does not load there.
     """
-    from .graph import load_graph
-    from .runtime import PROVIDERS, quiet
-
     options = {} if provider == "cpu" else {"device_id": "0"}
     with quiet():
         session = load_graph(
-            graph, folder, variant, provider, 1, provider_options=options,
+            graph,
+            folder,
+            variant,
+            provider,
+            1,
+            provider_options=options,
             entries={"session.record_ep_graph_assignment_info": "1"},
-        )  # fmt: skip
+        )
     nodes: dict[str, int] = {}
     elsewhere: dict[str, int] = {}
     for part in session.get_provider_graph_assignment_info():
@@ -152,7 +158,7 @@ def placement(graph: bytes, folder: Path, variant: Variant, provider: str) -> di
 
 
 def lines(found: Findings) -> list[tuple[str, str]]:
-    """(what, answer) in the order in which one would ask."""
+    """The findings as lines of (name, value)."""
     answers = [
         ("python", f"{found.python}, {found.system}"),
         ("cpu", f"{found.cpu}; {' '.join(found.features) or 'no vector features that count'}"),
@@ -205,14 +211,11 @@ def _threads(found: Findings) -> str:
 
 
 def _providers() -> tuple[tuple[str, ...], str | None]:
-    from ..errors import ProviderUnavailableError
-    from .runtime import available_providers
-
     try:
         return available_providers(), None
     except ProviderUnavailableError:
         return (), None
-    except Exception as error:  # noqa: BLE001 - a damaged installation fails in any way it likes
+    except Exception as error:  # noqa: BLE001 - a damaged installation can raise any error
         return (), f"{type(error).__name__}: {str(error)[:120]}"
 
 

@@ -191,8 +191,8 @@ def load_graph(
         words = str(error).lower()
         if any(word in words for word in TOO_NEW_WORDS):
             raise BundleVersionError(
-                f"{variant.graph} needs a newer ONNX Runtime than {onnxruntime.__version__}, although its manifest "
-                f"promises that ORT >= {variant.min_onnxruntime} will do: {message_of(error)}"
+                f"{variant.graph} needs a newer ONNX Runtime than {onnxruntime.__version__}, although its "
+                f"manifest promises that ORT >= {variant.min_onnxruntime} will do: {message_of(error)}"
             ) from None
         if any(word in words for word in MEMORY_WORDS):
             raise OutOfMemory(f"not enough memory to load {variant.graph}") from None

@@ -26,7 +26,7 @@ from ..inference.session import NOTHING, Outputs
 from .graph import check_signature, fetched, outputs_of
 from .live import wait_for
 from .runtime import new_run_options, runtime, translated
-from .shapes import Bucket, fill, rounded, smallest
+from .shapes import Shape, fill, rounded, smallest
 
 BUFFERS = 64
 """Arrays on a device that one lane keeps for later runs of the same shape."""
@@ -39,7 +39,7 @@ NO_CAPTURE = "-1"
 class Captured:
     """One CUDA graph, and how long it took to capture."""
 
-    bucket: Bucket
+    shape: Shape
     milliseconds: float
 
 
@@ -80,9 +80,9 @@ class Lane:
         device: Device,
         variant: Variant,
         width: int,
-        buckets: Sequence[Bucket],
+        shapes: Sequence[Shape],
     ) -> None:
-        """Open the session in the lane's own thread, which then captures a CUDA graph for each bucket."""
+        """Open the session in the lane's own thread, which then captures a CUDA graph of each shape."""
         self.captured: list[Captured] = []
         self.load = 0
         """Tokens of the batches that wait or run."""
@@ -95,7 +95,7 @@ class Lane:
         self._failure: BaseException | None = None
         name = f"gte-{device.kind}-{device.index}"
         self._thread = threading.Thread(
-            target=self._work, args=(open_session, tuple(buckets)), name=name, daemon=True
+            target=self._work, args=(open_session, tuple(shapes)), name=name, daemon=True
         )
         self._thread.start()
 
@@ -149,13 +149,13 @@ class Lane:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _work(self, open_session: Callable[[], Any], buckets: Sequence[Bucket]) -> None:
+    def _work(self, open_session: Callable[[], Any], shapes: Sequence[Shape]) -> None:
         try:
             runner = _Runner(open_session(), self._device, self._variant, self._width)
-            for bucket in buckets:
+            for shape in shapes:
                 started = time.perf_counter()
-                runner.capture(bucket)
-                self.captured.append(Captured(bucket, (time.perf_counter() - started) * 1e3))
+                runner.capture(shape)
+                self.captured.append(Captured(shape, (time.perf_counter() - started) * 1e3))
         except BaseException as error:  # noqa: BLE001 - carried to the thread that waits for the lane
             self._failure = error
             self._closed = True
@@ -177,7 +177,7 @@ class _Runner:
         check_signature(session, variant, width)
         self._session, self._device, self._variant, self._width = session, device, variant, width
         self._buffers = Buffers(device)
-        self._graphs: dict[Bucket, tuple[Any, Buffers, str]] = {}
+        self._graphs: dict[Shape, tuple[Any, Buffers, str]] = {}
         self._types = {
             output.name: np.dtype(np.float16 if output.type == "tensor(float16)" else np.float32)
             for output in session.get_outputs()
@@ -190,47 +190,47 @@ class _Runner:
         if self._variant.batch == "padded":
             return self._run_padded(names, batch, options)
         lengths = batch.lengths.tolist()
-        bucket = None if states else smallest(self._graphs, lengths)  # captured graphs do not give states
-        if bucket is None:
+        shape = None if states else smallest(self._graphs, lengths)  # captured graphs do not give states
+        if shape is None:
             if self._graphs:
                 options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
             return self._run_packed(names, batch, rounded(lengths), options, None)
-        options.add_run_config_entry("gpu_graph_id", self._graphs[bucket][2])
-        return self._run_packed(names, batch, bucket, options, self._graphs[bucket])
+        options.add_run_config_entry("gpu_graph_id", self._graphs[shape][2])
+        return self._run_packed(names, batch, shape, options, self._graphs[shape])
 
-    def capture(self, bucket: Bucket) -> None:
+    def capture(self, shape: Shape) -> None:
         """Capture a CUDA graph of a shape: the first run with a new graph id does that. Its buffers must not
         move afterwards."""
         buffers = Buffers(self._device)
         graph = (self._session.io_binding(), buffers, str(len(self._graphs) + 1))
-        # Only the shape is captured, so one text as long as the bucket allows will do; `fill` adds the rest.
-        ids = np.ones(min(bucket.longest, bucket.tokens), np.int64)
+        # Only the shape is captured, so one text as long as the shape allows will do; `fill` adds the rest.
+        ids = np.ones(min(shape.longest, shape.tokens), np.int64)
         batch = Batch(np.zeros(1, np.int64), ids, np.array([0, len(ids)], np.int32), False)
         options = new_run_options()
         options.add_run_config_entry("gpu_graph_id", graph[2])
-        self._run_packed(fetched(self._variant, False), batch, bucket, options, graph)
-        self._graphs[bucket] = graph
+        self._run_packed(fetched(self._variant, False), batch, shape, options, graph)
+        self._graphs[shape] = graph
 
     def _run_packed(
         self,
         names: Sequence[str],
         batch: Batch,
-        bucket: Bucket,
+        shape: Shape,
         options: Any,
         graph: tuple[Any, Buffers, str] | None,
     ) -> Outputs:
-        filled = fill(batch, bucket)
+        filled = fill(batch, shape)
         binding, buffers, _ = graph or (None, self._buffers, "")
         feeds = packed_inputs(filled.batch, filled.longest)
         own = slice(filled.first, filled.first + len(batch.rows))
         # Copied: on the CPU these arrays are the buffers themselves, which the next run overwrites.
         if names == LOGITS:
-            (logits,) = self._bound(feeds, {"logits": (bucket.texts,)}, options, binding, buffers)
+            (logits,) = self._bound(feeds, {"logits": (shape.texts,)}, options, binding, buffers)
             return Outputs(NOTHING, NOTHING, logits[own].copy())
         shapes = {
-            "cls": (bucket.texts, self._width),
-            "token_weights": (bucket.tokens,),
-            "token_states": (1, bucket.tokens, self._width),
+            "cls": (shape.texts, self._width),
+            "token_weights": (shape.tokens,),
+            "token_states": (1, shape.tokens, self._width),
         }
         cls, weights, *states = self._bound(
             feeds, {name: shapes[name] for name in names}, options, binding, buffers

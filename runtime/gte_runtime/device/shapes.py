@@ -1,11 +1,12 @@
-"""Shapes that packed runs are filled up to. Pure: lengths in, arrays and the way back out.
+"""Shapes that packed runs are padded to. Pure: lengths in, arrays and the way back out.
 
-Two uses. A captured CUDA graph replays one shape, so small requests are filled up to the next of a
-few. And a GPU that meets ever new shapes allocates ever new buffers, so all other runs are rounded up
-to shapes that come again.
+There are two uses. A captured CUDA graph replays one shape, so a small request is padded to the smallest
+captured shape that holds it. And a GPU allocates new buffers for every new shape, so all other runs are
+rounded up to shapes that recur.
 
-What fills is never seen by the texts: places for texts are filled with empty ones in front, tokens
-with texts of their own behind. Attention keeps texts apart, and every other operator works by token.
+The padding never changes the result of a text. Missing texts are added in front as empty texts, missing
+tokens at the end as texts of their own. Attention works within each text, and every other operator works
+token by token.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import numpy as np
 from ..errors import ConfigError
 from ..inference.batch import Batch
 
-FILLER = 1
-"""The token that fills: `<pad>` in every tokenizer of the family; any id would do."""
+PAD_ID = 1
+"""The token that is added: `<pad>` in every tokenizer of the family; any id would do."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Bucket:
-    """A shape: tokens of the run, texts in it, and what the longest of them may hold."""
+class Shape:
+    """The shape of a packed run: its tokens, its texts, and the most tokens that one text may have."""
 
     tokens: int
     texts: int
@@ -33,11 +34,11 @@ class Bucket:
     def __post_init__(self) -> None:
         if not 1 <= self.longest <= self.tokens or self.texts < 1:
             raise ConfigError(
-                f"no bucket has {self.tokens} tokens in {self.texts} texts of at most {self.longest}"
+                f"no shape has {self.tokens} tokens in {self.texts} texts of at most {self.longest}"
             )
 
     def holds(self, lengths: Sequence[int]) -> bool:
-        """Texts of these lengths fit, and so do those that fill up the rest."""
+        """Whether texts of these lengths fit, together with the texts that take the remaining tokens."""
         left = self.tokens - sum(lengths)
         return (
             left >= 0
@@ -46,54 +47,58 @@ class Bucket:
         )
 
 
-BUCKETS = (
-    Bucket(16, 2, 16),
-    Bucket(32, 4, 32),
-    Bucket(64, 8, 64),
-    Bucket(128, 16, 128),
-    Bucket(256, 16, 256),
-    Bucket(512, 16, 512),
+CAPTURED_SHAPES = (
+    Shape(16, 2, 16),
+    Shape(32, 4, 32),
+    Shape(64, 8, 64),
+    Shape(128, 16, 128),
+    Shape(256, 16, 256),
+    Shape(512, 16, 512),
 )
-"""What the latency mode captures: a query alone, or a few that arrived together. Beyond, computing outweighs
-launching."""
+"""What the latency mode captures: one query, or a few that arrive together. Larger runs spend more time on
+computing than on launching kernels, so a CUDA graph gains little."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A batch in the shape of a bucket, and where its own texts are in it."""
+    """A batch that was padded to a shape, and where the caller's texts are in it."""
 
     batch: Batch
     longest: int
-    """At least the longest text: the second axis of `token_offset`."""
+    """The longest text that the shape allows: the second axis of `token_offset`."""
     first: int
-    """Texts in front that are not the caller's."""
+    """Position of the caller's first text: so many empty ones are before it."""
 
 
-def smallest(buckets: Iterable[Bucket], lengths: Sequence[int]) -> Bucket | None:
-    """The bucket with the fewest tokens that holds these texts."""
-    return min((bucket for bucket in buckets if bucket.holds(lengths)), default=None)
+def smallest(shapes: Iterable[Shape], lengths: Sequence[int]) -> Shape | None:
+    """The shape with the fewest tokens that holds these texts; None if none does."""
+    return min((shape for shape in shapes if shape.holds(lengths)), default=None)
 
 
-def rounded(lengths: Sequence[int]) -> Bucket:
-    """A shape close above: at most 63 tokens more up to 2,048, and 255 beyond; twice the texts."""
+def rounded(lengths: Sequence[int]) -> Shape:
+    """A shape slightly larger than these texts need, so that few different ones occur.
+
+    It has at most 63 tokens more than needed up to 2,048 tokens, at most 255 more above, and at most twice
+    the texts.
+    """
     step = 64 if sum(lengths) <= 2048 else 256
     tokens = -(-sum(lengths) // step) * step
     longest = min(-(-max(lengths) // 128) * 128, tokens)
     needed = len(lengths) + -(-(tokens - sum(lengths)) // longest)
-    return Bucket(tokens, 1 << (needed - 1).bit_length(), longest)
+    return Shape(tokens, 1 << (needed - 1).bit_length(), longest)
 
 
-def fill(batch: Batch, bucket: Bucket) -> Filled:
-    """Raises ValueError when the bucket does not hold the batch."""
+def fill(batch: Batch, shape: Shape) -> Filled:
+    """The batch, padded to a shape. Raises ValueError when the shape does not hold it."""
     lengths = batch.lengths.tolist()
-    if not bucket.holds(lengths):
-        raise ValueError(f"{bucket} does not hold texts of {lengths} tokens")
-    left = bucket.tokens - sum(lengths)
-    behind = [min(bucket.longest, left - start) for start in range(0, left, bucket.longest)]
-    empty = bucket.texts - len(lengths) - len(behind)
-    # Empty texts stand in front: their first token is then token 0, which exists; behind the last one there
-    # is none.
-    bounds = np.zeros(bucket.texts + 1, np.int32)
-    np.cumsum([0] * empty + lengths + behind, out=bounds[1:])
-    ids = np.concatenate((batch.input_ids, np.full(left, FILLER, np.int64)))
-    return Filled(Batch(batch.rows, ids, bounds, batch.uniform), bucket.longest, empty)
+    if not shape.holds(lengths):
+        raise ValueError(f"{shape} does not hold texts of {lengths} tokens")
+    left = shape.tokens - sum(lengths)
+    added = [min(shape.longest, left - start) for start in range(0, left, shape.longest)]
+    empty = shape.texts - len(lengths) - len(added)
+    # The graph reads the first token of every text. For an empty text in front that is token 0, which exists;
+    # for one at the end it would be the token after the last.
+    bounds = np.zeros(shape.texts + 1, np.int32)
+    np.cumsum([0] * empty + lengths + added, out=bounds[1:])
+    ids = np.concatenate((batch.input_ids, np.full(left, PAD_ID, np.int64)))
+    return Filled(Batch(batch.rows, ids, bounds, batch.uniform), shape.longest, empty)

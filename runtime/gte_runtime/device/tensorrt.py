@@ -1,11 +1,12 @@
-"""TensorRT through ONNX Runtime: engines are built ahead by `gte engine build`, and serving builds none.
+"""TensorRT through ONNX Runtime. TensorRT engines are built in advance by `gte engine build`; opening a model
+builds none.
 
-Building takes minutes and depends on everything: bundle, ONNX Runtime, TensorRT, driver, GPU, shapes.
-So a built engine is kept as a context model (an ONNX file with one node that holds the engine) in a
-folder named by all of these. A context model is loaded or refused; unlike an engine in ONNX Runtime's own
-cache it cannot be rebuilt on the way.
+Building takes minutes, and its result depends on the bundle, ONNX Runtime, TensorRT, driver, GPU and shapes.
+So each TensorRT engine is stored as a context model (an ONNX file with one node that holds it) in a folder
+whose name is a hash of all of these. A context model is either loaded or refused; an engine in ONNX Runtime's
+own cache would be rebuilt without notice.
 
-This module has not been run against TensorRT itself: its libraries could not be had where it was written.
+This module has not been run against TensorRT itself: its libraries were not available where it was written.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ ABOUT = "about.json"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Profile:
-    """Shapes that one engine serves: 1 to `texts` texts, padded to 1 to `longest` tokens; fastest at the
-    upper end."""
+    """Shapes that one TensorRT engine runs: 1 to `texts` texts, padded to 1 to `longest` tokens. It is tuned
+    for the largest."""
 
     longest: int
     texts: int
@@ -75,12 +76,12 @@ class Profile:
 
 
 PROFILES = (Profile(longest=32, texts=32), Profile(longest=128, texts=32), Profile(longest=512, texts=16))
-"""What is built where nothing is named. Each engine holds all weights."""
+"""What is built by default. Each TensorRT engine holds all weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What an engine depends on, beside its profile. A change in any of it asks for another engine."""
+    """What a TensorRT engine depends on besides its profile. It is used only where all of it is the same."""
 
     bundle: str
     variant: str
@@ -100,14 +101,14 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSource:
-    """What an engine is built from: a variant of a bundle."""
+    """What TensorRT engines are built from: a variant of a bundle."""
 
     model: str
     """The model's name, for messages."""
     digest: str
-    """Of the bundle's manifest."""
+    """SHA-256 of the bundle's manifest."""
     directory: Path
-    """The bundle's, where the weight files lie."""
+    """The bundle's directory, where the weight files lie."""
     graph: bytes
     variant: Variant
     width: int
@@ -115,14 +116,14 @@ class EngineSource:
 
 
 class TensorRtSession:
-    """A `Session` on engines that were built before."""
+    """A `Session` on TensorRT engines that were built before."""
 
     def __init__(self, source: EngineSource, options: CudaOptions) -> None:
-        """Load every engine that there is for this bundle on these devices.
+        """Load every TensorRT engine that was built for this bundle on these devices.
 
         Raises:
-            EngineMissing: there is none; says how to build it.
-            ProviderUnavailableError: TensorRT, a library or the device is not there.
+            EngineMissing: none was built; the message says how to do it.
+            ProviderUnavailableError: TensorRT, a library or the device is missing.
         """
         self.provider = "tensorrt"
         _check_variant(source.variant)
@@ -179,10 +180,10 @@ class TensorRtSession:
 
 
 def pieces(batch: Batch, profiles: Iterable[Profile]) -> list[Batch]:
-    """A batch as batches that have an engine, halved as often as needed.
+    """A batch, halved until each part fits a profile.
 
     Raises:
-        EngineError: a text is longer than any engine takes.
+        EngineError: a text is longer than every profile allows.
     """
     profiles = tuple(profiles)
     if any(profile.holds(len(batch.rows), int(batch.lengths.max())) for profile in profiles):
@@ -197,7 +198,8 @@ def pieces(batch: Batch, profiles: Iterable[Profile]) -> list[Batch]:
 
 
 def facts(source: EngineSource, device: int) -> Facts:
-    """Of this machine, as it is now. Raises ProviderUnavailableError when there is no such GPU."""
+    """What an engine of this source would depend on here. Raises ProviderUnavailableError when there is no
+    such GPU."""
     found = devices()
     gpu = next((gpu for gpu in found.gpus if gpu.index == device), None)
     if gpu is None:
@@ -214,7 +216,7 @@ def facts(source: EngineSource, device: int) -> Facts:
 
 
 def tensorrt_version() -> str | None:
-    """Of the library that is loaded or can be."""
+    """The version of the TensorRT library that can be loaded; None where there is none."""
     try:
         number = int(ctypes.CDLL("libnvinfer.so.10").getInferLibVersion())
     except (OSError, AttributeError):
@@ -225,10 +227,19 @@ def tensorrt_version() -> str | None:
 def build_engines(
     source: EngineSource, profiles: Sequence[Profile], device: int, say: Callable[[str], None]
 ) -> Path:
-    """Build what is not there yet. An engine appears under its name when it is whole.
+    """Build the TensorRT engines that do not exist yet. Each gets its final name when it is complete.
+
+    Args:
+        source: a variant of a bundle.
+        profiles: one engine is built for each.
+        device: the GPU to build for, in CUDA's numbering.
+        say: called with a line for each step.
+
+    Returns:
+        The folder of the engines.
 
     Raises:
-        ProviderUnavailableError: TensorRT, a library or the device is not there.
+        ProviderUnavailableError: TensorRT, a library or the device is missing.
         OutputError: the folder cannot be written.
     """
     _check_variant(source.variant)
@@ -254,14 +265,14 @@ def build_engines(
                 staged.rename(target)
             say(f"{profile}: done")
     except GteError:
-        raise  # some of ours are OSErrors, too
+        raise  # some errors of this package are OSErrors, too
     except OSError as error:
         raise OutputError(f"the engine could not be written: {error.strerror or error}") from None
     return known.folder
 
 
 def build_options(profile: Profile, device: int, context: Path, timing: Path) -> dict[str, str]:
-    """What the TensorRT provider is told to build. Pure."""
+    """Options of the TensorRT provider with which it builds an engine. Pure."""
     inputs = ("input_ids", "attention_mask")
     largest = ",".join(f"{name}:{profile}" for name in inputs)
     return {
@@ -281,14 +292,20 @@ def build_options(profile: Profile, device: int, context: Path, timing: Path) ->
 def _build(source: EngineSource, profile: Profile, device: int, folder: Path, timing: Path) -> None:
     timing.mkdir(exist_ok=True)
     session = load_graph(
-        source.graph, source.directory, source.variant, "tensorrt", 1,
+        source.graph,
+        source.directory,
+        source.variant,
+        "tensorrt",
+        1,
         provider_options=build_options(profile, device, folder / CONTEXT, timing),
-    )  # fmt: skip
+    )
     ids = [np.ones(profile.longest, np.int64)] * profile.texts
     batch = make_batch(np.arange(profile.texts), ids, 1)
-    session.run(None, padded_inputs(batch))  # whatever is built at the first run only is built now
+    session.run(None, padded_inputs(batch))  # the provider builds some engines at the first run only
     if not (folder / CONTEXT).is_file():
-        raise EngineError("TensorRT ran and left no engine; the variant's graph was not taken as a whole")
+        raise EngineError(
+            "TensorRT ran and wrote no engine; it did not accept the variant's graph as a whole"
+        )
 
 
 def _loader(file: Path, source: EngineSource, device: int) -> Callable[[], Any]:
@@ -306,15 +323,16 @@ def _loader(file: Path, source: EngineSource, device: int) -> Callable[[], Any]:
 
 
 def _built(known: Facts, source: EngineSource) -> dict[Profile, Path]:
-    """Engines that are whole, by profile."""
+    """The context model of each profile. `about.json` is the last file that a build writes."""
     found = {
         Profile.parse(about.parent.name): about.parent / CONTEXT
         for about in known.folder.glob(f"[0-9]*x*/{ABOUT}")
     }
     if not found:
         raise EngineMissing(
-            f"there is no TensorRT engine for {source.model} on {known.gpu} with TensorRT {known.tensorrt}, ONNX Runtime "
-            f"{known.onnxruntime} and driver {known.driver}; build it: gte engine build {source.directory.name}"
+            f"there is no TensorRT engine for {source.model} on {known.gpu} with TensorRT {known.tensorrt}, "
+            f"ONNX Runtime {known.onnxruntime} and driver {known.driver}; "
+            f"build it: gte engine build {source.directory.name}"
         )
     return found
 
@@ -322,5 +340,6 @@ def _built(known: Facts, source: EngineSource) -> dict[Profile, Path]:
 def _check_variant(variant: Variant) -> None:
     if variant.batch != "padded":
         raise ConfigError(
-            f"TensorRT runs padded graphs of standard operators, and {variant.graph} is none; build the variant portable-fp16"
+            f"TensorRT runs padded graphs of standard operators, and {variant.graph} is none; "
+            "build the variant portable-fp16"
         )

@@ -1,9 +1,7 @@
-"""Lengths in, batches out, and the way back. Pure: this module knows no tokenizer and no device.
+"""Batches of token ids, and the arrays that graphs take. Pure: this module knows no tokenizer and no device.
 
-A ragged batch holds the tokens of several texts in one row; only attention ever sees padding, and
-only for short texts. Which way a text takes through attention follows from its own length, never
-from its neighbours: the two ways differ in the last bit, and a text must get the same bits alone
-and in any company.
+A batch holds the tokens of several texts in one row, without padding. A ragged graph pads inside attention
+only, and only for short texts; a packed graph has no padding; a padded graph takes padded arrays.
 """
 
 from __future__ import annotations
@@ -19,24 +17,31 @@ from ..arrays import Int32, Int64
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Texts that run together: their tokens in one row, and where each begins."""
+    """B texts that run together, T tokens in all."""
 
     rows: Int64
     """Positions of the texts in the input, [B]."""
     input_ids: Int64
-    """[T]."""
+    """Token ids of all texts in a row, [T]."""
     cu_seqlens: Int32
-    """[B + 1], from 0 to T."""
+    """Where each text begins in `input_ids`, and at last T: [B + 1]."""
     uniform: bool
-    """All texts have one length and take the attention path without mask."""
+    """All texts have the same length and take the path through attention without a mask."""
 
     @property
     def lengths(self) -> Int32:
+        """Tokens of each text, [B]."""
         return np.diff(self.cu_seqlens)
 
 
 def make_batch(rows: Int64, ids: Sequence[Int64], flash_from: int) -> Batch:
-    """Concatenate the tokens of a planned group."""
+    """The batch of a planned group.
+
+    Args:
+        rows: positions of its texts in `ids`.
+        ids: token ids of each text, [n].
+        flash_from: the variant's; texts of at least so many tokens run with texts of equal length only.
+    """
     chosen = [ids[row] for row in rows]
     bounds = np.zeros(len(chosen) + 1, np.int32)
     np.cumsum([len(tokens) for tokens in chosen], out=bounds[1:])
@@ -44,7 +49,7 @@ def make_batch(rows: Int64, ids: Sequence[Int64], flash_from: int) -> Batch:
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
-    """A batch of several texts as two, of about as many tokens each."""
+    """A batch of several texts as two, with about the same number of tokens each."""
     middle = int(np.searchsorted(batch.cu_seqlens, len(batch.input_ids) / 2))
     cut = min(max(middle, 1), len(batch.rows) - 1)
     at = int(batch.cu_seqlens[cut])
@@ -55,10 +60,10 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
 
 
 def ragged_inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
-    """The arrays that a ragged graph takes, by name.
+    """The inputs of a ragged graph, by name.
 
-    `padded_index` [B, S] says which token stands in each place of the padded attention (0 where
-    none does, masked by the lengths); `flat_index` [T] says where each token's row comes back.
+    `padded_index` [B, S] is, for each place in padded attention, the token that belongs there, and 0 for
+    padding. `flat_index` [T] is, for each token, its place in the flattened [B, S].
     """
     lengths, starts = batch.lengths.astype(np.int64), batch.cu_seqlens[:-1].astype(np.int64)
     longest = int(lengths.max())
@@ -76,11 +81,11 @@ def ragged_inputs(batch: Batch) -> dict[str, NDArray[np.generic]]:
 
 
 def packed_inputs(batch: Batch, longest: int | None = None) -> dict[str, NDArray[np.generic]]:
-    """The arrays that a packed graph takes, by name.
+    """The inputs of a packed graph, by name.
 
-    `token_offset` [B, S] is the operator's own form: the places of all tokens in a padded [B, S], then
-    the places where padding would stand. Only its shape is read where FlashAttention runs. S may be larger
-    than the longest text.
+    `token_offset` [B, S] is as ONNX Runtime documents it for PackedMultiHeadAttention: the places of all
+    tokens in a flattened, padded [B, S], then the places of padding. FlashAttention reads only its shape. S
+    is `longest`, by default the length of the longest text; it may be larger.
     """
     lengths, starts = batch.lengths.astype(np.int64), batch.cu_seqlens[:-1].astype(np.int64)
     inside = np.arange(longest or int(lengths.max())) < lengths[:, None]
@@ -94,7 +99,7 @@ def packed_inputs(batch: Batch, longest: int | None = None) -> dict[str, NDArray
 
 
 def padded_inputs(batch: Batch, pad_id: int = 0) -> dict[str, NDArray[np.generic]]:
-    """The arrays that a padded graph takes: ids and mask [B, S], padding on the right."""
+    """The inputs of a padded graph, by name: ids and mask, [B, S], padded on the right."""
     mask = padding_mask(batch)
     input_ids = np.full(mask.shape, pad_id, np.int64)
     input_ids[mask] = batch.input_ids
@@ -102,6 +107,6 @@ def padded_inputs(batch: Batch, pad_id: int = 0) -> dict[str, NDArray[np.generic
 
 
 def padding_mask(batch: Batch) -> NDArray[np.bool_]:
-    """True where a padded batch holds a token, [B, S]."""
+    """Where a padded batch has a token, [B, S]: True for tokens, False for padding."""
     lengths = batch.lengths
     return np.arange(int(lengths.max())) < lengths[:, None]

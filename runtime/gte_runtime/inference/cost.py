@@ -1,4 +1,4 @@
-"""What runs cost, in a unit that all of the planner shares. Pure."""
+"""The cost model of the planner: how long a run on a CPU takes, relative to others. Pure."""
 
 from __future__ import annotations
 
@@ -7,38 +7,41 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The cost of a ragged run on a CPU. The unit is what one more token costs in the linear layers. Decides speed, never results.
+    """Costs of ragged runs on a CPU. The unit is the time that one token takes in the linear layers. Costs
+    decide speed, never results.
 
-    The defaults are for float32, measured on two cores of a Sapphire Rapids; docs/decisions/planner-costs.md says how, and what
-    other processors have in common with it.
+    The defaults were measured for float32 on two cores of a Sapphire Rapids. How, and how far they hold on
+    other processors: docs/decisions/planner-costs.md.
     """
 
     run: float = 28.0
-    """Of a run itself: every weight is read once, however few tokens there are."""
+    """Fixed cost of a run: every weight is read once, however few tokens there are."""
     scores: int = 5100
-    """Attention scores, per head, that cost as much as one token."""
+    """Attention scores per head (n² for a text of n tokens) that cost as much as one token."""
     all_threads: float = 0.86
-    """Throughput of one run on all processors, as a share of that of as many runs on one processor each."""
+    """Throughput of one run on all processors, divided by that of one run at a time on each processor."""
     cache_tokens: int = 1024
-    """Tokens of a run beyond which its activations leave the cache. Runs that go on at the same time are no larger."""
+    """Tokens of a run whose activations fill the cache. Runs on one processor each are no larger."""
 
     def of(self, count: int, tokens: int, longest: int) -> float:
-        """Of one run of `count` texts of at most `longest` tokens, `tokens` in all."""
+        """Cost of a run of `count` texts of at most `longest` tokens each and `tokens` in all."""
         return self.run + tokens + count * longest**2 / self.scores
 
     def of_text(self, length: int) -> float:
-        """What one text adds to a run: its tokens and its attention."""
+        """Cost that one text of `length` tokens adds to a run."""
         return length + length**2 / self.scores
 
     def smallest_share(self, workers: int) -> float:
-        """Tokens of a run below which one run on all processors ends sooner than as many runs at the same time.
+        """The fewest tokens for each of `workers` runs at the same time; with fewer, one run on all
+        processors takes less time.
 
-        From run + t = (run + workers t) / (workers all_threads): both sides are the time for t tokens per worker.
+        It is the t with run + t = (run + workers t) / (workers all_threads), the times of both for t tokens
+        per worker.
         """
         gain = 1 / self.all_threads - 1
         return self.run * (1 - 1 / (workers * self.all_threads)) / gain if gain > 0 else float("inf")
 
 
 COSTS = {"cpu-int8": Cost(run=30.0, scores=1100, all_threads=0.75, cache_tokens=256)}
-"""By variant, where the defaults do not fit. Attention and all passes over memory are float32 in every variant, so relative to
-int8 products they cost more."""
+"""Costs of variants for which the defaults do not fit. Attention and everything between products is float32
+in every variant, so it costs more relative to products in int8."""

@@ -1,7 +1,7 @@
 """The engine: token ids in, model states out.
 
-It plans which texts run together, runs them side by side, puts the results back in input order and refuses those that are not
-finite. A failing text fails alone. Everything that embeds, scores or serves is written on it.
+It plans which texts run together, runs them, puts the results back in input order and checks that they are
+finite. The embedder, the reranker and the server are written on it.
 """
 
 from __future__ import annotations
@@ -23,40 +23,46 @@ from .session import Outputs, Session, Share
 from .side_by_side import run_all
 
 PACKED_BUDGET = Budget(max_tokens=32768)
-"""Of a run on a GPU: 0.6 GB of activations for gte-multilingual-base. Attention holds no scores there.
+"""Of a run of a packed graph, whose attention stores no scores: 0.6 GB of activations for
+gte-multilingual-base.
 
-On an H100 twice as many tokens a run are 0 to 5 % faster, half as many 5 to 9 % slower (benchmarks/NOTES-gpu.md)."""
+On an H100 runs of twice as many tokens are 0 to 5 % faster, of half as many 5 to 9 % slower
+(docs/decisions/packed-graphs.md)."""
 
 Lap = Callable[[str], None]
-"""Told when a stage of a call ends: "plan", "run" or "collect"."""
+"""Called when a stage of a call ends, with its name: "plan", "run" or "collect"."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """What the model gives for one text or pair. A reranker gives `logit` alone, an embedding model the rest."""
+    """The model's results for one text of n tokens, special tokens included, or for one pair.
+
+    A reranker has only `logit`; an embedding model has the rest.
+    """
 
     cls: Float32
     """State of the first token after the last layer, [H], not normalised."""
     token_weights: Float32
-    """Sparse weights of its n tokens after ReLU, special tokens included, [n]."""
+    """Sparse weights of the tokens after ReLU, [n]."""
     token_states: Float32 | None = None
-    """States of its tokens after the last layer, [n, H]; None unless asked for."""
+    """States of the tokens after the last layer, [n, H]; None unless they were requested."""
     logit: float = 0.0
-    """The score of a pair, without bounds."""
+    """Raw score of a pair, unbounded."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class States:
-    """What the model gives for N texts or pairs, in input order. Of a reranker only `logits` holds values."""
+    """The model's results for N texts or pairs, in input order: `State`, row by row. For a reranker all but
+    `logits` is empty."""
 
     cls: Float32
     """[N, H], not normalised."""
     token_weights: list[Float32]
     """N arrays, [n] for a text of n tokens."""
     token_states: list[Float32] = field(default_factory=list)
-    """N arrays, [n, H] for a text of n tokens; empty unless asked for."""
+    """N arrays, [n, H] for a text of n tokens; empty unless they were requested."""
     logits: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
-    """[N]."""
+    """Raw scores, [N]; empty for an embedding model."""
 
     def __len__(self) -> int:
         return len(self.token_weights) or len(self.logits)
@@ -70,7 +76,8 @@ class States:
         )
 
     def finite(self) -> Bool:
-        """[N]: whether all values of a text are finite. A zero vector has no direction, so it counts as not finite."""
+        """Which texts have usable results, [N]: all values are finite, and `cls` is not a zero vector, which
+        has no direction."""
         if not self.token_weights:
             return np.isfinite(self.logits)
         good: Bool = np.asarray(np.isfinite(self.cls).all(axis=1) & self.cls.any(axis=1))
@@ -80,7 +87,7 @@ class States:
         return good
 
     def rows(self, rows: Int64) -> States:
-        """Those of some texts, in the order of `rows`."""
+        """The results of some texts, in the order of `rows`."""
         chosen = rows.tolist()
         return States(
             self.cls[rows] if len(self.cls) else self.cls,
@@ -106,10 +113,10 @@ class Engine:
 
         Args:
             session: runs batches.
-            variant: how texts of one run are laid out, and what the graph gives.
+            variant: what the manifest says about the graph.
             width: values of a state, H.
-            budget: tokens and attention scores of one run; by default what suits the variant.
-            cost: of runs, for the planner.
+            budget: limits of one run; the default depends on the variant.
+            cost: of runs on a CPU, for the planner.
         """
         self.session = session
         self.variant = variant
@@ -119,16 +126,17 @@ class Engine:
 
     @property
     def workers(self) -> int:
-        """Runs that may go on at the same time."""
+        """How many runs can go on at the same time."""
         return self.session.workers
 
     @property
     def gives_token_states(self) -> bool:
-        """The graph can give the states of all tokens. Graphs of bundles built before 2026-11-27 cannot."""
+        """Whether the graph can give the states of all tokens. In bundles built before 2026-11-27 it
+        cannot."""
         return self.variant.outputs == STATES
 
     def plan(self, lengths: Sequence[int]) -> Plan:
-        """Which texts, of so many tokens each, run together."""
+        """Which of these texts run together, by the number of tokens of each."""
         return plan_runs(
             lengths, self.variant, self.budget, self.workers, self.cost, on_cpu=self.session.provider == "cpu"
         )
@@ -145,12 +153,12 @@ class Engine:
 
         Args:
             ids: token ids of each text, [n], special tokens included.
-            token_states: give the states of all tokens: 25 MB for a text of 8192 tokens at a width of 768.
-            done: told how many texts are done, as runs end.
-            lap: told when a stage ends.
+            token_states: return the states of all tokens too: 25 MB for a text of 8192 tokens and H = 768.
+            done: called after each run with its number of texts.
+            lap: called when a stage ends.
 
         Raises:
-            NonFiniteOutputError: with the index of the first text whose results are not finite.
+            NonFiniteOutputError: with the index of the first text whose results are not usable.
             EngineError: a run failed.
         """
         states = self.run_unchecked(ids, token_states=token_states, done=done, lap=lap)
@@ -169,7 +177,8 @@ class Engine:
         done: Callable[[int], object] = lambda count: None,
         lap: Lap = lambda stage: None,
     ) -> States:
-        """`run` without the check: for callers that ask `States.finite` and go on with the texts that are."""
+        """`run` without the check that results are finite, for callers that use `States.finite` to leave
+        single texts out."""
         plan = self.plan([len(one) for one in ids])
         batches = [partial(make_batch, rows, ids, self.variant.flash_from) for rows in plan.groups]
         states = self._empty(len(ids), token_states)
@@ -184,15 +193,19 @@ class Engine:
     def run_batch(
         self, ids: Sequence[Int64], share: Share = "any", owner: object = None, *, token_states: bool = False
     ) -> list[State | GteError]:
-        """Run texts of one planned group in one run: for hosts that schedule runs themselves, as the server does.
+        """Run texts as one batch, for callers that schedule runs themselves, as the server does.
 
-        A batch that fails is halved until the texts that fail are alone. A failing text has its error in the list.
+        A batch that fails is halved until each text that fails is alone; the others get their results.
 
         Args:
-            ids: token ids of each text. Of texts that a plan did not put together, results may depend on the others.
+            ids: token ids of each text. They must be grouped as a plan does it: in a ragged graph, texts of
+                `flash_from` tokens or more run only with texts of the same length.
             share: how many processors the run gets.
-            owner: whose run it is, for `stop`.
-            token_states: give the states of all tokens.
+            owner: any object that identifies the caller, for `stop`.
+            token_states: return the states of all tokens too.
+
+        Returns:
+            For each text its state, or its error.
         """
         batch = make_batch(np.arange(len(ids)), ids, self.variant.flash_from)
 
@@ -200,7 +213,7 @@ class Engine:
             return self.session.run(part, share, owner, states=token_states)
 
         outcomes: list[State | GteError] = []
-        for part, outcome in run_halved(run, batch, _may_be_one_texts_fault):
+        for part, outcome in run_halved(run, batch, _halving_may_help):
             if isinstance(outcome, EngineError):
                 outcomes += [outcome] * len(part.rows)
                 continue
@@ -211,11 +224,11 @@ class Engine:
         return outcomes
 
     def stop(self, owner: object) -> None:
-        """Stop the runs of an owner; they raise Cancelled."""
+        """Stop all runs of an owner. They raise Cancelled."""
         self.session.stop(owner)
 
     def close(self) -> None:
-        """Stop what runs and give memory back. Further runs raise Cancelled."""
+        """Stop all runs and release the memory. Later runs raise Cancelled."""
         self.session.close()
 
     def _empty(self, count: int, token_states: bool) -> States:
@@ -230,7 +243,7 @@ class Engine:
 
 
 def _put(states: States, rows: Sequence[int], batch: Batch, outputs: Outputs) -> None:
-    """Put the outputs of a batch into the places of its texts."""
+    """Write the outputs of a batch to the rows of its texts."""
     if len(states.logits):
         states.logits[rows] = outputs.logits
         return
@@ -243,6 +256,6 @@ def _put(states: States, rows: Sequence[int], batch: Batch, outputs: Outputs) ->
             states.token_states[row] = vectors
 
 
-def _may_be_one_texts_fault(error: EngineError) -> bool:
-    """Not where whoever runs the engine stopped the run, or where no run can succeed."""
+def _halving_may_help(error: EngineError) -> bool:
+    """Not after a run that was stopped on purpose, nor in a forked process, where no run succeeds."""
     return not isinstance(error, (Cancelled, ForkedProcessError))

@@ -1,7 +1,7 @@
-"""Runs a batch and, where that fails, its halves, and theirs, down to single texts. Pure but for the run itself.
+"""Runs a batch and, where that fails, its halves, down to single texts. Pure but for the run itself.
 
-Two things need it: a GPU that has no room for a batch has room for a part of it, and a batch that fails because of one text
-need not fail the others.
+There are two uses. A batch that does not fit into a GPU's memory is run in parts that do. And where one text
+makes a batch fail, the other texts still get their results.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def run_halved(
     Args:
         run: one batch.
         batch: the texts.
-        halve_on: whether halves may fare better after this error. Where not, it is the outcome of the whole part.
+        halve_on: whether halves may fare better after this error. Where not, it is the outcome of the whole
+            part.
     """
     return _run(run, batch, halve_on, False)
 

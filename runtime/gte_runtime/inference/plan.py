@@ -1,7 +1,9 @@
-"""Lengths in, groups of texts that run together out. Pure: this module knows no tokens and no device.
+"""The planner: which texts run together. Lengths in, groups out. Pure: this module knows no tokens and no
+device.
 
-Which way a text takes through attention follows from its own length, never from its neighbours: the two ways differ in the
-last bit, and a text must get the same bits alone and in any batch. So a plan decides speed and memory, never results.
+A plan decides speed and memory, never results. A ragged graph has two paths through attention, whose results
+differ in the last bit. For batch invariance a text's own length alone decides its path, whatever else is in
+its batch.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ from .cost import Cost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What one run may take. Bounds memory and, through cache sizes, speed; never results."""
+    """Limits of one run. They bound memory and affect speed, never results."""
 
     max_tokens: int = 8192
-    """Tokens of one run, padding included where there is any. One text may be longer by itself."""
+    """Tokens of one run, padding included. A text with more tokens runs alone."""
     max_scores: int = 4 * 2**20
-    """Attention scores held at a time, per head: B x S^2. 4 Mi are 16 MB a head in float32."""
+    """Attention scores per head, B x S² for B texts of at most S tokens: 4 Mi are 16 MB a head in float32."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "max_scores"):
@@ -35,8 +37,8 @@ class Budget:
 
 
 SMALLEST_PACKED = 4096
-"""Tokens of one run on a GPU below which another device does not help: an H100 runs them at 0.7 of its best throughput
-(benchmarks/NOTES-gpu.md)."""
+"""The fewest tokens of a run for which work is spread over several GPUs: an H100 reaches 0.7 of its best
+throughput with them (docs/decisions/shapes-and-cuda-graphs.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +46,15 @@ class Plan:
     """Which texts run together, and how."""
 
     groups: list[Int64]
-    """Positions of the texts of each run, the most expensive run first: it shows the peak of memory at once, and the remaining
-    time shrinks steadily."""
+    """Positions of the texts of each run. The most expensive run is first: memory peaks at once, and the
+    estimate of the remaining time does not jump at the end."""
     on_all: int
-    """So many of the first runs go one after the other, each on all processors; the rest at the same time, each on one processor
-    or one device."""
+    """How many of the first groups run one after the other, each on all processors. The others run at the
+    same time, each on one processor or one device."""
 
 
 def budget_at_the_same_time(budget: Budget, tokens: int, workers: int, cost: Cost = Cost()) -> Budget:
-    """The budget of each run on a CPU when this many tokens are spread over workers that run at the same time."""
+    """The budget of each run on a CPU when `workers` runs share `tokens` tokens and one budget."""
     even = -(-tokens // workers)
     share = min(even if even >= cost.smallest_share(workers) else tokens, cost.cache_tokens)
     return Budget(
@@ -61,16 +63,26 @@ def budget_at_the_same_time(budget: Budget, tokens: int, workers: int, cost: Cos
 
 
 def budget_of_each_device(budget: Budget, tokens: int, devices: int) -> Budget:
-    """The budget of each run on GPUs: every device gets some of the work, as long as a run is large enough to be worth its start."""
+    """The budget of each run on GPUs, so that `tokens` tokens are spread over all devices; but no run is made
+    smaller than SMALLEST_PACKED for that."""
     share = max(-(-tokens // devices), SMALLEST_PACKED)
     return Budget(max_tokens=min(budget.max_tokens, share), max_scores=budget.max_scores)
 
 
 def plan_ragged(lengths: Sequence[int], flash_from: int, budget: Budget, cost: Cost = Cost()) -> list[Int64]:
-    """Group texts for ragged runs; each group is an array of positions in the input.
+    """Group texts for ragged runs.
 
-    Texts below `flash_from` tokens share runs with texts of close lengths: which, is what costs
-    least. Longer ones run with others of exactly their length, or alone.
+    Texts of fewer than `flash_from` tokens are grouped with texts of similar lengths, so that the runs cost
+    least. Longer ones run with texts of exactly the same length, or alone.
+
+    Args:
+        lengths: tokens of each text.
+        flash_from: the variant's.
+        budget: of one run.
+        cost: of runs.
+
+    Returns:
+        For each run the positions of its texts in `lengths`.
     """
     sizes = np.asarray(lengths, np.int64)
     order = np.argsort(sizes, kind="stable")
@@ -86,7 +98,8 @@ def plan_ragged(lengths: Sequence[int], flash_from: int, budget: Budget, cost: C
 
 
 def _cheapest(order: Int64, sizes: Int64, budget: Budget, cost: Cost) -> list[Int64]:
-    """Split texts, sorted by length, where it costs least. Dynamic programming over the lengths that occur."""
+    """The cheapest way to split texts, sorted by length, into groups: dynamic programming over the lengths
+    that occur."""
     distinct, starts = np.unique(sizes[order], return_index=True)
     bounds = [*starts.tolist(), len(order)]
     total = np.concatenate(([0], np.cumsum(sizes[order]))).tolist()
@@ -109,7 +122,7 @@ def _cheapest(order: Int64, sizes: Int64, budget: Budget, cost: Cost) -> list[In
 
 
 def _pieces(group: Int64, sizes: Int64, budget: Budget) -> list[Int64]:
-    """A group in runs within the budget, as even as can be."""
+    """A group, split evenly into as few runs as the budget allows."""
     tokens, scores = int(sizes[group].sum()), len(group) * int(sizes[group[-1]]) ** 2
     fewest = max(-(-tokens // budget.max_tokens), -(-scores // budget.max_scores))
     for runs in range(fewest, len(group)):
@@ -130,15 +143,16 @@ def _fits(piece: Int64, sizes: Int64, budget: Budget) -> bool:
 
 
 def runs_on_all(costs: Sequence[float], workers: int, all_threads: float) -> int:
-    """How many runs, of costs in falling order, to give all processors, one after the other, before the rest go at the same time.
+    """How many of the first runs to run one after the other on all processors, before the others run at the
+    same time.
 
-    Runs at the same time have the higher throughput, until the last of them leaves processors idle; one long text alone is
-    fastest on all of them.
+    Runs at the same time have the higher throughput, but at the end some processors are idle. A single long
+    text takes least time on all processors.
 
     Args:
-        costs: of the runs, the largest first.
+        costs: of the runs, in descending order.
         workers: processors.
-        all_threads: throughput of one run on all processors, as a share of that of `workers` runs at the same time.
+        all_threads: as in `Cost`.
     """
     if workers == 1:
         return 0
@@ -151,7 +165,7 @@ def runs_on_all(costs: Sequence[float], workers: int, all_threads: float) -> int
 
 
 def _makespan(costs: Sequence[float], workers: int) -> float:
-    """When the last of runs is done that workers take one after the other."""
+    """When the last run ends if each worker takes the next run as soon as it is free."""
     busy = [0.0] * workers
     for cost in costs:
         heapq.heapreplace(busy, busy[0] + cost)
@@ -159,9 +173,11 @@ def _makespan(costs: Sequence[float], workers: int) -> float:
 
 
 def plan_packed(lengths: Sequence[int], budget: Budget) -> list[Int64]:
-    """Group texts for packed runs, the longest first. Attention takes any lengths in one run, so only tokens count.
+    """Group texts for packed runs, the longest first. Attention takes any mix of lengths, so only the number
+    of tokens limits a run.
 
-    Neighbours in length run together all the same: the grid of the attention kernel is as long as the longest.
+    Texts of similar lengths run together nevertheless: the attention kernel launches as many thread blocks
+    for every text as for the longest.
     """
     groups: list[list[int]] = []
     tokens = 0
@@ -176,7 +192,7 @@ def plan_packed(lengths: Sequence[int], budget: Budget) -> list[Int64]:
 
 
 def plan_padded(lengths: Sequence[int], budget: Budget) -> list[Int64]:
-    """Group texts for padded runs, sorted by length so that little is padded."""
+    """Group texts for padded runs, sorted by length so that there is little padding."""
     groups: list[list[int]] = []
     for row in np.argsort(np.asarray(lengths, np.int64), kind="stable").tolist():
         # Sorted, so this length is the longest of its group.
@@ -195,11 +211,11 @@ def plan_runs(
 
     Args:
         lengths: tokens of each text.
-        variant: decides how texts of one run are laid out.
+        variant: says whether its graph is ragged, packed or padded.
         budget: of one run.
-        workers: runs that may go on at the same time: processors, or GPUs.
-        cost: of runs on a CPU.
-        on_cpu: one run can use the processors of all workers.
+        workers: how many runs can go on at the same time: processors, or GPUs.
+        cost: of ragged runs.
+        on_cpu: workers are processors, of which one run can use all.
     """
     if variant.batch == "padded":
         groups = plan_padded(lengths, budget)[::-1]
@@ -211,7 +227,7 @@ def plan_runs(
     tokens = [sum(lengths[row] for row in group) for group in groups]
     costs = [cost.of(len(g), t, max(lengths[row] for row in g)) for g, t in zip(groups, tokens, strict=True)]
     order = sorted(range(len(groups)), key=lambda i: -costs[i])
-    # Runs at the same time share the budget of one.
+    # Runs at the same time share the budget of one, so larger ones run alone.
     large = sum(t > budget.max_tokens // workers for t in tokens)
     return Plan(
         [groups[i] for i in order],

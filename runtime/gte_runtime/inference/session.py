@@ -11,51 +11,56 @@ from ..arrays import Float32
 from .batch import Batch
 
 Share = Literal["one", "any", "all", "extra"]
-"""Of the processors, for one run: one; all if they are free and else one; all, after waiting for them; or a
-share of those that others compute on, for a short run that should not wait for long ones."""
+"""How many processors a run gets.
+
+"one": one. "any": all if they are free, otherwise one. "all": all, after waiting for them. "extra": one that
+other runs use too, for a short run that must not wait for long ones."""
 
 NOTHING: Float32 = np.zeros(0, np.float32)
+"""For outputs that a graph does not give, or that were not fetched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a run gives, float32."""
+    """The outputs of a run of B texts with T tokens in all, float32."""
 
     cls: Float32
-    """States of the first tokens, [B, H], not normalised."""
+    """States of the first tokens after the last layer, [B, H], not normalised; empty for a reranker."""
     token_weights: Float32
-    """After ReLU, for all tokens of the batch in a row, [T]."""
+    """Sparse weights of all tokens after ReLU, [T]; empty for a reranker."""
     logits: Float32 = field(default_factory=lambda: NOTHING)
-    """Of a reranker, [B]; its other two are empty."""
+    """Raw scores of a reranker, [B]; empty for other models."""
     token_states: Float32 = field(default_factory=lambda: NOTHING)
-    """After the last layer, for all tokens of the batch in a row, [T, H]; empty unless asked for."""
+    """States of all tokens after the last layer, [T, H]; empty unless they were requested."""
 
 
 class Session(Protocol):
-    """Runs one batch at a time for each caller. The engine knows nothing else about a device."""
+    """Runs batches. This is all that the engine knows about a device. Safe to use from several threads."""
 
     provider: str
     """"cpu", "cuda" or "tensorrt"."""
     workers: int
-    """Runs that may go on at the same time: on a CPU one for each processor, otherwise one for each device."""
+    """How many runs can go on at the same time: the number of processors, or of GPUs."""
 
     def run(
         self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
     ) -> Outputs:
-        """Run a batch.
+        """Run a batch and wait for its outputs.
 
         Args:
             batch: the texts.
-            share: how many processors it gets. Of no effect on GPUs.
-            owner: whose run it is, for `stop`.
+            share: how many processors the run gets. Without effect on GPUs.
+            owner: any object that identifies the caller, for `stop`.
             states: fetch `token_states` too.
 
         Raises:
-            EngineError: and its kinds.
+            Cancelled: the run was stopped, or the session is closed.
+            OutOfMemory: even a single text does not fit.
+            EngineError: the run failed otherwise.
         """
 
     def stop(self, owner: object) -> None:
-        """Stop all runs of an owner; they raise Cancelled."""
+        """Stop all runs of an owner. They raise Cancelled."""
 
     def close(self) -> None:
-        """Stop what runs and give memory back. Further runs raise Cancelled."""
+        """Stop all runs and release the memory. Later runs raise Cancelled."""

@@ -1,4 +1,5 @@
-"""Runs planned batches: some one after the other on all processors, the others at the same time."""
+"""Runs the batches of a plan: the first ones one after the other on all processors, the others at the same
+time."""
 
 from __future__ import annotations
 
@@ -12,21 +13,23 @@ from .batch import Batch
 from .session import Outputs, Session
 
 Make = Callable[[], Batch]
+"""Makes a batch just before it runs, so that few of them are in memory."""
 
 
 def run_all(
     session: Session, batches: Sequence[Make], on_all: int, *, states: bool = False
 ) -> Iterator[tuple[int, Batch, Outputs]]:
-    """(position, batch, outputs) of every batch, in the order in which they are done.
+    """Run batches and yield (position, batch, outputs) of each as it ends.
 
     Args:
-        session: where they run.
-        batches: how to make each; made when its turn comes, so that memory holds few of them.
-        on_all: so many of the first get all processors; a single batch takes those that are free.
+        session: runs them.
+        batches: in the order of the plan.
+        on_all: how many of the first wait for all processors. A single batch does not wait; it takes all if
+            they are free.
         states: fetch the states of all tokens too.
 
     Raises:
-        EngineError: of the first run that fails; the others are stopped.
+        EngineError: a run failed. The others are stopped.
     """
     if len(batches) == 1 or session.workers == 1:
         on_all = len(batches)
@@ -40,7 +43,7 @@ def run_all(
 def _at_the_same_time(
     session: Session, batches: Sequence[Make], first: int, states: bool
 ) -> Iterator[tuple[int, Batch, Outputs]]:
-    """The caller's thread waits, so that it can be interrupted."""
+    """Each run is in a thread of its own. The caller's thread only waits, so that Ctrl-C interrupts it."""
     left = iter(range(first, len(batches)))
     done: SimpleQueue[Any] = SimpleQueue()
     owner, lock, stopped = object(), threading.Lock(), threading.Event()
@@ -73,6 +76,6 @@ def _at_the_same_time(
     finally:
         stopped.set()
         while any(worker.is_alive() for worker in workers):
-            session.stop(owner)  # again and again: a run may begin between the flag and the stop
+            session.stop(owner)  # repeated: a run may begin between `stopped.set` and this call
             for worker in workers:
                 worker.join(0.05)

@@ -1,1 +1,2 @@
-"""One thin module per framework or store. None is imported by the package; each imports its framework itself."""
+"""One thin module for each framework or store. The package imports none of them; each imports its framework
+itself."""

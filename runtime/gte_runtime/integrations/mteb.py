@@ -1,12 +1,12 @@
-"""Models for mteb's evaluations: dense, sparse and hybrid retrieval, and reranking.
+"""Models for evaluations with mteb: dense, sparse and hybrid retrieval, and reranking.
 
     import mteb
     from gte_runtime.integrations.mteb import GteEncoder
 
     mteb.evaluate(GteEncoder("gte-multilingual-base"), mteb.get_tasks(tasks=["STS12"]))
 
-mteb brings PyTorch along, so it belongs in an environment of its own: pip install mteb 'gte-runtime[cpu]'.
-Here it is asked for one thing, the description of a model; arrays are numpy's.
+mteb depends on PyTorch, so install it in an environment of its own: pip install mteb 'gte-runtime[cpu]'. This
+module needs it only to describe a model; arrays are numpy's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..scoring import cut_and_normalise
 from ..version import __version__
 
 QUERY = "query"
-"""mteb's name for one kind of text, and that of the prompt which models have for it."""
+"""mteb's name for queries, and the name of the prompt that models have for them."""
 
 
 class GteEncoder:
@@ -45,7 +45,7 @@ class GteEncoder:
 
         Args:
             model_name: a bundle directory, or the name of a shipped or pulled model.
-            revision: only recorded.
+            revision: recorded in the results, without other effect.
             device: None or "cpu", or "cuda".
             dim: cut vectors to this many values.
             options: of `Embedder.open`.
@@ -55,7 +55,7 @@ class GteEncoder:
         self._revision = revision
 
     def encode(self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **_: Any) -> Float32:
-        """[N, dim] for all texts of all batches, planned together."""
+        """Vectors of the texts of all batches, [N, dim]. All texts are planned together."""
         dense = _encode(
             self.gte, _texts(inputs), _is_query(prompt_type), dense=True, sparse=False, dim=self.dim
         ).dense
@@ -63,11 +63,11 @@ class GteEncoder:
         return dense
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Float32:
-        """Cosines of all pairs, [N, M]."""
+        """Cosines of every row with every row, [N, M]."""
         return _unit(embeddings1) @ _unit(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Float32:
-        """Cosines of rows with rows, [N]."""
+        """Cosines of row i with row i, [N]."""
         pairwise: Float32 = np.einsum("ij,ij->i", _unit(embeddings1), _unit(embeddings2))
         return pairwise
 
@@ -79,8 +79,9 @@ class GteEncoder:
 class GteSearch:
     """Sparse or hybrid retrieval: mteb's SearchProtocol.
 
-    score = dense_weight x cosine + sparse_weight x sum of products over shared tokens, over all documents and exactly.
-    (The paper adds the scores of two result lists, in which a document that one of them lacks has 0 for it.)
+    score = dense_weight x cosine + sparse_weight x sum of products over shared tokens, computed exactly for
+    all documents. (The paper adds the scores of two result lists instead; there a document that is in one
+    list only has 0 for the other.)
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class GteSearch:
         dim: int | None = None,
         **options: Any,
     ) -> None:
-        """As `GteEncoder`. Weights: the paper searches sparse ones of 0.001 to 0.01 for a dense one of 1; (0, 1) is sparse alone."""
+        """Open a bundle. Arguments are those of `GteEncoder`, and two weights: with dense_weight=0 retrieval
+        is sparse, with sparse_weight=0 dense. The paper tries sparse weights of 0.001 to 0.01 with a dense
+        one of 1."""
         self.gte = Embedder.open(model_name, provider=device or "cpu", **options)
         self.dense_weight, self.sparse_weight, self.dim = dense_weight, sparse_weight, dim
         self._revision = revision
@@ -125,7 +128,7 @@ class GteSearch:
         top_ranked: Mapping[str, list[str]] | None = None,
         **_: Any,
     ) -> dict[str, dict[str, float]]:
-        """{query id: {document id: score}} of the best documents; of those in `top_ranked`, where it is given."""
+        """{query id: {document id: score}} of the best documents, only of those in `top_ranked` if given."""
         rows = list(queries)
         out = self._run([str(row["text"]) for row in rows], query=True)
         places = {document: place for place, document in enumerate(self._ids)}
@@ -141,7 +144,7 @@ class GteSearch:
         return results
 
     def _scores(self, out: Embeddings, n: int) -> NDArray[np.float64]:
-        """Of all documents for one query."""
+        """Scores of all documents for query `n`, float64 [documents]."""
         scores = np.zeros(len(self._ids))
         if out.dense is not None and self._dense is not None:
             scores += self.dense_weight * (self._dense @ out.dense[n])
@@ -188,7 +191,7 @@ class GteReranker:
     def predict(
         self, inputs1: Iterable[Mapping[str, Any]], inputs2: Iterable[Mapping[str, Any]], **_: Any
     ) -> Float32:
-        """[N], without sigmoid."""
+        """Raw scores, [N]."""
         return self.gte.score(
             list(zip(_texts(inputs1), _texts(inputs2), strict=True)), max_length=self.max_length
         )
@@ -210,7 +213,7 @@ def _texts(batches: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _document(row: Mapping[str, Any]) -> str:
-    """Title and text, as mteb puts them together for encoders."""
+    """Title and text, joined as mteb does it for encoders."""
     return f"{row.get('title') or ''} {row['text']}".strip()
 
 
@@ -223,12 +226,14 @@ def _unit(vectors: Any) -> Float32:
 
 
 def _meta(gte: Embedder | Reranker, revision: str | None, kind: str, dim: int | None) -> Any:
-    from mteb.models.model_meta import ModelMeta
+    from mteb.models.model_meta import ModelMeta  # here, since mteb is no dependency of this package
 
     _, _, commit = gte.manifest.origin.partition("@")
+    # mteb stores results by this name, so models that differ in their variant need different ones.
+    variant = gte.engine.variant.graph.removesuffix(".onnx")
     return ModelMeta(
         loader=None,
-        name=f"gte-runtime/{gte.manifest.model}-{gte.info['variant']}",
+        name=f"gte-runtime/{gte.manifest.model}-{variant}",
         revision=revision or commit or gte.manifest.source[:12],
         release_date=None,
         languages=None,

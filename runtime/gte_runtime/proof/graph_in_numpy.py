@@ -1,12 +1,12 @@
-"""Runs a graph operator by operator in numpy: slow, obvious, and on any machine.
+"""The graph evaluator: runs a graph operator by operator in numpy, slowly and on any machine.
 
-`cuda-fp16` consists of operators that no CPU has kernels for, and bundles are built on machines
-without a GPU. So its graph is judged here, as it will run: every operator computes in float32 from
-its documentation and rounds its result once, to the type the graph asks for, which is how the
-kernels do it. Weights come from the weight files, through the graph's own pointers.
+The graph of `cuda-fp16` has operators without a CPU kernel, and bundles are built on machines without a GPU.
+So it is checked here. Every operator is written from its documentation; it computes in float32 and rounds its
+result once, to the type in the graph, as the CUDA kernels do. Weights are read from the weight files through
+the pointers in the graph.
 
 Documentation: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md and
-https://onnx.ai/onnx/operators/. Only what graphs of kind `packed` consist of is here.
+https://onnx.ai/onnx/operators/. Only the operators of packed graphs are here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import erf, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,9 +37,7 @@ from ..format.graph import (
 )
 from ..format.protobuf import all_of, fields, integer, message, text
 from ..inference.batch import Batch, packed_inputs
-
-if TYPE_CHECKING:
-    from ..inference.session import Outputs, Share
+from ..inference.session import NOTHING, Outputs, Share
 
 Array = NDArray[Any]
 
@@ -58,18 +56,21 @@ DTYPES = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16}
 
 @dataclass(frozen=True, slots=True)
 class Node:
+    """One operator of a graph."""
+
     operator: str
+    """Name, after its domain and "::" where that is not ONNX's own."""
     inputs: tuple[str, ...]
-    """Empty names stand for optional inputs that are absent."""
+    """An empty name is an optional input that is absent."""
     outputs: tuple[str, ...]
     attributes: dict[str, Any]
 
 
 class Evaluator:
-    """One graph. What runs is exactly what the file says: names, pointers, attributes."""
+    """One graph, run as its file says: names, pointers to weights, attributes."""
 
     def __init__(self, graph: bytes, folder: Path) -> None:
-        """Raises BundleError when the graph holds an operator that is not known here."""
+        """Read a graph and its weights. Raises BundleError for an operator that is not implemented here."""
         body = next(message(value) for field, value in fields(graph) if field == MODEL_GRAPH)
         self._nodes = [_node(node) for node in all_of(body, GRAPH_NODE)]
         self._weights = dict(_initializer(tensor, folder) for tensor in all_of(body, GRAPH_INITIALIZER))
@@ -90,7 +91,7 @@ class Evaluator:
 
 
 class NumpySession:
-    """A `session.Session` on the evaluator."""
+    """A `Session` on the evaluator."""
 
     provider = "cpu"
     workers = 1
@@ -101,8 +102,6 @@ class NumpySession:
     def run(
         self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
     ) -> Outputs:
-        from ..inference.session import NOTHING, Outputs
-
         if self._evaluator is None:
             raise Cancelled("this engine is closed")
         found = self._evaluator.run(packed_inputs(batch))
@@ -111,7 +110,7 @@ class NumpySession:
         return Outputs(cls, weights, logits, given)
 
     def stop(self, owner: object) -> None:
-        """A run is not interrupted."""
+        """Does nothing: these runs cannot be interrupted."""
 
     def close(self) -> None:
         self._evaluator = None
@@ -129,7 +128,7 @@ def _node(data: bytes) -> Node:
 def _attribute(data: bytes) -> tuple[str, Any]:
     found = dict(fields(data))
     kind = integer(found[ATTRIBUTE_KIND])
-    value: Any = None  # other kinds are not in our graphs, and a kernel that needs one fails
+    value: Any = None  # packed graphs have no attributes of other kinds
     if kind == 1:
         value = struct.unpack("<f", message(found[ATTRIBUTE_FLOAT]))[0]
     elif kind == 2:
@@ -161,7 +160,7 @@ def _initializer(data: bytes, folder: Path) -> tuple[str, Array]:
         file.seek(0, os.SEEK_END)
         if place.offset + place.length > file.tell():
             raise BundleError(f"{name[:80]} lies outside of {place.file}")
-    # Mapped, so that a table of half a gigabyte costs the rows that are read.
+    # Mapped, so that only the rows that are used are read: the embedding table alone takes half a gigabyte.
     return name, np.memmap(folder / place.file, _dtype(found), "r", place.offset, tuple(dims))
 
 
@@ -178,7 +177,7 @@ def _wide(x: Array) -> Array:
 
 
 def _rounded(value: Array, like: Array) -> Array:
-    """One rounding, at the end of an operator."""
+    """The result of an operator, rounded to the type of its input."""
     return value.astype(like.dtype)
 
 
@@ -259,7 +258,7 @@ def _skip_layer_normalization(
 
 
 def _bias_split_gelu(node: Node, x: Array, bias: Array) -> Array:
-    """`left x gelu(right)`, after the bias is added."""
+    """left x gelu(right), where left and right are the halves of x + bias."""
     if x.shape[-1] not in SPLIT_GELU_WIDTHS:
         raise ValueError(f"BiasSplitGelu has no kernel for a width of {x.shape[-1]}")
     left, right = np.split(_wide(x) + _wide(bias), 2, -1)
@@ -267,7 +266,7 @@ def _bias_split_gelu(node: Node, x: Array, bias: Array) -> Array:
 
 
 def _rotary_embedding(node: Node, x: Array, positions: Array, cos: Array, sin: Array) -> Array:
-    """Dimension i of a head is turned with i + d/2. The kernel computes in the type of its input."""
+    """RoPE: dimension i of a head is paired with i + d/2. The kernel computes in the type of its input."""
     heads = node.attributes["num_heads"]
     if positions.size and not 0 <= positions.min() <= positions.max() < len(cos):
         raise IndexError(f"positions of {positions.min()} to {positions.max()}, the table has {len(cos)}")
@@ -279,11 +278,12 @@ def _rotary_embedding(node: Node, x: Array, positions: Array, cos: Array, sin: A
 def _packed_attention(
     node: Node, query: Array, key: Array, value: Array, bias: Array | None, token_offset: Array, bounds: Array
 ) -> Array:
-    """Every text attends to itself. Rows behind the last bound are not written by the kernel: here they are not numbers."""
+    """Each text attends to itself. The kernel does not write rows after the last bound; here they are NaN."""
     heads, width = node.attributes["num_heads"], query.shape[-1]
     if query.ndim != 2 or query.shape != key.shape or bias is not None:
         raise ValueError(
-            f"PackedMultiHeadAttention of query {query.shape}, key {key.shape}, with{'out' * (bias is None)} bias"
+            f"PackedMultiHeadAttention of query {query.shape}, key {key.shape}, "
+            f"with{'out' * (bias is None)} bias"
         )
     texts, longest = token_offset.shape
     if (
@@ -325,7 +325,7 @@ def _exact_gelu(x: Array) -> Array:
 
 
 SPLIT_GELU_WIDTHS = (2560, 5120, 6144, 10240, 12288)
-"""Last dimensions for which BiasSplitGelu has a kernel, in onnxruntime-gpu 1.27 to 1.31."""
+"""Sizes of the last dimension for which BiasSplitGelu has a kernel, in onnxruntime-gpu 1.27 to 1.31."""
 
 KERNELS: dict[str, Callable[..., Any]] = {
     "Add": _add,

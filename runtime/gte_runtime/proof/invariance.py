@@ -1,9 +1,9 @@
-"""Whether a text gets the same bits alone and in company: here, with this ONNX Runtime.
+"""Measures batch invariance: whether a text gets the same bits alone and in any batch.
 
-The planner does its part (`batching`), but kernels have the last word: one that goes another way
-about a product of few rows rounds its sums in another order. So it is measured, with texts of few and
-of more tokens, alone and together, on all processors and on one, and remembered for the bundle, the
-processor, the number of threads and the version of ONNX Runtime.
+`inference.plan` never lets other texts change how a text is computed. But a kernel may compute a product of
+few rows in another way than one of many, and then sums are rounded in another order. So batch invariance is
+measured on the machine: texts of few and of more tokens run alone and in batches, on all processors and on
+one. The result holds for this bundle, processor, number of threads and version of ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ from ..scoring import cut_and_normalise
 Ids = NDArray[np.int64]
 
 LENGTHS = (2, 3, 5, 8, 13, 21, 34)
-"""Tokens of the texts. The first is the fewest a text can have; kernels with a way of their own for few rows have it below some twenty."""
+"""Tokens of the texts. 2 is the fewest a text can have; kernels that treat few rows differently do so below
+about 20 rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invariance:
-    """What holds for one variant here."""
+    """Batch invariance of one variant on this machine."""
 
     promised: bool
-    """The variant is made for equal bits."""
+    """The variant is made to be batch-invariant."""
     difference: float | None
-    """Largest Euclidean distance of a normalised vector to that of the text alone (of a reranker's score and of token weights the
-    difference, as a share of what is above 1); 0.0 where all bits agree, None where it was not measured."""
+    """How far results in a batch differ at most from those of the text alone; 0.0 where all bits agree, None
+    where it was not measured.
 
-    def facts(self) -> dict[str, bool | float | None]:
-        """As `info` shows it."""
+    For normalised vectors it is the Euclidean distance. For token weights and for the scores of a reranker it
+    is the difference, divided by the largest value where that is above 1."""
+
+    def as_info(self) -> dict[str, bool | float | None]:
+        """The two entries of `Embedder.info`."""
         return {
             "batch_invariant": self.promised and self.difference == 0,
             "batch_difference": self.difference,
@@ -44,41 +48,41 @@ class Invariance:
 
 
 def measure(session: Session, variant: Variant, ids: Sequence[int]) -> float:
-    """The difference of `Invariance`: run texts alone and in company and compare.
+    """Run texts alone and in batches and compare: the value of `Invariance.difference`.
 
     Args:
-        session: of the variant.
-        variant: what it promises.
-        ids: tokens to make the texts of.
+        session: runs the variant.
+        variant: what the manifest promises about the graph.
+        ids: token ids to make texts from.
     """
     texts = [
         np.resize(np.asarray(ids, np.int64), length) for length in LENGTHS if length < variant.flash_from
     ]
-    largest = _largest(session, variant, texts, _companies(len(texts)))
+    largest = _largest(session, variant, texts, _batches(len(texts)))
     if variant.batch == "ragged":
         equal = [np.resize(np.asarray(ids, np.int64)[::step], variant.flash_from) for step in (1, -1)]
         largest = max(largest, _largest(session, variant, equal, [([0, 1], "one")]))
     return largest
 
 
-def _companies(count: int) -> list[tuple[list[int], Share]]:
-    """Which texts run together and on how many processors."""
+def _batches(count: int) -> list[tuple[list[int], Share]]:
+    """Which of `count` texts run together, and on how many processors."""
     return [(list(range(count)), "all"), (list(range(count))[::-1], "one"), ([0, count - 1, 0], "one")]
 
 
 def _largest(
-    session: Session, variant: Variant, texts: Sequence[Ids], companies: Iterable[tuple[list[int], Share]]
+    session: Session, variant: Variant, texts: Sequence[Ids], batches: Iterable[tuple[list[int], Share]]
 ) -> float:
     alone = [_rows(session, variant, [text], "all")[0] for text in texts]
     return max(
         _difference(variant, alone[i], row)
-        for company, share in companies
-        for i, row in zip(company, _rows(session, variant, [texts[i] for i in company], share), strict=True)
+        for chosen, share in batches
+        for i, row in zip(chosen, _rows(session, variant, [texts[i] for i in chosen], share), strict=True)
     )
 
 
 Row = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""State and token weights of an embedding model; score and nothing of a reranker."""
+"""(state, token weights) of a text, or (score, nothing) of a pair."""
 
 
 def _rows(session: Session, variant: Variant, texts: Sequence[Ids], share: Share) -> list[Row]:

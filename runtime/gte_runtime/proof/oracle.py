@@ -1,7 +1,7 @@
-"""The slow, obvious forward pass, in numpy. It judges every variant when a bundle is built.
+"""The oracle: the encoder's forward pass in plain numpy. A build compares every variant with it.
 
-No cleverness, no batching: one text at a time, one line per line of the formula. Symbols follow
-the authors' code; the sources are upstream's `modeling.py` and the project's notes on the model.
+It runs one text at a time, without any optimisation. Names follow the authors' code, `modeling.py` of
+Alibaba-NLP/new-impl on the hub.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ Float = NDArray[np.floating[Any]]
 
 
 class Reference(NamedTuple):
-    """What the oracle says of one text."""
+    """The oracle's results for one text, or for one pair in a reranker."""
 
     cls: Float
-    """State of token 0, [H], not normalised."""
+    """State of the first token after the last layer, [H], not normalised."""
     token_weights: Float
-    """ReLU of the sparse head for every token, [n]; zeros without a head."""
+    """Sparse weights of all tokens after ReLU, [n]; zeros without a sparse head."""
     hidden: Float
-    """States of all tokens, [n, H]."""
+    """States of all tokens after the last layer, [n, H]."""
     logit: float
-    """What a reranker says of the pair; 0 without a pair head."""
+    """Raw score of a reranker; 0.0 without a pair head."""
     largest: dict[str, Float]
-    """{linear layer: largest magnitude of each of its input channels, [K]; norm: of each channel that it gives, [H]}."""
+    """Largest magnitudes, for int8: {linear layer: of each input channel, [K]; norm: of each output channel,
+    [H]}."""
 
 
 def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type = np.float64) -> Reference:
-    """Run the encoder on the tokens of one text, special tokens included.
+    """Run the encoder on one text.
 
-    float64 by default: its error is then far below that of any variant it judges.
+    Args:
+        checkpoint: config and weights.
+        ids: token ids, [n], special tokens included.
+        dtype: to compute in. In float64 the oracle's own error is far below that of any variant.
     """
     a = checkpoint.config.architecture
 
@@ -62,7 +66,7 @@ def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type =
         h = h + w("embeddings.token_type")[0]
     h = layer_norm(h, "embeddings.norm")
 
-    # The angle is float32 as upstream's is; see rope.py.
+    # Angles are float32, as in the authors' code; see checkpoint/rope.py.
     angle = np.arange(len(ids), dtype=np.float32)[:, None] * checkpoint.config.rope.frequencies()
     cos, sin = np.cos(angle.astype(dtype)), np.sin(angle.astype(dtype))
 
@@ -93,7 +97,7 @@ def _heads(x: Float, heads: int) -> Float:
 
 
 def _rotate(x: Float, cos: Float, sin: Float) -> Float:
-    """RoPE on [heads, n, d]; dimension i pairs with i + d/2."""
+    """RoPE (https://arxiv.org/abs/2104.09864) on [heads, n, d]; dimension i is paired with i + d/2."""
     first, second = np.split(x, 2, axis=-1)
     return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
@@ -108,6 +112,6 @@ _erf = np.frompyfunc(erf, 1, 1)
 
 
 def _gelu(x: Float) -> Float:
-    """The exact form with erf; the tanh form is off by 1e-3."""
+    """GELU in its exact form, with erf. The approximation with tanh differs by up to 1e-3."""
     error: Float = _erf(x / sqrt(2)).astype(x.dtype)
     return 0.5 * x * (1 + error)

@@ -1,4 +1,4 @@
-"""A bundle carries texts with the oracle's answers; here a session's answers are compared with them."""
+"""The self-check: a manifest holds texts with the oracle's results, which a session must reproduce."""
 
 from __future__ import annotations
 
@@ -15,20 +15,29 @@ from ..scoring import cut_and_normalise
 from ..tokenization import Tokenizer, Tokens
 
 WEIGHT_SLACK = 5
-"""Token weights are not normalised; relative to their largest they may differ by this many tolerances."""
+"""Token weights are not normalised. Divided by the largest of a text, or by 1 if that is larger, they may
+differ by this many times the tolerance of vectors."""
 
 
 def self_check(
     manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, *, thorough: bool
 ) -> float:
-    """Compare a session with the manifest; the largest distance of a normalised vector.
+    """Compare a session's results with those in the manifest.
 
     Args:
-        thorough: the long text too.
+        manifest: of the bundle.
+        variant: name of the variant.
+        tokenizer: the bundle's.
+        session: runs the variant.
+        thorough: check texts from `flash_from` tokens on too, which take another path through attention.
+
+    Returns:
+        The largest Euclidean distance of a normalised vector; for a reranker, the largest difference of a
+        score, divided by the score where that is above 1.
 
     Raises:
-        BundleError: the tokenizer gives other ids.
-        SelfCheckFailed: the model gives other vectors or weights.
+        BundleError: the tokenizer gives other token ids.
+        SelfCheckFailed: the model gives other vectors, weights or scores.
     """
     published = manifest.variants[variant]
     checks = [c for c in manifest.self_checks if thorough or len(c.ids) < published.flash_from]
@@ -51,7 +60,7 @@ def self_check(
 def _check_pairs(
     manifest: Manifest, variant: str, tokenizer: Tokenizer, session: Session, thorough: bool
 ) -> float:
-    """The same for a reranker; the largest difference of a logit, as a share of it where it is above 1."""
+    """`self_check` of a reranker."""
     published = manifest.variants[variant]
     checks = [c for c in manifest.pair_checks if thorough or len(c.ids) < published.flash_from]
     _same_ids(
@@ -71,9 +80,9 @@ def _check_pairs(
             worst = max(worst, difference)
             if not difference <= published.tolerance:
                 raise SelfCheckFailed(
-                    f"variant {variant}: a score of the self-check is {logit:.6f}, recorded is {expected:.6f} (allowed "
-                    f"{published.tolerance:.0e}); the weights, the graph or ONNX Runtime changed. Build the bundle again with this "
-                    "ONNX Runtime"
+                    f"variant {variant}: a score of the self-check is {logit:.6f}, recorded is "
+                    f"{expected:.6f} (allowed {published.tolerance:.0e}); the weights, the graph or ONNX "
+                    "Runtime changed. Build the bundle again with this ONNX Runtime"
                 )
     return worst
 
@@ -88,7 +97,7 @@ def _same_ids(encoded: Iterable[Tokens], checks: Iterable[SelfCheck | PairCheck]
 
 
 def _groups(checks: Iterable[SelfCheck | PairCheck], flash_from: int) -> list[NDArray[np.int64]]:
-    """Short texts in one run, each other alone: both ways through the graph."""
+    """Which texts run together: all short ones, and each long one alone. So both paths of attention run."""
     lengths = np.array([len(check.ids) for check in checks])
     short = np.flatnonzero(lengths < flash_from)
     alone = np.flatnonzero(lengths >= flash_from)
@@ -108,8 +117,9 @@ def _compare(
     cosine = float(found @ expected)
     if not difference <= tolerance:
         raise SelfCheckFailed(
-            f"variant {variant}: a vector of the self-check differs from the recorded one by {difference:.1e} (cosine {cosine:.6f}, "
-            f"allowed {tolerance:.0e}); the weights, the graph or ONNX Runtime changed. Build the bundle again with this ONNX Runtime",
+            f"variant {variant}: a vector of the self-check differs from the recorded one by "
+            f"{difference:.1e} (cosine {cosine:.6f}, allowed {tolerance:.0e}); the weights, the graph or "
+            "ONNX Runtime changed. Build the bundle again with this ONNX Runtime",
             cos=cosine,
         )
     if sparse:
@@ -119,7 +129,8 @@ def _compare(
         allowed = WEIGHT_SLACK * tolerance
         if not apart <= allowed:
             raise SelfCheckFailed(
-                f"variant {variant}: token weights of the self-check differ by {apart:.1e} of their largest (allowed {allowed:.0e})",
+                f"variant {variant}: token weights of the self-check differ by {apart:.1e} of their largest "
+                f"(allowed {allowed:.0e})",
                 cos=cosine,
             )
     return difference

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from gte_runtime.format.models import models_directory
-from gte_runtime.format.named import known_models
+from gte_runtime.format.named import named_models
 from gte_runtime.verify import read_published
 
-KNOWN = known_models(models_directory())
+KNOWN = named_models(models_directory())
 
 
 def test_published_numbers_are_whole():
