@@ -1,9 +1,9 @@
-"""The foundation's numbers: this engine beside the PyTorch encoder it was traced from, on one machine, in one run.
+"""Compares gte-runtime with the PyTorch encoder it was traced from, on one machine, in one run.
 
     python benchmarks/against_pytorch.py TOKENIZER_JSON [--folder DIR]
 
-Makes a checkpoint of the full architecture with random float16 weights, builds it, and measures
-memory of the build and of one text of 8192 tokens, parity, and time by length, interleaved. Needs
+Makes a checkpoint of the full architecture with random float16 weights, builds it, and measures the memory of
+the build and of one text of 8192 tokens, the agreement of results, and the time by length, interleaved. Needs
 gte-export. Prints a table and writes JSON into benchmarks/results/.
 """
 
@@ -78,10 +78,12 @@ def machine() -> dict[str, str]:
 BUILD = """
 import json, resource, sys, time
 from pathlib import Path
-from gte_runtime.build import build
+from gte_runtime.building.build import build
 start = time.perf_counter()
 build(Path(sys.argv[1]), Path(sys.argv[2]))
-print(json.dumps({"seconds": time.perf_counter() - start, "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}))
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+print(json.dumps({"seconds": seconds, "peak_rss_mb": peak}))
 """
 
 MEMORY = """
@@ -96,7 +98,8 @@ gte.encode("warm up")
 loaded = rss()
 tokens = gte.encode("word " * 9000).tokens
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-print(json.dumps({"open_seconds": opened, "loaded_rss_mb": loaded, "longest_tokens": int(tokens[0]), "over_loaded_mb": peak - loaded}))
+memory = {"loaded_rss_mb": loaded, "over_loaded_mb": peak - loaded}
+print(json.dumps({"open_seconds": opened, "longest_tokens": int(tokens[0])} | memory))
 """
 
 

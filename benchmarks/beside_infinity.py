@@ -1,16 +1,19 @@
-"""`gte serve` beside infinity's torch engine: the same full-size weights, the same texts, the same load, in turns.
+"""Compares `gte serve` with infinity's torch engine: the same full-size weights, texts and load, in turns.
 
-    python benchmarks/beside_infinity.py BUNDLE CHECKPOINT --infinity VENV/bin/infinity_emb [--turns 3] [--texts 60] [--clients 32]
-                                         [--batch-size 32 --batch-size 4] [--dtype float32] [--output FILE.json]
+    python benchmarks/beside_infinity.py BUNDLE CHECKPOINT --infinity VENV/bin/infinity_emb
+        [--turns 3] [--texts 60] [--clients 32] [--batch-size 32 --batch-size 4] [--dtype float32]
+        [--output FILE.json]
 
-infinity_emb 0.0.78 pins an older sentence-transformers, which does not know this model. It runs with what does:
+infinity_emb 0.0.78 pins an older sentence-transformers, which does not know this model. It runs with:
 
     pip install torch==2.13.0
     pip install --no-deps "infinity_emb[server]==0.0.78" transformers==5.23.0 sentence-transformers==5.7.0
-    pip install fastapi uvicorn prometheus-fastapi-instrumentator pydantic orjson typer rich posthog numpy scipy scikit-learn \\
-        safetensors tokenizers regex pyyaml packaging tqdm requests filelock httpx httptools huggingface_hub aiohttp diskcache einops
+    pip install fastapi uvicorn prometheus-fastapi-instrumentator pydantic orjson typer rich posthog numpy \\
+        scipy scikit-learn safetensors tokenizers regex pyyaml packaging tqdm requests filelock httpx \\
+        httptools huggingface_hub aiohttp diskcache einops
 
-All servers stay up; in each turn each of them answers all texts once. One client each time before that, so that none is cold.
+All servers stay up; in each turn each of them answers all texts once. Before the first turn one client warms
+up each server.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ PEER = {
     "sentence-transformers": "5.7.0",
 }
 READY = 600
-"""Seconds for a server to answer at all."""
+"""Seconds to wait for the first answer of a server."""
 
 
 def main() -> None:
@@ -69,14 +72,20 @@ def main() -> None:
     first = next(iter(urls))
     rates = {name: [tokens / turn[name] for turn in turns] for name in urls}
     report = {
-        "bench": "beside_infinity", "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "bench": "beside_infinity",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": machine.hardware(),
         "versions": machine.versions() | PEER,
-        "texts": len(mixed), "tokens": tokens, "clients": args.clients, "load_average": os.getloadavg(),
+        "texts": len(mixed),
+        "tokens": tokens,
+        "clients": args.clients,
+        "load_average": os.getloadavg(),
         "cosine_to_gte": {name: float(np.dot(vectors[first], v)) for name, v in vectors.items()},
         "tokens_per_second": rates,
-        "times_gte": {name: [a / b for a, b in zip(rates[first], each, strict=True)] for name, each in rates.items()},
-    }  # fmt: skip
+        "times_gte": {
+            name: [a / b for a, b in zip(rates[first], each, strict=True)] for name, each in rates.items()
+        },
+    }
     print(json.dumps(report, indent=1))
     if args.output:
         args.output.write_text(json.dumps(report, indent=1) + "\n")

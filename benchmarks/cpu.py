@@ -1,10 +1,11 @@
-"""This engine beside everything a user could pick instead, on one processor, in one run.
+"""Compares gte-runtime with everything a user could choose instead, on one processor, in one run.
 
-    python benchmarks/cpu.py --tokenizer TOKENIZER_JSON [--folder DIR] [--engines a,b] [--works a,b] [--threads 2] [--repeats 5]
+    python benchmarks/cpu.py --tokenizer TOKENIZER_JSON [--folder DIR] [--engines a,b] [--works a,b]
+        [--threads 2] [--repeats 5]
 
-Makes the environments and the models of all engines under --folder (about 9 GB, kept for the next
-run), loads them as idle workers and lets them take turns. Writes JSON, a table and a plot into
-benchmarks/results/. README.md beside this file says what is measured and how it is kept fair.
+Makes the environments and models of all peers under --folder (about 9 GB, kept for the next run), loads them
+as idle workers and lets them run in turns. Writes JSON, a table and a plot into benchmarks/results/.
+README.md in this folder says what is measured and how the comparison is kept fair.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from typing import Any
 
 import numpy as np
 from peers import report
-from peers.engines import BENCHMARKS, ROOT, Engine, StepFailed, Unavailable, Workshop, all_engines, prepare
+from peers.engines import BENCHMARKS, ROOT, Peer, StepFailed, Unavailable, Workshop, all_peers, prepare
 from peers.worker import Worker, WorkerFailed
 from peers.works import FIXED, MIXES, REPEATS, Work, batchings, make_works, plan
 
 SETTLE = 0.2
-"""Seconds between two turns, so that a pool that spins has gone to sleep: ONNX Runtime's does so for 50 ms (NOTES-cpu.md)."""
+"""Seconds between two turns, so that spinning threads have gone to sleep. Those of ONNX Runtime spin for
+50 ms (NOTES-cpu.md)."""
 FIRST_TEXT = "What is the capital of China?"
 
 
@@ -90,9 +92,9 @@ def parse() -> argparse.Namespace:
 
 @dataclass(slots=True)
 class Runner:
-    """A loaded engine and what has been measured of it."""
+    """A loaded peer and what was measured of it."""
 
-    engine: Engine
+    peer: Peer
     worker: Worker
     works: dict[str, Work]
     rows: Path
@@ -106,18 +108,18 @@ class Runner:
     def run(self, work: str, batching: str | None = None, keep: str = "") -> float:
         """Milliseconds of one turn; `keep` names a file for the rows."""
         chosen = batching or self.batching.get(work)
-        groups = plan(chosen, self.works[work].lengths) if chosen and not self.engine.ours else None
-        if self.engine.ours and chosen == "one by one":
+        groups = plan(chosen, self.works[work].lengths) if chosen and not self.peer.ours else None
+        if self.peer.ours and chosen == "one by one":
             groups = [[row] for row in range(len(self.works[work].ids))]
-        rows = str(self.rows / f"{self.engine.name}.{keep}.npy") if keep else None
-        what = "ids" if work in FIXED and self.engine.takes_ids else "texts"
+        rows = str(self.rows / f"{self.peer.name}.{keep}.npy") if keep else None
+        what = "ids" if work in FIXED and self.peer.takes_ids else "texts"
         return float(self.worker.ask("run", work=work, groups=groups, input=what, rows=rows)["ms"])
 
     def turn(self, work: str, keep: str = "") -> None:
         self.times.setdefault(work, []).append(self.run(work, keep=keep))
 
     def kept(self, keep: str) -> np.ndarray | None:
-        path = self.rows / f"{self.engine.name}.{keep}.npy"
+        path = self.rows / f"{self.peer.name}.{keep}.npy"
         return np.load(path) if path.exists() else None
 
 
@@ -129,10 +131,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     wanted = [name for name in arguments.works.split(",") if name]
     if unknown := set(wanted) - set(REPEATS):
         sys.exit(f"unknown works: {', '.join(sorted(unknown))}; known: {', '.join(REPEATS)}")
-    engines, unavailable = choose(arguments.engines, shop)
+    peers, unavailable = choose(arguments.engines, shop)
     limits = machine_limits(shop)
-    started = {engine.name: start(engine, shop, arguments.starts) for engine in engines}
-    groups = side_by_side(engines, arguments.memory or int(0.7 * free_memory()))
+    started = {peer.name: start(peer, shop, arguments.starts) for peer in peers}
+    groups = side_by_side(peers, arguments.memory or int(0.7 * free_memory()))
     found: dict[str, Any] = {}
     for group in groups:
         with_rows = folder / "rows"
@@ -161,64 +163,65 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             w: {"texts": len(works[w].ids), "tokens": sum(works[w].lengths), "gflop": works[w].flop / 1e9}
             for w in wanted
         },
-        "groups": [[engine.name for engine in group] for group in groups],
+        "groups": [[peer.name for peer in group] for group in groups],
         "unavailable": [asdict(each) for each in {(u.engine, u.reason): u for u in unavailable}.values()],
         "engines": found,
     }
 
 
-def choose(names: str | None, shop: Workshop) -> tuple[list[Engine], list[Unavailable]]:
-    """The engines asked for that can run; ours are always among them, as the measure of the others."""
-    engines = all_engines(shop)
-    known = [engine.name for engine in engines]
+def choose(names: str | None, shop: Workshop) -> tuple[list[Peer], list[Unavailable]]:
+    """The wanted peers that can run, and always ours, with which they are compared."""
+    peers = all_peers(shop)
+    known = [peer.name for peer in peers]
     wanted = names.split(",") if names else known
     if unknown := set(wanted) - set(known):
         sys.exit(f"unknown engines: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     ready, unavailable = [], []
-    for engine in engines:
-        if engine.ours or engine.name in wanted:
-            problem = prepare(engine, shop)
+    for peer in peers:
+        if peer.ours or peer.name in wanted:
+            problem = prepare(peer, shop)
             if problem:
                 unavailable.append(problem)
             else:
-                ready.append(engine)
+                ready.append(peer)
     return ready, unavailable
 
 
-def side_by_side(engines: list[Engine], megabytes: int) -> list[list[Engine]]:
-    """Groups that fit into memory together; ours are in every one."""
-    ours = [engine for engine in engines if engine.ours]
-    room = megabytes - sum(engine.megabytes for engine in ours)
-    groups: list[list[Engine]] = [[]]
-    for engine in [engine for engine in engines if not engine.ours]:
-        if groups[-1] and sum(e.megabytes for e in groups[-1]) + engine.megabytes > room:
+def side_by_side(peers: list[Peer], megabytes: int) -> list[list[Peer]]:
+    """Groups of peers that fit into memory at the same time. Ours are in every group."""
+    ours = [peer for peer in peers if peer.ours]
+    room = megabytes - sum(peer.megabytes for peer in ours)
+    groups: list[list[Peer]] = [[]]
+    for peer in [peer for peer in peers if not peer.ours]:
+        if groups[-1] and sum(e.megabytes for e in groups[-1]) + peer.megabytes > room:
             groups.append([])
-        groups[-1].append(engine)
+        groups[-1].append(peer)
     return [[*ours, *group] for group in groups]
 
 
-def spawn(engine: Engine, shop: Workshop, log: str = "run") -> Worker:
-    command = [shop.python(engine.environment), "-m", f"peers.{engine.module}"]
+def spawn(peer: Peer, shop: Workshop, log: str = "run") -> Worker:
+    command = [shop.python(peer.environment), "-m", f"peers.{peer.module}"]
     return Worker(
         command,
-        shop.environment(engine.environment),
+        shop.environment(peer.environment),
         BENCHMARKS,
-        shop.folder / "logs" / f"{log}-{engine.name}.log",
+        shop.folder / "logs" / f"{log}-{peer.name}.log",
     )
 
 
-def settings(engine: Engine, shop: Workshop) -> dict[str, Any]:
-    return engine.settings | {"threads": shop.threads, "tokenizer": str(shop.tokenizer)}
+def settings(peer: Peer, shop: Workshop) -> dict[str, Any]:
+    return peer.settings | {"threads": shop.threads, "tokenizer": str(shop.tokenizer)}
 
 
-def start(engine: Engine, shop: Workshop, times: int) -> dict[str, float]:
-    """Process start to the first vector of a text, files in the page cache, and memory then and after a batch; medians."""
+def start(peer: Peer, shop: Workshop, times: int) -> dict[str, float]:
+    """Seconds from the start of the process to the first vector, with files in the page cache, and memory
+    then and after a batch: medians."""
     taken = []
     for attempt in range(times + 1 if times else 0):
         before = time.perf_counter()
-        worker = spawn(engine, shop, "start")
+        worker = spawn(peer, shop, "start")
         try:
-            worker.ask("load", settings=settings(engine, shop))
+            worker.ask("load", settings=settings(peer, shop))
             worker.ask("run", texts=[FIRST_TEXT])
             seconds = time.perf_counter() - before
             first = worker.ask("memory")
@@ -226,7 +229,7 @@ def start(engine: Engine, shop: Workshop, times: int) -> dict[str, float]:
             worker.ask("run", work="1x512")
             after = worker.ask("memory")
         except WorkerFailed:
-            return {}  # named when it is loaded to take its turns
+            return {}  # reported when it is loaded for its turns
         finally:
             worker.stop()
         if attempt:  # the first one warms the page cache
@@ -240,32 +243,32 @@ def start(engine: Engine, shop: Workshop, times: int) -> dict[str, float]:
 
 
 def load(
-    group: list[Engine], shop: Workshop, works: dict[str, Work], rows: Path, longest: float
+    group: list[Peer], shop: Workshop, works: dict[str, Work], rows: Path, longest: float
 ) -> tuple[list[Runner], list[Unavailable]]:
     runners, failed = [], []
-    for engine in group:
-        print(f"loading {engine.label} ...", file=sys.stderr)
-        worker = spawn(engine, shop)
-        runner = Runner(engine, worker, works, rows, longest)
+    for peer in group:
+        print(f"loading {peer.label} ...", file=sys.stderr)
+        worker = spawn(peer, shop)
+        runner = Runner(peer, worker, works, rows, longest)
         try:
-            loaded = worker.ask("load", settings=settings(engine, shop))
+            loaded = worker.ask("load", settings=settings(peer, shop))
             runner.facts = {"load_seconds": loaded["seconds"], "notes": loaded["notes"]} | worker.ask(
                 "works", path=str(shop.works)
             )
             runners.append(runner)
         except WorkerFailed as error:
             worker.stop()
-            failed.append(Unavailable(engine.name, str(error)))
+            failed.append(Unavailable(peer.name, str(error)))
     for old in rows.glob("*.npy"):
         old.unlink()
     return runners, failed
 
 
 def take_turns(runners: list[Runner], wanted: list[str], repeats: int) -> list[Unavailable]:
-    """Warm-up, choice of batching, then the turns: every repeat runs all engines, one after the other."""
+    """Warm up, choose batchings, then measure: every repeat runs all peers, one after the other."""
     failed: list[Unavailable] = []
     for runner in list(runners):
-        print(f"warming up {runner.engine.label} ...", file=sys.stderr)
+        print(f"warming up {runner.peer.label} ...", file=sys.stderr)
         guarded(runner, runners, failed, lambda r: warm_up(r, wanted, repeats))
     idle(runners)
     for work in wanted:
@@ -287,17 +290,18 @@ def take_turns(runners: list[Runner], wanted: list[str], repeats: int) -> list[U
 def guarded(
     runner: Runner, runners: list[Runner], failed: list[Unavailable], action: Callable[[Runner], None]
 ) -> None:
-    """A runner that fails leaves, and is named."""
+    """Run an action. A runner that fails is removed and reported."""
     try:
         action(runner)
     except WorkerFailed as error:
         runner.worker.stop()
         runners.remove(runner)
-        failed.append(Unavailable(runner.engine.name, str(error)))
+        failed.append(Unavailable(runner.peer.name, str(error)))
 
 
 def warm_up(runner: Runner, wanted: list[str], repeats: int) -> None:
-    """Every shape once or more, smallest first; a padded engine's batching of each mix; how many turns there is time for."""
+    """Run every shape, the smallest first; choose the batching of each mix; count the turns that there is
+    time for."""
     runner.run("1x16")
     rate = runner.works["1x16"].flop / runner.run("1x16")
     for work in sorted(wanted, key=lambda name: runner.works[name].flop):
@@ -313,8 +317,8 @@ def warm_up(runner: Runner, wanted: list[str], repeats: int) -> None:
 
 
 def choose_batching(runner: Runner, work: str, sample: str) -> float:
-    """Milliseconds of the fastest way to batch a mix. This engine plans for itself."""
-    if runner.engine.ours:
+    """Milliseconds of the fastest way to batch a mix. gte-runtime plans itself."""
+    if runner.peer.ours:
         runner.batching[work] = "its own plan"
         return runner.run(sample)
     tried = {way: runner.run(sample, way) for way in batchings(runner.works[sample].lengths)}
@@ -326,7 +330,7 @@ def choose_batching(runner: Runner, work: str, sample: str) -> float:
 
 
 def idle(runners: list[Runner]) -> None:
-    """Processor time that waiting workers use, percent of one core: it would be taken from the others' turns."""
+    """Processor time that waiting workers use, in percent of one core: the others lack it in their turns."""
     time.sleep(1)
     before = [runner.worker.cpu_seconds() for runner in runners]
     time.sleep(2)
@@ -335,7 +339,7 @@ def idle(runners: list[Runner]) -> None:
 
 
 def compare_alone(runner: Runner) -> None:
-    """The short texts in one batch and one by one: are a text's bits its own?"""
+    """Compare the short texts in one batch with the same texts one by one, bit for bit."""
     if (
         "short" in runner.skipped
         or runner.works["short"].flop / runner.works["1x16"].flop * runner.run("1x16") / 1e3 > runner.longest
@@ -353,14 +357,14 @@ def compare_alone(runner: Runner) -> None:
 
 
 def summaries(runners: list[Runner], wanted: list[str]) -> dict[str, Any]:
-    """Medians of every engine that is left, its ratio's base and its cosine to our fp32."""
-    ours = {runner.engine.name: runner for runner in runners if runner.engine.ours}
+    """Medians of every remaining peer, the medians it is compared with, and its cosine to our fp32."""
+    ours = {runner.peer.name: runner for runner in runners if runner.peer.ours}
     base = {
         name: {work: statistics.median(times) for work, times in runner.times.items()}
         for name, runner in ours.items()
     }
     exact = ours.get("gte-fp32")
-    return {runner.engine.name: summary(runner, wanted, base, exact) for runner in runners}
+    return {runner.peer.name: summary(runner, wanted, base, exact) for runner in runners}
 
 
 def summary(
@@ -382,9 +386,9 @@ def summary(
         for work, t in runner.times.items()
     }
     return {
-        "name": runner.engine.name,
-        "label": runner.engine.label + fallen_back(runner),
-        "precision": runner.engine.precision,
+        "name": runner.peer.name,
+        "label": runner.peer.label + fallen_back(runner),
+        "precision": runner.peer.precision,
         "milliseconds": times,
         "reference_ms": base,
         "batching": runner.batching,
@@ -397,7 +401,7 @@ def summary(
 def fallen_back(runner: Runner) -> str:
     """Says so when OpenVINO, asked for bf16, runs in float32 because the processor has none."""
     hint = "INFERENCE_PRECISION_HINT"
-    asked, got = runner.engine.settings.get("hints", {}).get(hint), runner.facts["notes"].get(hint, "")
+    asked, got = runner.peer.settings.get("hints", {}).get(hint), runner.facts["notes"].get(hint, "")
     return " (no bf16 here: f32)" if asked == "bf16" and "32" in got else ""
 
 
@@ -406,7 +410,7 @@ def repeats_of(work: str, repeats: int) -> int:
 
 
 def machine_limits(shop: Workshop) -> dict[str, float]:
-    """GFLOP/s of plain matrix products, the better of PyTorch's and ONNX Runtime's; empty where neither runs."""
+    """GFLOP/s of plain matrix products, the better of PyTorch and ONNX Runtime; empty where neither runs."""
     found: dict[str, float] = {}
     for name in ("torch", "onnxruntime"):
         try:

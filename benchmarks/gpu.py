@@ -1,12 +1,15 @@
-"""This engine beside PyTorch and sentence-transformers on one NVIDIA GPU, in one run of under eight minutes.
+"""Compares gte-runtime with PyTorch and sentence-transformers on one NVIDIA GPU, in under eight minutes.
 
-    python benchmarks/gpu.py --checkpoint DIR [--torch-python PYTHON] [--native DIR] [--output PATH] [--folder DIR] [--engines a,b]
-    python benchmarks/gpu.py --dry        the same steps on the CPU with the default model: proves the script, measures nothing
+    python benchmarks/gpu.py --checkpoint DIR [--torch-python PYTHON] [--native DIR] [--output PATH]
+        [--folder DIR] [--engines a,b]
+    python benchmarks/gpu.py --dry
 
-Run it with the Python that has gte-runtime[gpu]. --torch-python names another that has torch for CUDA (and flash-attn and
-sentence-transformers, where those are to take part): the two bring different CUDA libraries. --native is the checkpoint as
-sentence-transformers loads it. --folder keeps the bundle for the next run. What cannot run is named with its reason; nothing is
-filled in for it. Results are written after every engine, so that a run which is cut off leaves what it had.
+--dry takes the same steps on the CPU with the default model: it tests the script and measures nothing. Run
+the script with the Python that has gte-runtime[gpu]. --torch-python names another that has torch for CUDA
+(and, to include them, flash-attn and sentence-transformers): the two need different CUDA libraries. --native
+is the checkpoint as sentence-transformers loads it. --folder keeps the bundle for the next run. For a peer
+that cannot run the reason is recorded. Results are written after every peer, so that an interrupted run keeps
+what it has.
 """
 
 from __future__ import annotations
@@ -29,26 +32,27 @@ from typing import Any
 
 import numpy as np
 from peers.worker import Worker, WorkerFailed
-from peers.works import Work, _Composer
+from peers.works import Composer, Work
 
 BENCHMARKS = Path(__file__).resolve().parent
 ROOT = BENCHMARKS.parent
 REFERENCE = "gte fp32 on the CPU"
 PADDED_TOKENS = 16384
-"""Tokens of one padded batch, for engines that take what they are given; sorted by length, so that little is padded."""
+"""Tokens of one padded batch, for peers that do not plan themselves. Texts are sorted by length, for little
+padding."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: shapes, where each is timed, and how long."""
+    """What is run, on which device, and how long."""
 
     throughput: dict[str, list[int]]
     latency: tuple[int, ...]
     seconds: float
-    """Of one engine on one work."""
+    """Of one peer on one work."""
     device: str
     compared: int
-    """Texts of a work, the first ones, whose vectors are compared with float32."""
+    """How many texts of a work are compared with float32."""
 
 
 def lognormal(count: int, median: float, sigma: float, longest: int) -> list[int]:
@@ -62,27 +66,43 @@ def lognormal(count: int, median: float, sigma: float, longest: int) -> list[int
 
 
 REAL = Plan(
-    throughput={"32x128": [128] * 32, "32x512": [512] * 32, "4x8192": [8192] * 4, "lognormal": lognormal(400, 150, 1.2, 8192)},
-    latency=(16, 128, 512), seconds=4.0, device="cuda", compared=8,
-)  # fmt: skip
+    throughput={
+        "32x128": [128] * 32,
+        "32x512": [512] * 32,
+        "4x8192": [8192] * 4,
+        "lognormal": lognormal(400, 150, 1.2, 8192),
+    },
+    latency=(16, 128, 512),
+    seconds=4.0,
+    device="cuda",
+    compared=8,
+)
 DRY = Plan(
-    throughput={"4x32": [32] * 4, "2x128": [128] * 2, "1x1024": [1024], "lognormal": lognormal(24, 20, 1.0, 200)},
-    latency=(16, 128), seconds=0.3, device="cpu", compared=4,
-)  # fmt: skip
+    throughput={
+        "4x32": [32] * 4,
+        "2x128": [128] * 2,
+        "1x1024": [1024],
+        "lognormal": lognormal(24, 20, 1.0, 200),
+    },
+    latency=(16, 128),
+    seconds=0.3,
+    device="cpu",
+    compared=4,
+)
 
 
 @dataclass(frozen=True)
-class Engine:
-    """One worker: its module, its Python, its settings."""
+class Peer:
+    """One worker: its module, Python and settings."""
 
     module: str
     python: str
     settings: dict[str, Any]
     padded: bool = False
-    """Batches are made for it; the others plan for themselves."""
+    """It gets padded batches; the others plan themselves."""
     only_latency: bool = False
     texts: bool = True
-    """Takes strings."""
+    """It takes strings."""
 
 
 def main() -> None:
@@ -120,9 +140,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--engines",
         type=lambda names: names.split(","),
-        help="those whose names begin so; the reference is always run",
+        help="names or their beginnings, with commas; the reference is always run",
     )
-    parser.add_argument("--seconds", type=float, help="of one engine on one work; by default 4")
+    parser.add_argument("--seconds", type=float, help="of one peer on one work; by default 4")
     parser.add_argument(
         "--output", type=Path, help="JSON; by default results/<date>-gpu.json, and nowhere for --dry"
     )
@@ -148,7 +168,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace, plan: Plan, folder: Path) -> Iterator[dict[str, Any]]:
-    """The results so far, after every engine."""
+    """Yields the results so far after every peer."""
     start = time.perf_counter()
     bundle = build_bundle(arguments.checkpoint, folder, plan)
     works = make_works(arguments, plan)
@@ -172,13 +192,13 @@ def measure(arguments: argparse.Namespace, plan: Plan, folder: Path) -> Iterator
         )
     rows: dict[str, Any] = {}
     chosen = {
-        name: engine
-        for name, engine in engines(arguments, plan, bundle).items()
+        name: peer
+        for name, peer in all_peers(arguments, plan, bundle).items()
         if name == REFERENCE or arguments.engines is None or name.startswith(tuple(arguments.engines))
     }
-    for name, engine in chosen.items():
+    for name, peer in chosen.items():
         print(f"{time.perf_counter() - start:6.0f} s  {name}", file=sys.stderr, flush=True)
-        results["engines"][name] = run_engine(name, engine, plan, works, folder, rows)
+        results["engines"][name] = run_peer(name, peer, plan, works, folder, rows)
         yield results | {"seconds": round(time.perf_counter() - start, 1)}
 
 
@@ -197,29 +217,29 @@ def build_bundle(checkpoint: Path, folder: Path, plan: Plan) -> Path:
 
 
 def make_works(arguments: argparse.Namespace, plan: Plan) -> dict[str, Work]:
-    composer = _Composer(arguments.texts, arguments.checkpoint / "tokenizer.json")
+    composer = Composer(arguments.texts, arguments.checkpoint / "tokenizer.json")
     lengths = plan.throughput | {f"1x{length}": [length] for length in plan.latency}
     return {name: composer.work(wanted) for name, wanted in lengths.items()}
 
 
-def engines(arguments: argparse.Namespace, plan: Plan, bundle: Path) -> dict[str, Engine]:
-    """The reference first: the others are compared with its rows."""
+def all_peers(arguments: argparse.Namespace, plan: Plan, bundle: Path) -> dict[str, Peer]:
+    """All peers, the reference first: the others are compared with it."""
     tokenizer = str(arguments.checkpoint / "tokenizer.json")
     ours = {"bundle": str(bundle), "threads": os.cpu_count(), "tokenizer": tokenizer}
     torch = {"checkpoint": str(arguments.checkpoint), "device": plan.device, "tokenizer": tokenizer}
     here, there = sys.executable, arguments.torch_python
-    found = {REFERENCE: Engine("peers.gte", here, {**ours, "variant": "cpu-fp32"})}
+    found = {REFERENCE: Peer("peers.gte", here, {**ours, "variant": "cpu-fp32"})}
     if plan.device == "cuda":
         on_gpu = {**ours, "provider": "cuda"}
-        found["gte cuda-fp16"] = Engine("peers.gte", here, {**on_gpu, "variant": "cuda-fp16"})
-        found["gte cuda-fp16, latency mode"] = Engine(
+        found["gte cuda-fp16"] = Peer("peers.gte", here, {**on_gpu, "variant": "cuda-fp16"})
+        found["gte cuda-fp16, latency mode"] = Peer(
             "peers.gte", here, {**on_gpu, "variant": "cuda-fp16", "latency": True}, only_latency=True
         )
-        found["plain operators, padded, CUDA provider"] = Engine(
+        found["plain operators, padded, CUDA provider"] = Peer(
             "peers.gte", here, {**on_gpu, "variant": "portable-fp16"}
         )
     else:
-        found["plain operators, padded, CPU provider"] = Engine(
+        found["plain operators, padded, CPU provider"] = Peer(
             "peers.gte", here, {**ours, "variant": "portable-fp32"}
         )
     for label, kind in (
@@ -227,11 +247,11 @@ def engines(arguments: argparse.Namespace, plan: Plan, bundle: Path) -> dict[str
         ("FlashAttention, varlen", "flash"),
         ("torch.compile", "compile"),
     ):
-        found[f"PyTorch {label}"] = Engine(
+        found[f"PyTorch {label}"] = Peer(
             "peers.gpu_torch", there, {**torch, "attention": kind}, padded=kind != "flash"
         )
     native = None if arguments.native is None else str(arguments.native)
-    found["sentence-transformers"] = Engine(
+    found["sentence-transformers"] = Peer(
         "peers.gpu_sentence_transformers",
         there,
         {"native": native, "device": plan.device, "tokenizer": tokenizer},
@@ -240,13 +260,13 @@ def engines(arguments: argparse.Namespace, plan: Plan, bundle: Path) -> dict[str
     return found
 
 
-def run_engine(
-    name: str, engine: Engine, plan: Plan, works: dict[str, Work], folder: Path, rows: dict[str, Any]
+def run_peer(
+    name: str, peer: Peer, plan: Plan, works: dict[str, Work], folder: Path, rows: dict[str, Any]
 ) -> dict[str, Any]:
-    """Times and cosines of one engine; where it cannot run, the reason."""
-    if engine.settings.get("native", "") is None:
+    """Times and cosines of one peer, or the reason why it cannot run."""
+    if peer.settings.get("native", "") is None:
         return {"not_run": "no --native checkpoint was named"}
-    if engine.settings.get("attention") == "compile" and plan.device == "cpu":
+    if peer.settings.get("attention") == "compile" and plan.device == "cpu":
         return {"not_run": "left out of the dry run: compiling for a CPU takes minutes"}
     log = folder / f"{name.replace(' ', '-').replace(',', '')}.log"
     paths = os.pathsep.join(
@@ -254,14 +274,14 @@ def run_engine(
             None, (*map(str, (BENCHMARKS, ROOT / "export", ROOT / "runtime")), os.environ.get("PYTHONPATH"))
         )
     )
-    worker = Worker([engine.python, "-m", engine.module], os.environ | {"PYTHONPATH": paths}, BENCHMARKS, log)
+    worker = Worker([peer.python, "-m", peer.module], os.environ | {"PYTHONPATH": paths}, BENCHMARKS, log)
     try:
-        loaded = worker.ask("load", settings=engine.settings)
+        loaded = worker.ask("load", settings=peer.settings)
         found: dict[str, Any] = {"seconds_to_load": loaded["seconds"], "notes": loaded["notes"]}
         found["versions"] = worker.ask("works", path=str(folder / "works.json"))["versions"]
-        if name != REFERENCE and not engine.only_latency:
+        if name != REFERENCE and not peer.only_latency:
             found["throughput"] = {
-                work: throughput(worker, engine, plan, works[work], work) for work in plan.throughput
+                work: throughput(worker, peer, plan, works[work], work) for work in plan.throughput
             }
         if name != REFERENCE:
             found["latency"] = {
@@ -271,8 +291,8 @@ def run_engine(
             work: parity(worker, name, plan, works[work], work, folder, rows) for work in works
         }
         if name == "gte cuda-fp16" or plan.device == "cpu":
-            found["company"] = company(worker, works, "lognormal", folder)
-        found["vram_mb"] = vram(worker._process.pid) if plan.device == "cuda" else None
+            found["batch_invariance"] = batch_invariance(worker, works, "lognormal", folder)
+        found["vram_mb"] = vram(worker.pid) if plan.device == "cuda" else None
     except WorkerFailed as failure:
         return {"not_run": str(failure)}
     finally:
@@ -280,8 +300,8 @@ def run_engine(
     return found
 
 
-def throughput(worker: Worker, engine: Engine, plan: Plan, work: Work, name: str) -> dict[str, Any]:
-    groups = batches(work.lengths) if engine.padded else [list(range(len(work.ids)))]
+def throughput(worker: Worker, peer: Peer, plan: Plan, work: Work, name: str) -> dict[str, Any]:
+    groups = batches(work.lengths) if peer.padded else [list(range(len(work.ids)))]
     times = timed(lambda: worker.ask("run", work=name, input="ids", groups=groups)["ms"], plan.seconds)
     middle = statistics.median(times)
     return {
@@ -293,7 +313,7 @@ def throughput(worker: Worker, engine: Engine, plan: Plan, work: Work, name: str
 
 
 def batches(lengths: Sequence[int]) -> list[list[int]]:
-    """Sorted by length, so many padded tokens each."""
+    """Padded batches of at most PADDED_TOKENS tokens, sorted by length."""
     made: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if made and (len(made[-1]) + 1) * lengths[made[-1][0]] <= PADDED_TOKENS:
@@ -304,7 +324,7 @@ def batches(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def latency(worker: Worker, plan: Plan, name: str) -> dict[str, Any]:
-    """A string in, a vector out, one after the other."""
+    """Milliseconds from a string to its vector, one call after the other."""
     times = sorted(timed(lambda: worker.ask("run", work=name, input="texts")["ms"], plan.seconds))
     return {"p50": times[len(times) // 2], "p95": times[int(len(times) * 0.95)], "runs": len(times)}
 
@@ -321,7 +341,8 @@ def timed(run: Any, seconds: float) -> list[float]:
 def parity(
     worker: Worker, name: str, plan: Plan, work: Work, key: str, folder: Path, rows: dict[str, Any]
 ) -> dict[str, Any]:
-    """Smallest cosine to float32 of a work's first texts. All of a short text, and of the longest there are."""
+    """Smallest cosine to float32 of the first texts of a work, or of its longest text if it has one of 8192
+    tokens."""
     chosen = (
         list(range(min(plan.compared, len(work.ids))))
         if max(work.lengths) < 8192
@@ -345,22 +366,22 @@ def parity(
     }
 
 
-def company(worker: Worker, works: dict[str, Work], key: str, folder: Path) -> dict[str, Any]:
-    """How far a text's normalised vector moves between running alone and in a batch."""
+def batch_invariance(worker: Worker, works: dict[str, Work], key: str, folder: Path) -> dict[str, Any]:
+    """How far the normalised vectors of texts in a batch differ from those of the texts alone."""
     path, count = folder / "rows.npy", len(works[key].ids)
     worker.ask("run", work=key, input="ids", groups=[[row] for row in range(count)], rows=str(path))
     alone = np.load(path)
     worker.ask("run", work=key, input="ids", groups=[list(range(count))], rows=str(path))
-    together = np.load(path)
+    batched = np.load(path)
     return {
         "work": key,
-        "largest_difference": float(np.abs(alone - together).max()),
-        "min_cosine": float((alone * together).sum(1).min()),
+        "largest_difference": float(np.abs(alone - batched).max()),
+        "min_cosine": float((alone * batched).sum(1).min()),
     }
 
 
 def vram(process: int) -> float | None:
-    """MB that a process holds on the GPU, as the driver counts."""
+    """MB that a process uses on the GPU, as the driver counts."""
     query = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -396,17 +417,17 @@ def about() -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """What was measured, and why the rest was not."""
+    """The results as text, and why the rest was not measured."""
     lines = [results["note"], ""] if "note" in results else []
     peak = results["limits"].get("matmul_tflops")
-    for name, engine in results["engines"].items():
-        if "not_run" in engine:
-            lines.append(f"{name}: not run: {engine['not_run']}")
+    for name, peer in results["engines"].items():
+        if "not_run" in peer:
+            lines.append(f"{name}: not run: {peer['not_run']}")
             continue
         lines.append(
-            f"{name}: smallest cosine to fp32 {min(work['min'] for work in engine['cosine'].values()):.6f}"
+            f"{name}: smallest cosine to fp32 {min(work['min'] for work in peer['cosine'].values()):.6f}"
         )
-        for work, cell in engine.get("throughput", {}).items():
+        for work, cell in peer.get("throughput", {}).items():
             share = (
                 f", {results['works'][work]['flop'] / cell['ms'] * 1e-9 / peak:.0%} of matmul"
                 if peak and not results["dry"]
@@ -415,13 +436,14 @@ def table(results: dict[str, Any]) -> str:
             lines.append(
                 f"  {work:<10} {cell['tokens_per_second']:>12,.0f} tokens/s  {cell['ms']:>9.2f} ms{share}"
             )
-        for work, cell in engine.get("latency", {}).items():
+        for work, cell in peer.get("latency", {}).items():
             lines.append(
                 f"  {work:<10} p50 {cell['p50']:>8.3f} ms  p95 {cell['p95']:>8.3f} ms, string to vector"
             )
-        if "company" in engine:
+        if "batch_invariance" in peer:
             lines.append(
-                f"  a row alone and in a batch: differs by {engine['company']['largest_difference']:.1e} at most"
+                "  a row alone and in a batch: differs by "
+                f"{peer['batch_invariance']['largest_difference']:.1e} at most"
             )
     lines.append(f"limits: {json.dumps(results['limits'])}")
     lines.append(f"{results['seconds']} s")

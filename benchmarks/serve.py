@@ -1,14 +1,16 @@
-"""`gte serve` under load, from a second process over loopback.
+"""Measures `gte serve` under load, from a second process over loopback.
 
-    python benchmarks/serve.py BUNDLE [--variant cpu-int8] [--parts throughput,latency,rejections,serialisation,soak]
-                               [--seconds 20] [--clients 32] [--soak 1800] [--output FILE.json]
-    python benchmarks/serve.py BUNDLE --url http://127.0.0.1:7998 --parts throughput    # another server that has /embeddings
+    python benchmarks/serve.py BUNDLE [--variant cpu-int8] [--clients 32] [--soak 1800] [--output FILE.json]
+        [--parts throughput,latency,rejections,serialisation,soak]
+    python benchmarks/serve.py BUNDLE --url http://127.0.0.1:7998 --parts throughput
 
-throughput     the same texts in bulk through Embedder.encode and by 32 clients, in turns, in processes of their own
-latency        one client, one query of 16 tokens, beside Embedder.encode of the same text
+The second form measures another server that has /embeddings. The parts:
+
+throughput     the same texts in bulk through Embedder.encode and by 32 clients, in turns, each in its process
+latency        one client, one query of 16 tokens, compared with Embedder.encode of the same text
 rejections     room for N tokens, N + k sent at once: how many 429s
 serialisation  the body of an answer of 64 x 768
-soak           random lengths, bad requests, departures and deadlines for a while: failures, memory, log
+soak           random lengths, bad requests, closed connections and deadlines: failures, memory, log
 """
 
 from __future__ import annotations
@@ -186,7 +188,7 @@ def in_process(code: str, given: Any, *arguments: str) -> Any:
 async def closed_loop(
     url: str, path: str, bodies: Sequence[bytes], clients: int
 ) -> tuple[float, list[float]]:
-    """Seconds for all bodies, and those of each request. Every client asks, waits for the answer and asks again."""
+    """Seconds for all bodies, and those of each request. Every client sends one request after the other."""
     left, times = iter(bodies), []
 
     async def client() -> None:
@@ -253,15 +255,15 @@ def latency(args: argparse.Namespace) -> dict[str, Any]:
     count = args.requests
 
     async def one_client(url: str) -> tuple[list[float], list[float]]:
-        line, times, engine = Line(url), [], []
+        line, times, inside_server = Line(url), [], []
         for index in range(count + 20):
             start = time.perf_counter()
             _, headers, _ = await line.post("/v1/embeddings", body)
             if index >= 20:
                 times.append(time.perf_counter() - start)
-                engine.append(float(headers["x-inference-time"]) / 1000)
+                inside_server.append(float(headers["x-inference-time"]) / 1000)
             await asyncio.sleep(0.002)
-        return times, engine
+        return times, inside_server
 
     direct: list[float] = []
     asked: list[float] = []
@@ -269,9 +271,9 @@ def latency(args: argparse.Namespace) -> dict[str, Any]:
     with served(args.bundle, args.variant, *args.option) as server:
         for _ in range(args.repeats):
             direct += in_process(ONE, text, str(args.bundle), args.variant, str(count + 20))[20:]
-            times, engine = asyncio.run(one_client(server.url))
+            times, inside_server = asyncio.run(one_client(server.url))
             asked += times
-            inside += engine
+            inside += inside_server
     return {
         "tokens": 16,
         "client_ms": quantiles(asked),
@@ -302,8 +304,7 @@ def rejections(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def serialisation(args: argparse.Namespace) -> dict[str, Any]:
-    from gte_runtime.server.engine import State
-
+    from gte_runtime.inference.engine import State
     from gte_runtime.server.dialects.native import vectors
     from gte_runtime.server.encoding import Encoded
     from gte_runtime.server.exchange import json_answer
@@ -330,13 +331,23 @@ def serialisation(args: argparse.Namespace) -> dict[str, Any]:
 
 
 BAD = [
-    b"{", b"", b"[]", b'{"input":[]}', b'{"input":""}', b'{"input":[1,2]}', b'{"input":"a","dimensions":-1}', b'{"input":"\\ud800"}',
-    b'{"input":"\xff"}', b"[" * 50_000, b'{"input":"a","encoding_format":"evil"}',
-]  # fmt: skip
+    b"{",
+    b"",
+    b"[]",
+    b'{"input":[]}',
+    b'{"input":""}',
+    b'{"input":[1,2]}',
+    b'{"input":"a","dimensions":-1}',
+    b'{"input":"\\ud800"}',
+    b'{"input":"\xff"}',
+    b"[" * 50_000,
+    b'{"input":"a","encoding_format":"evil"}',
+]
 
 
 def soak(args: argparse.Namespace) -> dict[str, Any]:
-    """70 % good, 20 % bad, 5 % leave, 5 % with a deadline too short. Every good answer's bits are compared."""
+    """70 % good requests, 20 % bad, 5 % whose client leaves, 5 % with a deadline that is too short. The bits
+    of every good answer are compared."""
     texts = Texts(args.bundle, 4)
     lengths = [round(math.exp(texts.choose.uniform(math.log(4), math.log(args.longest)))) for _ in range(64)]
     good = [texts.of(length) for length in lengths]

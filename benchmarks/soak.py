@@ -1,10 +1,10 @@
-"""Random batches against the same texts alone, bit for bit, and what memory does meanwhile.
+"""Compares random batches with the same texts alone, bit for bit, and records memory meanwhile.
 
     python benchmarks/soak.py BUNDLE [--variant cpu-int8] [--batches 1000] [--seconds 600] [--seed 0]
 
-Texts of 3 to 8192 tokens, log-uniform; batches of 1 to 64 of them, drawn with repetition and in any
-order, no larger than --tokens. Every row must equal the row of the text alone. Prints JSON: batches,
-differing rows, and resident memory between the batches, quarter by quarter, and at its highest.
+Texts of 3 to 8192 tokens, log-uniform; batches of 1 to 64 of them, drawn with repetition and in any order,
+no larger than --tokens. Every row must equal the row of the text alone. Prints JSON: batches, differing rows,
+and resident memory between the batches, by quarter, and its peak.
 """
 
 from __future__ import annotations
@@ -22,32 +22,37 @@ from gte_runtime.results import Embeddings
 from gte_runtime.tokenization import Tokens
 
 POOL = 300
-"""Different texts; each is run alone once."""
+"""Different texts. Each of them runs alone once."""
 LONGEST = 8192
 
 
 def main() -> None:
     a = parse()
     rng = np.random.default_rng(a.seed)
-    with Embedder.open(a.bundle, variant=a.variant) as engine:
-        lengths = np.exp(
-            rng.uniform(np.log(3), np.log(min(a.longest, engine.max_length) + 1), a.pool)
-        ).astype(int)
-        vocabulary = engine.manifest.architecture.vocab_size
+    with Embedder.open(a.bundle, variant=a.variant) as gte:
+        lengths = np.exp(rng.uniform(np.log(3), np.log(min(a.longest, gte.max_length) + 1), a.pool)).astype(
+            int
+        )
+        vocabulary = gte.manifest.architecture.vocab_size
         pool = [Tokens(np.r_[0, rng.integers(5, vocabulary, n - 2), 2], False) for n in lengths]
-        alone = [run(engine, [text]) for text in pool]
+        alone = [run(gte, [text]) for text in pool]
         started, memory, differing, done, tokens = time.monotonic(), [resident()], 0, 0, 0
         while done < a.batches and time.monotonic() - started < a.seconds:
             chosen = draw(rng, lengths, a.tokens)
-            found = run(engine, [pool[i] for i in chosen])
+            found = run(gte, [pool[i] for i in chosen])
             differing += sum(not same(found, row, alone[i]) for row, i in enumerate(chosen))
             done, tokens = done + 1, tokens + int(lengths[chosen].sum())
             memory.append(resident())
-        info = engine.info
+        info = gte.info
     seconds = time.monotonic() - started
     quarters = np.array_split(memory[1:], 4)
     report = {
-        **info, "seed": a.seed, "batches": done, "tokens": tokens, "longest": int(lengths.max()), "seconds": round(seconds),
+        **info,
+        "seed": a.seed,
+        "batches": done,
+        "tokens": tokens,
+        "longest": int(lengths.max()),
+        "seconds": round(seconds),
         "differing_rows": differing,
         "rss_mb": {
             "start": memory[0],
@@ -55,7 +60,7 @@ def main() -> None:
             "largest_by_quarter": [round(float(q.max()), 1) for q in quarters if len(q)],
             "peak_ever": peak(),
         },
-    }  # fmt: skip
+    }
     print(json.dumps(report, indent=1))
     sys.exit(bool(differing))
 
@@ -74,16 +79,14 @@ def parse() -> argparse.Namespace:
 
 
 def draw(rng: np.random.Generator, lengths: np.ndarray, most: int) -> list[int]:
-    """Texts of one batch: the first is whatever it is, the others as long as there is room."""
+    """Texts of one batch: one of any length, and others up to `most` tokens in all."""
     chosen = rng.integers(0, len(lengths), rng.integers(1, 65)).tolist()
     total = np.cumsum(lengths[chosen])
     return chosen[: max(1, int(np.searchsorted(total, most, side="right")))]
 
 
-def run(engine: Embedder, texts: list[Tokens]) -> Embeddings:
-    return engine._embeddings(
-        engine._run(texts), np.arange(len(texts)), True, engine.manifest.sparse, engine.dim
-    )
+def run(gte: Embedder, texts: list[Tokens]) -> Embeddings:
+    return gte.steps.collect(texts, gte.steps.run(texts), sparse=gte.manifest.sparse)
 
 
 def same(found: Embeddings, row: int, alone: Embeddings) -> bool:
@@ -96,7 +99,7 @@ def same(found: Embeddings, row: int, alone: Embeddings) -> bool:
 
 
 def resident() -> float:
-    """MB of this process in memory now, the mapped weights among them."""
+    """MB of this process in memory now, mapped weights included."""
     return status("VmRSS")
 
 

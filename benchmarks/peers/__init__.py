@@ -1,1 +1,1 @@
-"""The engines of benchmarks/cpu.py: one worker each, and what the driver needs to run them side by side."""
+"""The peers of benchmarks/cpu.py and gpu.py: a worker for each, and what the drivers need to run them."""

@@ -1,4 +1,4 @@
-"""Which engines there are, how each is set, and what has to be made before it runs."""
+"""Which peers there are, their settings, and the files that have to be made before they run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ OWN = "own"
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
-    """One line of the table."""
+class Peer:
+    """One way to run the model: a line of the table."""
 
     name: str
     label: str
@@ -35,14 +35,14 @@ class Engine:
     needs: tuple[str, ...] = ()
     """Steps of `Workshop` that make its files."""
     megabytes: int = 1500
-    """About what it holds in memory: decides how many engines are loaded side by side."""
+    """Roughly the memory it takes: decides how many peers are loaded at the same time."""
     takes_ids: bool = True
     ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """An engine that cannot run here, and why."""
+    """A peer that cannot run here, and why."""
 
     engine: str
     reason: str
@@ -54,7 +54,7 @@ class StepFailed(Exception):
 
 @dataclass(slots=True)
 class Workshop:
-    """Makes environments and files under one folder, each once; what failed stays failed for this run."""
+    """Makes environments and files in one folder, each once. What failed is not tried again in this run."""
 
     folder: Path
     tokenizer: Path
@@ -67,25 +67,31 @@ class Workshop:
 
     @property
     def bundle(self) -> Path:
-        """Named by what it is built from, so that a changed graph is built anew."""
+        """Its name is a hash of what it is built from, so that it is built again after a change."""
         digest = hashlib.sha256()
-        sources = [*sorted(MODEL.iterdir()), *sorted((ROOT / "runtime/gte_runtime").glob("*.py"))]
-        for file in sources:
-            digest.update(file.name.encode() + file.read_bytes())
+        package = ROOT / "runtime/gte_runtime"
+        for file in [*sorted(MODEL.iterdir()), *sorted(package.rglob("*.py"))]:
+            digest.update(str(file.relative_to(ROOT)).encode() + file.read_bytes())
         return self.folder / f"bundle-{digest.hexdigest()[:8]}"
 
     def environment(self, name: str) -> dict[str, str]:
-        """Same threads for every library that reads a variable; nothing goes to a hub."""
+        """The same number of threads for every library, and no access to the hub."""
         count = str(self.threads)
         paths = [str(BENCHMARKS)] + [str(ROOT / part) for part in ("runtime", "export") if name == OWN]
         return os.environ | {
             "PYTHONPATH": os.pathsep.join(paths),
-            "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count, "RAYON_NUM_THREADS": count,
-            "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(self.folder / "hub"),
-        }  # fmt: skip
+            "OMP_NUM_THREADS": count,
+            "MKL_NUM_THREADS": count,
+            "OPENBLAS_NUM_THREADS": count,
+            "RAYON_NUM_THREADS": count,
+            "TOKENIZERS_PARALLELISM": "true",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "HF_HOME": str(self.folder / "hub"),
+        }
 
     def python(self, name: str) -> str:
-        """The interpreter of an environment, made when it is not there. Raises StepFailed."""
+        """The interpreter of an environment, which is made if it does not exist. Raises StepFailed."""
         if name == OWN:
             return sys.executable
         home = self.folder / "envs" / name
@@ -97,7 +103,7 @@ class Workshop:
         return str(home / "bin/python")
 
     def make(self, step: str) -> None:
-        """Make a step's files, and those it is made from, unless they are there. Raises StepFailed."""
+        """Make the files of a step and of the steps before it, unless they exist. Raises StepFailed."""
         self._once(step, lambda: self._steps()[step]())
 
     def _once(self, name: str, work: Any) -> None:
@@ -181,7 +187,8 @@ class Workshop:
         )
 
     def _make_fastembed(self) -> None:
-        """The export in a folder of its own, beside the tokenizer's files, as a hub would have it. Copies: onnx refuses links."""
+        """A folder as the hub would have it: the export and the tokenizer's files. They are copied, since
+        onnx refuses links."""
         self.make("onnx")
         home = self.folder / "fastembed"
         home.mkdir(exist_ok=True)
@@ -230,31 +237,96 @@ def offered_variants() -> tuple[str, ...]:
     return tuple(dict.fromkeys(graph["variant"] for graph in graphs))
 
 
-def all_engines(shop: Workshop) -> list[Engine]:
-    """Ours first; then the others, from the slowest kind to the fastest."""
+def all_peers(shop: Workshop) -> list[Peer]:
+    """Ours first, then the others."""
     native = {"native": str(shop.folder / "native")}
     return [
         *(_ours(shop, precision) for precision in ("fp32", "int8")),
-        Engine("torch-fp32", "PyTorch eager fp32", "torch_eager", "torch", "fp32", native | {"dtype": "float32"}, ("native",)),
-        Engine("torch-bf16", "PyTorch eager bf16", "torch_eager", "torch", "bf16", native | {"dtype": "bfloat16"}, ("native",), 900),
-        Engine("sentence-transformers", "sentence-transformers fp32", "sentence_transformers", "torch", "fp32", native, ("native",)),
-        Engine("fastembed", "fastembed fp32", "fastembed", "fastembed", "fp32", {"folder": str(shop.folder / "fastembed")},
-               ("fastembed",), 2000, takes_ids=False),
-        Engine("onnx-fp32", "plain export (ORT) fp32", "ort", "onnxruntime", "fp32",
-               {"onnx": str(shop.folder / "onnx/model.onnx")}, ("onnx",), 2000),
-        Engine("onnx-int8", "quantize_dynamic (ORT) int8", "ort", "onnxruntime", "int8",
-               {"onnx": str(shop.folder / "onnx-int8/model.onnx")}, ("onnx-int8",), 700),
+        Peer(
+            "torch-fp32",
+            "PyTorch eager fp32",
+            "torch_eager",
+            "torch",
+            "fp32",
+            native | {"dtype": "float32"},
+            ("native",),
+        ),
+        Peer(
+            "torch-bf16",
+            "PyTorch eager bf16",
+            "torch_eager",
+            "torch",
+            "bf16",
+            native | {"dtype": "bfloat16"},
+            ("native",),
+            900,
+        ),
+        Peer(
+            "sentence-transformers",
+            "sentence-transformers fp32",
+            "sentence_transformers",
+            "torch",
+            "fp32",
+            native,
+            ("native",),
+        ),
+        Peer(
+            "fastembed",
+            "fastembed fp32",
+            "fastembed",
+            "fastembed",
+            "fp32",
+            {"folder": str(shop.folder / "fastembed")},
+            ("fastembed",),
+            2000,
+            takes_ids=False,
+        ),
+        Peer(
+            "onnx-fp32",
+            "plain export (ORT) fp32",
+            "ort",
+            "onnxruntime",
+            "fp32",
+            {"onnx": str(shop.folder / "onnx/model.onnx")},
+            ("onnx",),
+            2000,
+        ),
+        Peer(
+            "onnx-int8",
+            "quantize_dynamic (ORT) int8",
+            "ort",
+            "onnxruntime",
+            "int8",
+            {"onnx": str(shop.folder / "onnx-int8/model.onnx")},
+            ("onnx-int8",),
+            700,
+        ),
         _openvino(shop, "f32", "fp32", "f32", {"INFERENCE_PRECISION_HINT": "f32"}, "openvino", 1700),
         _openvino(shop, "bf16", "bf16", "f32", {"INFERENCE_PRECISION_HINT": "bf16"}, "openvino", 1700),
-        _openvino(shop, "int8-dynamic", "int8", "int8-weights",
-                  {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128}, "openvino-weights", 1000),
-        _openvino(shop, "int8-static", "int8", "int8-static", {"INFERENCE_PRECISION_HINT": "f32"}, "openvino-static", 1000),
-    ]  # fmt: skip
+        _openvino(
+            shop,
+            "int8-dynamic",
+            "int8",
+            "int8-weights",
+            {"INFERENCE_PRECISION_HINT": "bf16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 128},
+            "openvino-weights",
+            1000,
+        ),
+        _openvino(
+            shop,
+            "int8-static",
+            "int8",
+            "int8-static",
+            {"INFERENCE_PRECISION_HINT": "f32"},
+            "openvino-static",
+            1000,
+        ),
+    ]
 
 
-def _ours(shop: Workshop, precision: str) -> Engine:
+def _ours(shop: Workshop, precision: str) -> Peer:
     settings = {"bundle": str(shop.bundle), "variant": f"cpu-{precision}"}
-    return Engine(
+    return Peer(
         f"gte-{precision}",
         f"gte-runtime {precision}",
         "gte",
@@ -268,9 +340,9 @@ def _ours(shop: Workshop, precision: str) -> Engine:
 
 def _openvino(
     shop: Workshop, name: str, precision: str, file: str, hints: dict[str, Any], step: str, megabytes: int
-) -> Engine:
+) -> Peer:
     settings = {"ir": str(shop.ir(file)), "hints": hints}
-    return Engine(
+    return Peer(
         f"openvino-{name}",
         f"OpenVINO {name}",
         "openvino",
@@ -282,14 +354,14 @@ def _openvino(
     )
 
 
-def prepare(engine: Engine, shop: Workshop) -> Unavailable | None:
-    """Everything an engine needs, or the reason why it cannot run."""
-    if engine.ours and engine.settings["variant"] not in offered_variants():
-        return Unavailable(engine.name, f"not built: {MODEL.name} offers no {engine.settings['variant']}")
+def prepare(peer: Peer, shop: Workshop) -> Unavailable | None:
+    """Make everything that a peer needs. Returns the reason where it cannot run."""
+    if peer.ours and peer.settings["variant"] not in offered_variants():
+        return Unavailable(peer.name, f"not built: {MODEL.name} offers no {peer.settings['variant']}")
     try:
-        shop.python(engine.environment)
-        for step in engine.needs:
+        shop.python(peer.environment)
+        for step in peer.needs:
             shop.make(step)
     except StepFailed as error:
-        return Unavailable(engine.name, str(error))
+        return Unavailable(peer.name, str(error))
     return None

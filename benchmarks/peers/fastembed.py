@@ -13,7 +13,7 @@ NAME = "local/gte-multilingual-base"
 
 
 class FastEmbed:
-    """One `embed` per group, with the group as its batch. No worker processes: threads are the same for all."""
+    """One `embed` for each group, with the group as its batch. It starts no processes of its own."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from fastembed import TextEmbedding
@@ -23,7 +23,7 @@ class FastEmbed:
             model=NAME,
             pooling=PoolingType.CLS,
             normalization=True,
-            sources=ModelSource(hf=NAME),  # never asked: the folder is given below
+            sources=ModelSource(hf=NAME),  # not used: the folder is given below
             dim=768,
             model_file="model.onnx",
             additional_files=["model.onnx.data"],

@@ -1,4 +1,7 @@
-"""What the device can do at most: python -m peers.gpu_limits cuda|cpu. TFLOP/s of one matrix product, GB/s of one copy, as JSON."""
+"""Measures the most that the device can do: TFLOP/s of one matrix product, GB/s of one copy, as JSON.
+
+python -m peers.gpu_limits cuda|cpu
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""PyTorch on one device, in float16 on a GPU: the encoder this project traces, with the attention that settings name.
+"""PyTorch on one device, in float16 on a GPU: the encoder that this project traces, with one kind of
+attention.
 
-`sdpa` pads and masks; `flash` packs texts for FlashAttention, the package flash-attn or, without it, PyTorch's own since 2.10
-(torch.nn.attention.varlen, a GPU's only); `compile` is `sdpa` through torch.compile.
+`sdpa` pads and masks. `flash` packs texts for FlashAttention, from the package flash-attn or, without it,
+from PyTorch 2.10 or newer (torch.nn.attention.varlen, on GPUs only). `compile` is `sdpa` through
+torch.compile.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from peers.worker import Float32, padded, serve
 
 
 class Masked(nn.Module):
-    """[B, S, H] with keys of padding masked; no mask where nothing is padded, which is when the flash kernel is taken."""
+    """Attention on [B, S, H] with padding masked; without padding there is no mask, so that the flash kernel
+    is chosen."""
 
     inputs: ClassVar[Mapping[str, Any]] = {}
     outputs: ClassVar[Mapping[str, Any]] = {}
@@ -51,10 +54,11 @@ class Masked(nn.Module):
 
 
 class Varlen(Masked):
-    """[1, T, H], every text for itself."""
+    """Attention on [1, T, H] within each text."""
 
     longest = 0
-    """Of the run at hand; told from outside, since to read it from `cu_seqlens` would wait for the GPU."""
+    """The longest text of the run. It is set from outside: reading it from `cu_seqlens` would wait for the
+    GPU."""
 
     def context(self, cos: Tensor, sin: Tensor, inputs: Mapping[str, Tensor]) -> Any:
         bounds = inputs["cu_seqlens"]

@@ -1,4 +1,4 @@
-"""This engine: ragged ids straight to its session, texts through `Embedder.encode`."""
+"""gte-runtime: token ids go to its engine, texts through `Embedder.encode`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from peers.worker import Float32, serve
 
 
 class Gte:
-    """Fixed shapes are planned and run as `encode` would, without tokenizing."""
+    """Token ids are planned and run as `encode` does it after tokenizing."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         from gte_runtime import Embedder
 
         self._embedder = Embedder.open(
-            Path(settings["bundle"]), variant=settings["variant"], threads=settings["threads"], provider=settings.get("provider", "cpu"),
+            Path(settings["bundle"]),
+            variant=settings["variant"],
+            threads=settings["threads"],
+            provider=settings.get("provider", "cpu"),
             latency=settings.get("latency", False),
-        )  # fmt: skip
+        )
         self.notes = dict(self._embedder.info)
 
     def run(self, batch: Sequence[Sequence[int]]) -> Float32:
-        from gte_runtime.tokenization import Tokens
-
-        # The engine's own plan, on ids: what `encode` does after tokenizing.
-        tokens = [Tokens(np.array(ids, np.int64), False) for ids in batch]
-        return self._embedder._run(tokens).cls
+        return self._embedder.engine.run([np.array(ids, np.int64) for ids in batch]).cls
 
     def embed(self, texts: Sequence[str]) -> Float32:
         dense = self._embedder.encode(texts, sparse=False).dense

@@ -1,6 +1,8 @@
-"""What the machine can do at most: GFLOP/s of plain matrix products. python -m peers.limits torch|onnxruntime THREADS.
+"""Measures the most that the machine can do: GFLOP/s of plain matrix products.
 
-The best of several shapes and repeats; the driver takes the best over both libraries.
+    python -m peers.limits torch|onnxruntime THREADS
+
+The best of several shapes and repeats; the driver takes the best of both libraries.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ SECONDS = 0.8
 """Per shape and kind."""
 SMALL = (64, 768, 768)
 HOPELESS = 20.0
-"""GFLOP/s at SMALL below which a kind has no kernel here; the large shapes would take minutes."""
+"""GFLOP/s at SMALL below which a kind has no fast kernel here; the large shapes would take minutes."""
 
 
 def best(run: Callable[[], object], m: int, k: int, n: int) -> float:
@@ -38,7 +40,7 @@ def with_torch(threads: int) -> dict[str, float]:
     def product(kind: str, m: int, k: int, n: int) -> float:
         if kind == "int8":
             a8, b8 = (torch.randint(-127, 127, shape, dtype=torch.int8) for shape in ((m, k), (k, n)))
-            return best(lambda: torch._int_mm(a8, b8), m, k, n)
+            return best(lambda: torch._int_mm(a8, b8), m, k, n)  # noqa: SLF001 - torch has no public one
         a, b = (
             torch.randn(shape, dtype=torch.float32 if kind == "fp32" else torch.bfloat16)
             for shape in ((m, k), (k, n))

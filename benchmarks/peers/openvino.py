@@ -1,4 +1,4 @@
-"""OpenVINO on the model converted from PyTorch, in four precisions; the precision is in the file and the hints."""
+"""OpenVINO on the model converted from PyTorch. File and hints set one of four precisions."""
 
 from __future__ import annotations
 

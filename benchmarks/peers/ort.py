@@ -9,7 +9,7 @@ from peers.worker import Float32, padded, serve
 
 
 class Ort:
-    """All graph optimizations, the arena and spinning as they come; the thread count is set."""
+    """All graph optimizations; arena and spinning at their defaults."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         import onnxruntime

@@ -1,4 +1,5 @@
-"""One panel per work, one bar per engine: python -m peers.plot RESULTS.json PICTURE.png."""
+"""Draws results, one panel for each work, one bar for each peer: python -m peers.plot RESULTS.json
+PICTURE.png."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def main() -> None:
     figure.legend(handles=kinds, loc="lower center", ncols=5, frameon=False)
     cpu = results["machine"]
     figure.suptitle(
-        f"Milliseconds, less is better. {cpu['cpu']} ({cpu['features']}), {results['threads']} threads, {results['date']}"
+        f"Milliseconds, less is better. {cpu['cpu']} ({cpu['features']}), {results['threads']} threads, "
+        f"{results['date']}"
     )
     figure.tight_layout(rect=(0.01, 0.45 / height, 0.99, 1 - 0.1 / height))
     figure.savefig(sys.argv[2], dpi=95)

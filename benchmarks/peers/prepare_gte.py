@@ -1,4 +1,8 @@
-"""This engine's input: python -m peers.prepare_gte checkpoint TOKENIZER CONFIG TARGET | bundle CHECKPOINT TARGET VARIANT..."""
+"""Makes the input of gte-runtime.
+
+python -m peers.prepare_gte checkpoint TOKENIZER CONFIG TARGET
+python -m peers.prepare_gte bundle CHECKPOINT TARGET VARIANT...
+"""
 
 from __future__ import annotations
 

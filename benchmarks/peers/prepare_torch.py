@@ -1,10 +1,10 @@
-"""Makes what the peers load out of a checkpoint: transformers' native spelling, and its plain ONNX export.
+"""Makes what the peers load from a checkpoint: transformers' own format, and its plain ONNX export.
 
     python -m peers.prepare_torch native CHECKPOINT NATIVE
     python -m peers.prepare_torch onnx NATIVE ONNX
 
-`onnx` is what a user of transformers gets: `torch.onnx.export(dynamo=True)` of its own model, float32,
-batch and length dynamic, everything else left as it comes.
+`onnx` is what a user of transformers gets: `torch.onnx.export(dynamo=True)` of its own model, float32, with
+dynamic batch and length, everything else at its default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LENGTH = 8192
 
 
 def write_native(checkpoint: Path, native: Path) -> None:
-    """The same weights, with the configuration that transformers' own class reads, and sentence-transformers' files."""
+    """The same weights, with the files that transformers and sentence-transformers read."""
     native.mkdir(parents=True, exist_ok=True)
     old = json.loads((checkpoint / "config.json").read_text())
     kept = (
@@ -47,9 +47,15 @@ def write_native(checkpoint: Path, native: Path) -> None:
         "dtype": "float32",
     }
     tokenizer = {
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": LENGTH,
-        "bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>",
-    }  # fmt: skip
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": LENGTH,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},

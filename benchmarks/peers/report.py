@@ -15,8 +15,9 @@ def markdown(results: Results) -> str:
     lines = [
         f"# CPU, side by side, {results['date']}",
         "",
-        f"{machine['cpu']} ({machine['features']}), {results['threads']} threads, {machine['memory_gb']} GB, Python {machine['python']}, "
-        f"commit {results['commit']}. Full architecture, random weights, real multilingual text. "
+        f"{machine['cpu']} ({machine['features']}), {results['threads']} threads, {machine['memory_gb']} GB, "
+        f"Python {machine['python']}, commit {results['commit']}. "
+        "Full architecture, random weights, real multilingual text. "
         f"Medians of interleaved repeats (--repeats {results['repeats']}; per work: "
         + ", ".join(f"{name} {count}" for name, count in results["repeats_of"].items())
         + ").",
@@ -24,7 +25,8 @@ def markdown(results: Results) -> str:
         "Limits measured in this run, GFLOP/s: "
         + ", ".join(f"{kind} {value:.0f}" for kind, value in results["limits"].items())
         + ". "
-        "Fixed shapes start from ids, mixes from texts, tokenizing included; fastembed takes texts everywhere.",
+        "Fixed shapes start from ids, mixes from texts, tokenizing included; "
+        "fastembed takes texts everywhere.",
     ]
     for engine in results["unavailable"]:
         lines.append(f"\n**{engine['engine']} did not run**: {engine['reason']}")

@@ -1,4 +1,4 @@
-"""sentence-transformers, torch backend. Fixed shapes go through its `forward` on ids, texts through `encode`."""
+"""sentence-transformers with torch. Fixed shapes go through its `forward` as ids, texts through `encode`."""
 
 from __future__ import annotations
 

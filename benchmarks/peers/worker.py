@@ -1,7 +1,7 @@
-"""The protocol between driver and workers: JSON lines, both sides. Standard library and numpy only.
+"""The protocol between driver and workers: JSON lines in both directions. Standard library and numpy only.
 
-A worker loads one engine, then waits for a line. `run` gives the milliseconds of one work and, when
-asked, writes the L2-normalised CLS rows to a file; the reading and writing are outside the time.
+A worker loads one peer and waits for requests. `run` measures the milliseconds of one work and, on request,
+writes the L2-normalised CLS rows to a file; reading and writing are not timed.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
 PATIENCE = 900
-"""Seconds for one answer; beyond, the engine is given up and named."""
+"""Seconds to wait for an answer; after that the peer counts as failed."""
 
 
-class IdEngine(Protocol):
-    """Takes token ids; the worker tokenizes when it is asked for texts."""
+class IdPeer(Protocol):
+    """Takes token ids; for texts the worker tokenizes."""
 
     def run(self, batch: Sequence[Sequence[int]]) -> Float32:
-        """CLS rows of one batch, padded by the engine as it needs."""
+        """CLS rows of one batch. The peer pads it as needed."""
 
 
-class TextEngine(Protocol):
-    """Takes texts, its own tokenization included."""
+class TextPeer(Protocol):
+    """Takes texts and tokenizes them itself."""
 
     def embed(self, texts: Sequence[str]) -> Float32:
         """CLS rows of one call."""
 
 
-Engine = IdEngine | TextEngine
+Peer = IdPeer | TextPeer
 
 
 def padded(batch: Sequence[Sequence[int]], pad: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -54,7 +54,7 @@ def padded(batch: Sequence[Sequence[int]], pad: int = 1) -> tuple[NDArray[np.int
 # The worker's side.
 
 
-def serve(load: Callable[[dict[str, Any]], Engine], packages: Sequence[str]) -> None:
+def serve(load: Callable[[dict[str, Any]], Peer], packages: Sequence[str]) -> None:
     """Answer requests until `quit`. Whatever else prints to stdout goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -65,27 +65,27 @@ def serve(load: Callable[[dict[str, Any]], Engine], packages: Sequence[str]) -> 
             break
         try:
             answer = getattr(state, request["do"])(request)
-        except Exception as error:  # noqa: BLE001 - carried to the driver, which names it
+        except Exception as error:  # noqa: BLE001 - sent to the driver, which reports it
             answer = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
 class _State:
-    def __init__(self, load: Callable[[dict[str, Any]], Engine], packages: Sequence[str]) -> None:
+    def __init__(self, load: Callable[[dict[str, Any]], Peer], packages: Sequence[str]) -> None:
         self._load, self._packages = load, packages
-        self._engine: Any = None
+        self._peer: Any = None
         self._tokenizer: Any = None
         self._works: dict[str, Any] = {}
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
-        self._engine = self._load(request["settings"])
-        if not hasattr(self._engine, "embed"):
+        self._peer = self._load(request["settings"])
+        if not hasattr(self._peer, "embed"):
             from tokenizers import Tokenizer
 
             self._tokenizer = Tokenizer.from_file(request["settings"]["tokenizer"])
-        return {"seconds": time.perf_counter() - start, "notes": getattr(self._engine, "notes", {})}
+        return {"seconds": time.perf_counter() - start, "notes": getattr(self._peer, "notes", {})}
 
     def works(self, request: dict[str, Any]) -> dict[str, Any]:
         self._works = json.loads(Path(request["path"]).read_text())
@@ -105,15 +105,15 @@ class _State:
         return {"ms": milliseconds}
 
     def _run(self, work: dict[str, Any], groups: list[list[int]], what: str) -> list[Float32]:
-        if what == "texts" and hasattr(self._engine, "embed"):
+        if what == "texts" and hasattr(self._peer, "embed"):
             texts = work["texts"]
-            return [self._engine.embed([texts[row] for row in group]) for group in groups]
+            return [self._peer.embed([texts[row] for row in group]) for group in groups]
         ids = (
             [found.ids for found in self._tokenizer.encode_batch(work["texts"])]
             if what == "texts"
             else work["ids"]
         )
-        return [self._engine.run([ids[row] for row in group]) for group in groups]
+        return [self._peer.run([ids[row] for row in group]) for group in groups]
 
     def memory(self, request: dict[str, Any]) -> dict[str, Any]:
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -135,7 +135,7 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """One engine in its own process. Blocked on its stdin unless a request runs."""
+    """The driver's side of one peer in its own process, which waits on its stdin unless a request runs."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str], folder: Path, log: Path) -> None:
         self._log = log
@@ -172,6 +172,10 @@ class Worker:
             raise WorkerFailed(answer["error"])
         return answer
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """Processor time used so far, all threads."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -184,6 +188,6 @@ class Worker:
 
 
 def last_line(log: Path) -> str:
-    """What a log ends with, short enough for a table."""
+    """The end of a log, short enough for a table."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "nothing in its log"

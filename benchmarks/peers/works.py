@@ -1,7 +1,7 @@
-"""What is measured: texts and ids of every work, and the batchings a padded engine may choose from. Pure but for the tokenizer.
+"""What is measured: texts and token ids of every work, and the batchings from which a padded peer may choose.
 
-Every text is real and multilingual, cut so that it has exactly the wanted number of tokens; so a
-fixed shape is the same work whether an engine takes ids or texts.
+Every text is real and multilingual, and cut so that it has exactly the wanted number of tokens; so a fixed
+shape is the same work for a peer that takes ids and for one that takes texts. Pure but for the tokenizer.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ REPEATS = {
 }
 """Timed repeats of a work, as a multiple of --repeats."""
 PROBE_AT, PROBE_SIZE = (0.1, 0.3, 0.5, 0.7, 0.8), 8
-"""Neighbours by length at these quantiles stand for the long mix when batchings are compared."""
+"""Texts of similar length at these quantiles represent the long mix when batchings are compared."""
 
 GEMM_FLOP, ATTENTION_FLOP = 226.5e6, 36_864
-"""Per token, and per token and token of the same text."""
+"""FLOP per token, and per pair of tokens of the same text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Texts, and the same as ids."""
+    """Texts, and their token ids."""
 
     texts: list[str]
     ids: list[list[int]]
@@ -48,7 +48,7 @@ class Work:
 
     @property
     def flop(self) -> float:
-        """Without padding."""
+        """Operations without padding."""
         return sum(n * (GEMM_FLOP + ATTENTION_FLOP * n) for n in self.lengths)
 
     def part(self, rows: list[int]) -> Work:
@@ -56,8 +56,8 @@ class Work:
 
 
 def make_works(texts: Path, tokenizer: Path) -> dict[str, Work]:
-    """Every work, the probe of the long mix, and calibration texts that stand in no work."""
-    composer = _Composer(texts, tokenizer)
+    """Every work, the probe of the long mix, and calibration texts that are in no work."""
+    composer = Composer(texts, tokenizer)
     rng = np.random.default_rng(3)
     z = [NormalDist().inv_cdf((i + 0.5) / LOGNORMAL_TEXTS) for i in range(LOGNORMAL_TEXTS)]
     lognormal = rng.permutation(
@@ -75,7 +75,7 @@ def make_works(texts: Path, tokenizer: Path) -> dict[str, Work]:
     return works | {"lognormal-probe": works["lognormal"].part(probe)}
 
 
-class _Composer:
+class Composer:
     """Cuts texts of an exact number of tokens out of the paragraphs, from places drawn at random."""
 
     def __init__(self, texts: Path, tokenizer: Path) -> None:
@@ -116,7 +116,8 @@ Groups = list[list[int]]
 
 
 def batchings(lengths: list[int]) -> dict[str, Groups]:
-    """Ways to run texts in padded batches. Left out are those that pad to more than 2.5 times the tokens: they cannot win."""
+    """Ways to run texts in padded batches, without those that pad to more than 2.5 times the tokens: they
+    cannot be the fastest."""
     order = np.argsort(lengths, kind="stable").tolist()
     ways: dict[str, Groups] = {
         "one by one": [[row] for row in order],
@@ -140,7 +141,7 @@ def batchings(lengths: list[int]) -> dict[str, Groups]:
 
 
 def plan(name: str, lengths: list[int]) -> Groups:
-    """A batching by name, for another work than the one it was chosen on."""
+    """The batching of this name for these lengths."""
     return batchings(lengths).get(name) or [[row] for row in range(len(lengths))]
 
 

@@ -1,11 +1,12 @@
-"""The retrieval tasks of the mGTE paper, with our numbers beside its own: for machines that can load the data.
+"""Measures the retrieval tasks of the mGTE paper and puts the paper's numbers next to ours.
 
     make .venv-mteb/.mteb && .venv-mteb/bin/gte pull gte-multilingual-base
-    .venv-mteb/bin/python benchmarks/quality/paper.py --task MultiLongDocRetrieval --way hybrid -o results/paper.md
+    .venv-mteb/bin/python benchmarks/quality/paper.py --task MultiLongDocRetrieval --way hybrid -o paper.md
 
-Data sets come from the hub through mteb; MIRACL and MLDR are tens of gigabytes, and a full run on a CPU takes days.
-Results are kept by mteb (MTEB_CACHE), so a run can be cut off and taken up again. Figures of the paper are those of its
-tables 4 and 5 (arXiv 2407.19669), as transcribed in the notes of this project: check the PDF before quoting them.
+It needs a machine that can load the data, which come from the hub through mteb; MIRACL and MLDR are tens of
+gigabytes, and a full run on a CPU takes days. mteb keeps results (MTEB_CACHE), so an interrupted run can be
+continued. The paper's numbers are those of its tables 4 and 5 (arXiv 2407.19669), as transcribed in the notes
+of this project: check the PDF before quoting them.
 """
 
 from __future__ import annotations

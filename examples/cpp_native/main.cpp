@@ -1,6 +1,6 @@
 // Vectors of token ids, by ONNX Runtime's C++ API and nothing else.
 //   gte_native GRAPH OUTPUT [DIM] < ids
-// GRAPH is the portable graph of a bundle, with its weight files beside it. A line of stdin is one text: its ids
+// GRAPH is the portable graph of a bundle, with its weight files in the same folder. A line of stdin is one text: its ids
 // with <s> and </s>, as `gte tokens` shows them. OUTPUT gets a float32 row for each; sparse weights go to stdout.
 #include <onnxruntime_cxx_api.h>
 

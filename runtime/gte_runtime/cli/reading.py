@@ -248,7 +248,7 @@ def _json(line: bytes, text_field: str) -> Row:
     except UnicodeDecodeError as error:
         return Row(None, problem=_no_utf8(error))
     except UnicodeEncodeError:
-        return Row(None, problem="the id holds a lone surrogate, which cannot be written")
+        return Row(None, problem="the id holds half a surrogate pair, which cannot be written")
     except json.JSONDecodeError as error:
         return Row(None, problem=f"not JSON: {error.msg} at column {error.colno}")
     except (ValueError, RecursionError) as error:
@@ -267,4 +267,4 @@ def _no_utf8(error: UnicodeDecodeError) -> str:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number in JSON")
+    raise ValueError(f"{name} is no number of JSON")
