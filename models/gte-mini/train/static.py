@@ -24,8 +24,7 @@ of text apart, not meanings."""
 
 
 def axes(vectors: Tensor) -> Tensor:
-    """The projection [384, WIDTH] of targets and pieces from centred vectors [N, 384], strongest axes
-    first."""
+    """The projection [384, WIDTH] of centred vectors [N, 384], strongest axes first."""
     variance, found = torch.linalg.eigh(vectors.T @ vectors / len(vectors))
     chosen = (found / variance.clamp(min=1e-9) ** FLATTEN).flip(1)[:, :WIDTH]
     return chosen / (vectors @ chosen).std()
