@@ -42,8 +42,7 @@ FREQUENT, RARE = 3.0, 8.0
 MOST = 4
 """The largest number of texts that are joined."""
 GROUPS = 6 if ON_GPU else 12
-"""Parts of a batch, each padded to its own longest text. On a GPU, padding costs less than further
-kernels."""
+"""Parts of a batch, each padded to its own longest text; fewer on a GPU, where padding costs less."""
 
 Ids = NDArray[np.int32]
 
