@@ -153,27 +153,27 @@ def _norm_twice(
     yield _tensor(f"{name}_residual.bias", "float32", (width,), add, f"{norm}.bias", *biases)
 
 
-def _product(name: str, wide: int, out: int, reads: str, *gives: str) -> Iterator[dict[str, Any]]:
+def _product(name: str, wide: int, out: int, reads: str, *computes: str) -> Iterator[dict[str, Any]]:
     yield _tensor(f"{name}.weight", "int8", (wide, out), "quantize", f"{name}.weight", reads)
     yield _tensor(
-        f"{name}.scale", "float32", (out,), "quantize_scale", f"{name}.weight", reads, *_factored(gives)
+        f"{name}.scale", "float32", (out,), "quantize_scale", f"{name}.weight", reads, *_factored(computes)
     )
 
 
-def _parted_product(name: str, wide: int, out: int, reads: str, *gives: str) -> Iterator[dict[str, Any]]:
+def _parted_product(name: str, wide: int, out: int, reads: str, *computes: str) -> Iterator[dict[str, Any]]:
     """An int8 product without its outlying rows and columns, and the float32 weight for those."""
-    beside = OUTLIERS * (2 if gives and not _factored(gives) else 1)
+    beside = OUTLIERS * (2 if computes and not _factored(computes) else 1)
     for part, dtype, shape, transform in (
         ("weight", "int8", (wide, out), "quantize_inner"),
         ("scale", "float32", (out,), "quantize_inner_scale"),
         ("beside", "float32", (beside, out), "outlier_rows"),
     ):
-        yield _tensor(f"{name}.{part}", dtype, shape, transform, f"{name}.weight", reads, *gives)
+        yield _tensor(f"{name}.{part}", dtype, shape, transform, f"{name}.weight", reads, *computes)
 
 
-def _factored(gives: tuple[str, ...]) -> tuple[str, ...]:
+def _factored(computes: tuple[str, ...]) -> tuple[str, ...]:
     """Those of a product's outputs that have factors: activations, but not the norms that follow it."""
-    return tuple(place for place in gives if not place.endswith("_norm"))
+    return tuple(place for place in computes if not place.endswith("_norm"))
 
 
 def _outliers(at: str, h: int, i: int) -> Iterator[dict[str, Any]]:

@@ -134,8 +134,7 @@ def _attention_symbol(g: Any, q: Any, k: Any, v: Any, lengths: Any, heads: int) 
 def _packed_attention_symbol(
     g: Any, q: Any, k: Any, v: Any, token_offset: Any, bounds: Any, heads: int
 ) -> Any:
-    # Separate q, k and v without a bias: the only form for which the operator runs FlashAttention at every
-    # length.
+    # Separate q, k and v without a bias: only for these FlashAttention runs at every length.
     no_bias = g.op("prim::Constant")
     no_bias.setType(torch.OptionalType.ofTensor())
     out = g.op(

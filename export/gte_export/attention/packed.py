@@ -21,6 +21,8 @@ Context = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class PackedAttention(nn.Module):
+    """Attention of `cuda-fp16`, on texts concatenated to [1, T, H]."""
+
     inputs: ClassVar[Axes] = {
         "input_ids": {0: "tokens"},
         "position_ids": {0: "tokens"},

@@ -21,6 +21,8 @@ Context = tuple[Tensor, Tensor, Tensor]
 
 
 class PaddedAttention(nn.Module):
+    """Attention of the portable variants, on texts padded to [B, S, H]."""
+
     inputs: ClassVar[Axes] = {
         "input_ids": {0: "batch", 1: "sequence"},
         "attention_mask": {0: "batch", 1: "sequence"},

@@ -29,6 +29,8 @@ Context = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 class RaggedAttention(nn.Module):
+    """Attention of `cpu-fp32` and `cpu-int8`, on texts concatenated to [1, T, H]."""
+
     inputs: ClassVar[Axes] = {
         "input_ids": {0: "tokens"},
         "position_ids": {0: "tokens"},

@@ -17,6 +17,8 @@ Context = tuple[Tensor, Tensor, Tensor]
 
 
 class SdpaAttention(nn.Module):
+    """Attention on texts of one length, [B, S, H]."""
+
     inputs: ClassVar[Axes] = {
         "input_ids": {0: "batch", 1: "sequence"},
         "position_ids": {0: "batch", 1: "sequence"},

@@ -1,4 +1,4 @@
-"""What is in a batch: languages and sources in fixed shares, some pairs joined to longer ones, some asked as questions."""
+"""Makes training batches: languages and sources in fixed shares, some pairs joined, some put as questions."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 SHARES = {
-    "help": 0.2, "libreoffice": 0.06, "chromium": 0.12, "firefox": 0.12, "home": 0.1, "cldr-terms": 0.13, "cldr-keywords": 0.08,
-    "cldr": 0.03, "iso-codes": 0.03, "unihan": 0.02, "places": 0.08, "places-words": 0.04, "scripture": 0.35,
+    "help": 0.2, "libreoffice": 0.06, "chromium": 0.12, "firefox": 0.12, "home": 0.1, "cldr-terms": 0.13,
+    "cldr-keywords": 0.08, "cldr": 0.03, "iso-codes": 0.03, "unihan": 0.02, "places": 0.08,
+    "places-words": 0.04, "scripture": 0.35,
 }  # fmt: skip
 SECONDARY = 0.35
-"""How often a language that is not one of MAIN comes, beside one that is."""
+"""How often a language that is not one of MAIN is drawn, relative to one that is."""
 HARD = dict.fromkeys(("cs", "hi", "id", "ja", "pl", "th", "tr", "uk", "vi"), 1.6)
-"""How often languages come that the models before this one knew least, or that have no prose to learn from."""
+"""The same for languages in which earlier models were worst, or for which there is no prose to train on."""
 JOINED = 0.3
-"""So many pairs are two or three of one source and language, one after the other: longer texts, other lengths."""
+"""The share of pairs that are two or three pairs of one source and language joined, to get longer texts."""
 CAPITALS = 0.15
-"""So many pairs have their English in lower case, as queries often are."""
+"""The share of pairs whose English is in lower case, as queries often are."""
 ASKED = 0.1
-"""So many sides are put as a question about the text: the answer is the text, so question words must weigh little."""
+"""The share of sides that are put as a question about their text, so that question words get low weights."""
 TOKENS = 96
 LETTERS = 800
-"""So much of a page is enough for its first tokens in any language."""
+"""Characters of a page that are enough for its first TOKENS tokens in any language."""
 PAGES = 500
-"""Pages of a language."""
+"""The largest number of pages of a language."""
 FREQUENT, RARE = 3.0, 8.0
-"""Minus the log of how frequent a piece is: at the first it tells nothing, at so much more its rarity is one."""
+"""-log of the frequency of a piece: its rarity is 0 at FREQUENT, and 1 at FREQUENT + RARE."""
 MOST = 4
-"""So many texts are joined at most."""
+"""The largest number of texts that are joined."""
 GROUPS = 6 if ON_GPU else 12
-"""Parts of a batch that are padded to their own longest text: a GPU rather pads than starts more work."""
+"""Parts of a batch, each padded to its own longest text; fewer on a GPU, where padding costs less."""
 
 Ids = NDArray[np.int32]
 
 
 class Texts(NamedTuple):
-    """Token ids of many texts, without specials, end to end."""
+    """Token ids of many texts, without special tokens, concatenated."""
 
     flat: Ids
     starts: NDArray[np.int64]
@@ -57,7 +58,7 @@ class Texts(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """English and other sides' ids without specials, and what is known of each pair.
+    """The ids of the English and the other sides, without special tokens, and facts about each pair.
 
     Args:
         texts: [pairs, MOST] the numbers of its English texts, -1 where there are fewer
@@ -94,7 +95,7 @@ def padded(rows: list[Ids], limit: int = TOKENS) -> NDArray[np.int64]:
 
 
 class Groups(NamedTuple):
-    """Padded rows of like length side by side, and where each row was before."""
+    """Rows grouped by similar length and padded by group, and the original position of each row."""
 
     parts: tuple[NDArray[np.int64], ...]
     back: NDArray[np.int64]
@@ -131,7 +132,7 @@ class Batches:
                     if source != "cldr-keywords" or "skin tone" not in english:  # five of each hand
                         pairs[language][source].append((known[english], len(others)))
                     others.append(other)
-        # arrays, since processes that make batches would copy lists as they read them
+        # Arrays, because reading a list changes reference counts, so forked workers would copy its memory.
         self._found = {
             language: {source: np.array(rows) for source, rows in found.items()}
             for language, found in pairs.items()
@@ -175,13 +176,13 @@ class Batches:
         return Batch(left, right, texts, np.stack([_first(left), _first(right)]), np.array(languages))
 
     def words(self, number: int, size: int, alone: bool = False) -> tuple[list[Ids], NDArray[np.int64]]:
-        """Ids and numbers of words and spans, or of words alone."""
+        """The ids and the numbers of words and spans, or of words only."""
         rng = random.Random(f"words {number}")
         chosen = [rng.randrange(self._alone if alone else len(self._words.starts) - 1) for _ in range(size)]
         return [self._words[n] for n in chosen], np.array(chosen)
 
     def rarity(self) -> Tensor:
-        """[pieces] How much each tells by itself, for a product of two to grow as BM25's IDF does: none for punctuation.
+        """The rarity of each piece, [pieces]: a product of two grows as BM25's IDF does. Punctuation has 0.
 
         A piece counts where it is most frequent, since what is a function word in one language seldom
         tells much in another.
@@ -226,7 +227,7 @@ class Pages:
         }
 
     def titles(self, number: int, size: int, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Ids of titles and of texts, one language a batch, no title twice."""
+        """Ids of titles and of texts, all of one language and without a title twice."""
         rng = random.Random(f"titles {number}")
         titles, texts = self._texts[rng.choice(sorted(self._texts))]
         rows = {

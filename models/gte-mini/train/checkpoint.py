@@ -1,4 +1,4 @@
-"""The student as the hub's checkpoints are laid out: config.json, model.safetensors in float16, tokenizer.json."""
+"""Writes the student as a checkpoint: config.json, model.safetensors in float16, tokenizer.json."""
 
 from __future__ import annotations
 

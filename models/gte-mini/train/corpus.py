@@ -37,9 +37,9 @@ SEED = 0
 LONGEST = 600
 MESSAGES = ("chromium", "firefox", "home")
 VOWELS = re.compile("[\u064b-\u0652\u0640]")
-"""Of Arabic, and the sign that makes a word longer."""
+"""Arabic vowel signs, and the sign that stretches a word (tatweel)."""
 MESSAGE = 100
-"""From so many letters on, a message is an explanation of some sentences, and one in twenty is held out."""
+"""Messages of at least this many letters are explanations of some sentences. One in twenty is held out."""
 
 
 def _key(text: str) -> str:
@@ -47,7 +47,7 @@ def _key(text: str) -> str:
 
 
 def _useful(pair: Pair) -> bool:
-    """Worth learning from: letters on both sides, translated, neither tiny nor far longer than the other."""
+    """Whether to train on a pair: both sides have letters, are translated, and are of similar length."""
     a, b = pair.english, pair.other
     if not (a and b) or (_key(a) == _key(b) and (len(a) > 20 or pair.source in MESSAGES)):
         return False
@@ -60,13 +60,13 @@ def _useful(pair: Pair) -> bool:
 
 
 def _as_written(pair: Pair) -> Pair:
-    """Three Arabic texts in five, always the same, without the signs of vowels that programs write more often than people."""
+    """Three of five Arabic texts, always the same, without vowel signs: people seldom write them."""
     bare = pair.language == "ar" and zlib.crc32(pair.other.encode()) % 5 < 3
     return pair._replace(other=VOWELS.sub("", pair.other)) if bare else pair
 
 
 def _keywords(pair: Pair) -> list[str]:
-    """Names of signs and places are among their keywords, so a held-out name takes its keywords with it."""
+    """Keywords include the name of their sign or place, so those of a held-out name are held out, too."""
     return (
         [_key(text) for text in pair.english.split(", ")]
         if pair.source in ("cldr-keywords", "places-words")
@@ -75,7 +75,7 @@ def _keywords(pair: Pair) -> list[str]:
 
 
 def _held_message(pair: Pair) -> str:
-    """train, test or dev: decided by the English text, so alike in every language."""
+    """train, test or dev, decided by the English text, so that it is the same in every language."""
     long = pair.source in MESSAGES and len(pair.english) >= MESSAGE
     return heldout.page(pair.english) if long else "train"
 

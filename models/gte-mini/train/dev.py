@@ -1,4 +1,4 @@
-"""A look at a model in training: top-1 in percent on held-out terms and messages, on prose, on the everyday sentences, the card."""
+"""Measures a model in training: top-1 accuracy on held-out terms, messages, prose and sentences."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.nn import functional as f
 
 GROUP = 30
 SEARCHES = 4
-"""Groups of passages, of ten: two of Deuteronomy, two of Proverbs."""
+"""The groups of passages, of ten, that are measured: two of Deuteronomy, two of Proverbs."""
 TOKENS = 192
 PART = 128
 PARTNER = [2, 3, 0, 1]
@@ -75,7 +75,8 @@ class Dev:
                 scores[language] = float(torch.cat(hits).float().mean() * 100)
             worst = sorted(scores, key=lambda language: scores[language])[:3]
             out.append(
-                f"{name} {sum(scores.values()) / len(scores):.1f} ({' '.join(f'{x} {scores[x]:.0f}' for x in worst)})"
+                f"{name} {sum(scores.values()) / len(scores):.1f} "
+                f"({' '.join(f'{x} {scores[x]:.0f}' for x in worst)})"
             )
         rows = f.normalize(vectors(self._card))
         near = (rows @ rows.T).fill_diagonal_(-1).argmax(1)

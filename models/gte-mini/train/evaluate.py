@@ -1,4 +1,4 @@
-"""How good the shipped model is, measured with the runtime on a built bundle.
+"""Measures the quality of the shipped model with the runtime, on a built bundle.
 
     python evaluate.py WORK BUNDLE [--variant cpu-int8] [--part dev] [--no-search]
 
@@ -25,8 +25,9 @@ from sources import articles
 from gte_runtime import Embedder
 
 DECLARATION = {
-    "zh": "cmn_hans", "de": "deu_1996", "fr": "fra", "es": "spa", "pt": "por_BR", "it": "ita", "ru": "rus", "ja": "jpn", "ko": "kor",
-    "ar": "arb", "hi": "hin", "tr": "tur", "vi": "vie", "pl": "pol", "nl": "nld", "id": "ind", "th": "tha", "uk": "ukr", "cs": "ces",
+    "zh": "cmn_hans", "de": "deu_1996", "fr": "fra", "es": "spa", "pt": "por_BR", "it": "ita", "ru": "rus",
+    "ja": "jpn", "ko": "kor", "ar": "arb", "hi": "hin", "tr": "tur", "vi": "vie", "pl": "pol", "nl": "nld",
+    "id": "ind", "th": "tha", "uk": "ukr", "cs": "ces",
 }  # fmt: skip
 SHORT = 64
 GROUP = 30
@@ -43,7 +44,7 @@ def vectors(gte: Embedder, texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def top1(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> Both:
-    """How many percent of the queries have their own row's document first, at full length and at SHORT."""
+    """Top-1 accuracy in percent, at full length and at SHORT: query n finds document n."""
     found = []
     for dim in (None, SHORT):
         a, b = (
@@ -71,7 +72,7 @@ def terms(gte: Embedder, held: dict[str, list[list[str]]]) -> dict[str, Both]:
 
 
 def paragraphs(gte: Embedder, held: dict[str, list[list[str]]]) -> dict[str, Both]:
-    """Held-out paragraphs, the English one out of GROUP that stand side by side."""
+    """Held-out paragraphs: each finds the English one among GROUP neighbouring ones."""
     out = {}
     for language in DECLARATION:
         pairs = held.get(language, [])
@@ -89,7 +90,7 @@ def prose(gte: Embedder) -> dict[str, Both]:
 
 
 def card(gte: Embedder) -> int:
-    """For how many of the model card's four texts the counterpart is nearest."""
+    """The number of the model card's four texts whose translation is the nearest of the others."""
     rows = vectors(gte, CARD)
     similarity = rows @ rows.T
     np.fill_diagonal(similarity, -1)
@@ -104,10 +105,11 @@ def everyday(gte: Embedder) -> dict[str, Both]:
 
 
 def row(name: str, found: dict[str, Both]) -> Iterator[str]:
-    """Two lines of the table, and every language in a comment."""
+    """Two lines of the README's table, and the numbers of all languages in a comment."""
     mean, short = np.mean(list(found.values()), axis=0)
     worst = min(found, key=lambda language: found[language][0])
-    yield f"| {name} | {mean:.1f} % | {worst} {found[worst][0]:.1f} % | {short:.1f} %, {100 * short / mean:.1f} % kept |"
+    kept = f"{short:.1f} %, {100 * short / mean:.1f} % kept"
+    yield f"| {name} | {mean:.1f} % | {worst} {found[worst][0]:.1f} % | {kept} |"
     yield (
         f"<!-- {name}: "
         + " ".join(f"{language} {value:.1f}" for language, (value, _) in found.items())

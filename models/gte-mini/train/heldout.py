@@ -1,4 +1,4 @@
-"""What is never trained on, decided by hashes and so the same in every run."""
+"""Texts that are never trained on. Hashes decide, so they are the same in every run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 
 CARD = ("what is the capital of China?", "how to implement quick sort in python?", "北京", "快排算法介绍")
-"""北京 and 快排 stay out as texts of their own; the characters occur elsewhere."""
+"""No text that consists of 北京 or 快排 is trained on; the characters occur in others."""
 TERMS = 500
 QUOTE = 7
 SHARES = {0: "test", 1: "dev"}
@@ -17,7 +17,7 @@ def _bucket(text: str, buckets: int) -> int:
 
 
 def page(name: str) -> str:
-    """test, dev or train: the part a documentation page belongs to, in every language."""
+    """The part of a documentation page: test, dev or train, the same in every language."""
     return SHARES.get(_bucket(name, 20), "train")
 
 
@@ -28,6 +28,6 @@ def terms(candidates: set[str]) -> tuple[list[str], list[str]]:
 
 
 def runs(text: str) -> set[tuple[str, ...]]:
-    """Every QUOTE words in a row: texts that share one quote the same source."""
+    """All sequences of QUOTE words: texts that have one in common quote the same source."""
     words = re.findall(r"\w+", text.casefold())
     return {tuple(words[n : n + QUOTE]) for n in range(len(words) - QUOTE + 1)}

@@ -1,4 +1,4 @@
-"""Contrastive losses over a batch of pairs, and how far it is to the teacher."""
+"""Contrastive losses over a batch of pairs, and the distance to the teacher."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from torch import Tensor
 from torch.nn import functional as f
 
 WEIGHTS = dict(zip(DIMS, (1, 3, 1, 2), strict=True))
-"""What each trained length weighs: 64 is what most will cut to, and the first to lose."""
+"""{length of vectors that is trained: its weight}. The shorter ones lose quality first."""
 TEMPERATURE = 0.05
 LEXICAL_TEMPERATURE = 0.5
 ALIKE = 0.9
-"""Texts whose targets have this cosine or more are no negatives of each other."""
+"""Texts whose targets have at least this cosine are not negatives of each other."""
 
 
 def aims(targets: Tensor, texts: Tensor) -> Tensor:
-    """[pairs, H] targets of pairs: the mean of their texts' `targets`, whose numbers are in `texts`, -1 for none."""
+    """The targets of pairs, [pairs, H]: the mean of `targets` over a pair's `texts`, where -1 is none."""
     return f.normalize((targets[texts.clamp(min=0)] * (texts >= 0)[..., None]).sum(1))
 
 
 def alike(aims: Tensor, first: Tensor) -> Tensor:
-    """[pairs, pairs] which share a text or nearly."""
+    """Which pairs have the same text, or almost, [pairs, pairs]."""
     return (aims @ aims.T > ALIKE) | (first[:, :, None] == first[:, None]).any(0)
 
 
 def dense(a: Tensor, b: Tensor, same: Tensor) -> Tensor:
-    """Every text finds its partner among all texts of both sides and all languages, at every trained length.
+    """Contrastive loss: a text finds its partner among all texts of both sides, at every trained length.
 
     Negatives of the text's own language and of others alike: what a language has in common cannot
     help. `same` [N, N] marks pairs that share a text and are no negatives.
@@ -46,7 +46,7 @@ def dense(a: Tensor, b: Tensor, same: Tensor) -> Tensor:
 
 
 def taught(rows: Tensor, targets: Tensor) -> Tensor:
-    """One less the cosine to the target, at every trained length; a target of zeros is none."""
+    """1 - cosine to the target, at every trained length. A target of zeros is left out."""
     known = (targets.abs().sum(1) > 0).float()
     far = torch.stack(
         [
@@ -58,7 +58,7 @@ def taught(rows: Tensor, targets: Tensor) -> Tensor:
 
 
 def lexical(ids: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], vocabulary: int) -> Tensor:
-    """The token weights' own loss: the sum over shared tokens of products of weights finds the text of a title."""
+    """Contrastive loss of token weights: a title finds its text by the sparse score alone."""
     rows = []
     for tokens, values in zip(ids, weights, strict=True):
         kept = values * (tokens > 3)
@@ -69,6 +69,6 @@ def lexical(ids: tuple[Tensor, Tensor], weights: tuple[Tensor, Tensor], vocabula
 
 
 def plausible(ids: Tensor, scores: Tensor, rarity: Tensor) -> Tensor:
-    """How far token scores, before the cut at zero, are from their pieces' rarity: no piece's weight can die or run away."""
+    """The distance of token scores, before ReLU, to their pieces' rarity: no weight may die or explode."""
     kept = (ids > 3).float()
     return ((scores - rarity[ids]).square() * kept).sum() / kept.sum()

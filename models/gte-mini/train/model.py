@@ -1,4 +1,4 @@
-"""The student: gte-multilingual-base's encoder with its checkpoint's own tensor names, padded, fast to train on a CPU.
+"""The student: the encoder of gte-multilingual-base with the same tensor names, fast to train on a CPU.
 
 `gte_export.encoders` holds the same maths for tracing; `gte build` proves the two agree through
 the oracle.
@@ -75,7 +75,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(WIDTH, WIDTH)
 
     def forward(self, h: Tensor, hidden: Tensor, table: tuple[Tensor, Tensor], rows: int | None) -> Tensor:
-        """Mixes for the first `rows` tokens only, or for all."""
+        """Attention, whose output is computed for the first `rows` tokens only, or for all."""
         weight, bias = self.qkv_proj.weight, self.qkv_proj.bias
         parts = (
             f.linear(h[:, :rows], weight[:WIDTH], bias[:WIDTH]),
@@ -129,20 +129,20 @@ class Student(nn.Module):
         self.classifier = nn.Linear(WIDTH, 1)
 
     def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """CLS states [B, H] and token scores [B, S]: what is above zero is the token's weight."""
+        """CLS states [B, H] and token scores [B, S], which are the token weights before ReLU."""
         h = self.states(ids)
         return h[:, 0], self.classifier(h)[..., 0]
 
     def states(self, ids: Tensor) -> Tensor:
-        """[B, S, H], the last layer's."""
+        """The last layer's states, [B, S, H]."""
         return self._states(ids, self.embeddings(ids), None)
 
     def cls(self, *parts: Tensor) -> Tensor:
-        """CLS states [B, H] alone, without the last layer's other rows, of parts that are padded each to its own length."""
+        """CLS states [B, H] of parts with a padding of their own. The last layer computes no other rows."""
         flat = torch.cat([ids.flatten() for ids in parts])
         if flat.is_cuda:
             vectors = self.embeddings(flat)
-        else:  # a gradient of the whole table for each token costs more than the encoder
+        else:  # the gradient of the whole table costs more than the encoder
             present, rows = torch.unique(flat, return_inverse=True)
             vectors = f.embedding(rows, self.embeddings(present))
         hidden = zip(parts, vectors.split([ids.numel() for ids in parts]), strict=True)

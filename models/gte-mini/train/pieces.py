@@ -1,4 +1,4 @@
-"""What the teacher makes of each of our pieces alone, and of whole words that ours has not.
+"""The teacher's vectors of each of our pieces, and of whole words that our vocabulary does not have.
 
 Across languages the teacher's vectors of words that mean the same lie close, so these vectors
 are a dictionary already, for words that no text of ours has, too. Pieces start as them; a word that

@@ -1,4 +1,4 @@
-"""Twelve sentences about people, work, law and nature, written for choosing models: prose, which the texts trained on hardly have.
+"""Twelve sentences of prose about people, work, law and nature, written for choosing between models.
 
 Not the words of the Declaration of Human Rights, which stays unseen until the end.
 """
@@ -34,7 +34,10 @@ SENTENCES = {
     ),
     "de": (
         "Der Richter hörte beide Zeugen an und entschied, dass die Firma für den Schaden zahlen muss.",
-        "Die Krankenschwester gab dem alten Mann seine Medizin und sagte ihm, er solle bis Freitag im Bett bleiben.",
+        (
+            "Die Krankenschwester gab dem alten Mann seine Medizin "
+            "und sagte ihm, er solle bis Freitag im Bett bleiben."
+        ),
         "Unser Lehrer erklärte, warum der Mond im Laufe des Monats seine Form ändert.",
         "Wegen der langen Dürre verloren die Bauern die Hälfte ihrer Weizenernte.",
         "Die Arbeiter der Fabrik fordern höhere Löhne und kürzere Arbeitszeiten.",

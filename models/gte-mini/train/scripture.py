@@ -1,4 +1,4 @@
-"""Prose about people, law and daily life: translations of the Bible that are in the public domain, verse by verse.
+"""Prose about people, law and daily life: public-domain translations of the Bible, verse by verse.
 
 The package is a reader for the terminal under GPL-3. Trained on are the old translations in it alone:
 free by age, whatever the program around them. All have the same verses under the same numbers.
@@ -26,8 +26,8 @@ TRANSLATIONS = {
     "ru": "r",
     "vi": "7",
 }
-"""Smith and Van Dyck 1865, Elberfelder 1905, Reina-Valera 1909, Old Version 1895, Ostervald, Diodati 1649, Korean 1961
-(free in Korea since 2012), Synodal 1876, Vietnamese 1926 in its print of 1934."""
+"""Smith and Van Dyck 1865, Elberfelder 1905, Reina-Valera 1909, Old Version 1895, Ostervald, Diodati 1649,
+Korean 1961 (free in Korea since 2012), Synodal 1876, Vietnamese 1926 in its print of 1934."""
 MEASURED = {
     "de": "s",
     "es": "9",
@@ -42,22 +42,22 @@ MEASURED = {
     "uk": "8",
     "zh": "c",
 }
-"""Others, most of them modern and not free: read for measuring only, never for training."""
+"""Other translations, most of them modern and not free. For measuring only, never for training."""
 HELD = (5, 20, 23, 40, 45)
 """Books for measuring only: Deuteronomy, Proverbs, Isaiah, Matthew, Romans."""
 VERSES = (1, 2, 3)
-"""Lengths of paragraphs to train on, in verses, in turn."""
+"""Verses of a paragraph that is trained on: the lengths are taken by turns."""
 WORDS = 40
-"""From so many English words on, verses make a paragraph to measure with: about an article of a declaration."""
+"""English words of a paragraph for measuring, at least: about as many as in an article of a declaration."""
 PARAGRAPHS = 60
-"""So many of a book, evenly spread: 30 beside each other are one search."""
+"""Paragraphs of each book, evenly spread; a search is among 30 neighbouring ones."""
 
 Key = tuple[int, int, int]
 """Book, chapter, verse."""
 
 
 def _clean(text: str) -> str:
-    """Without verse numbers of another count, cross references, brackets and marks of direction."""
+    """A verse without other verse numbers, cross references, brackets and marks of direction."""
     return " ".join(
         re.sub(r"\(\d+[:.]\d+\)|\([^)]*\d[:.]\d+[^)]*\)|[\[\]\u00ad\u200e\u200f]", "", text).split()
     )
@@ -89,7 +89,7 @@ def _in_turn(chapter: list[Key]) -> Iterator[list[Key]]:
 
 
 def _long(english: dict[Key, str], chapter: list[Key]) -> Iterator[list[Key]]:
-    """As many verses as make WORDS words; what is left at the end of a chapter is left out."""
+    """Groups of verses with at least WORDS words. The rest of a chapter is left out."""
     kept: list[Key] = []
     for key in chapter:
         kept.append(key)
@@ -108,7 +108,7 @@ def pairs(root: Path, language: str) -> Iterator[tuple[str, str]]:
 
 
 def measured(root: Path, languages: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """By language, (English, other) paragraphs of the held-out books, PARAGRAPHS of each, in the books' order."""
+    """{language: (English, other) paragraphs of the held-out books}, PARAGRAPHS of each book."""
     english = _verses(root, ENGLISH)
     chosen: list[list[Key]] = []
     for book in HELD:

@@ -1,4 +1,4 @@
-"""Title-to-page search within one language: sparse against BM25 over the same tokens, and hybrid against both."""
+"""Title-to-page search within one language: sparse and hybrid scores, and BM25 over the same tokens."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from gte_runtime import Embedder
 Scores = NDArray[np.float64]
 LANGUAGES = ("en", "zh", "de", "fr", "es", "ru", "ja", "ko", "hi", "tr")
 LENGTH = 512
-"""Tokens of a page that any way of searching sees."""
+"""Tokens of a page that are searched, by every kind of score."""
 K1, B = 1.2, 0.75
 SPARSE_WEIGHT = 0.3
-"""Share of sparse in a hybrid score, as in `gte demo`; chosen on the dev part."""
+"""The weight of the sparse score in a hybrid score, as in `gte demo`; chosen on the dev part."""
 DEPTH = 10
 
 
 def ndcg(scores: Scores) -> float:
-    """nDCG@10 where row n has one right answer, document n; ties count against it."""
+    """nDCG@10, where document n is the only answer to query n. Ties count as worse ranks."""
     own = np.diag(scores)[:, None]
     rank = (scores >= own).sum(1)
     return float(np.where(rank <= DEPTH, 1 / np.log2(rank + 1), 0).mean())
@@ -43,7 +43,7 @@ def bm25(queries: Sequence[Sequence[int]], documents: Sequence[Sequence[int]]) -
 
 
 def language_scores(gte: Embedder, pages: list[list[str]]) -> dict[str, float]:
-    """nDCG@10 of each way to search one language's held-out pages."""
+    """nDCG@10 of each kind of score on one language's held-out pages."""
     queries, documents = (gte.encode([page[side] for page in pages], max_length=LENGTH) for side in (1, 2))
     assert queries.dense is not None
     assert documents.dense is not None

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LANGUAGES = [
-    "ar", "bg", "ca", "cs", "da", "de", "el", "es", "et", "fa", "fi", "fr", "he", "hi", "hr", "hu", "id", "it", "ja",
-    "ko", "lt", "nb", "nl", "pl", "pt", "pt-BR", "ro", "ru", "sk", "sl", "sv", "th", "tr", "uk", "vi", "zh", "zh-TW",
+    "ar", "bg", "ca", "cs", "da", "de", "el", "es", "et", "fa", "fi", "fr", "he", "hi", "hr", "hu", "id",
+    "it", "ja", "ko", "lt", "nb", "nl", "pl", "pt", "pt-BR", "ro", "ru", "sk", "sl", "sv", "th", "tr",
+    "uk", "vi", "zh", "zh-TW",
 ]  # fmt: skip
 MAIN = (
     "ar",
@@ -39,7 +40,7 @@ MAIN = (
     "vi",
     "zh",
 )
-"""Languages that are measured: they come more often, and their pieces count more."""
+"""Languages that are measured. They are drawn more often, and their pieces have a larger weight."""
 DOMAINS = ("iso_3166-1", "iso_639-2", "iso_639-5", "iso_4217", "iso_15924")
 """Catalogues of iso-codes with names that people use; the long lists are mostly transliterations."""
 
@@ -60,23 +61,45 @@ class Paragraph(NamedTuple):
 
 QUESTIONS = {
     "en": ("what is {}?", "how to {}?", "where do I find {}?", "tell me about {}", "what does {} mean?"),
-    "ar": ("ما هو {}؟", "كيف {}؟", "أين أجد {}؟"), "bg": ("какво е {}?", "как да {}?"), "ca": ("què és {}?", "com {}?"),
-    "cs": ("co je {}?", "jak {}?", "kde najdu {}?"), "da": ("hvad er {}?", "hvordan {}?"),
-    "de": ("was ist {}?", "wie geht {}?", "wo finde ich {}?"), "el": ("τι είναι {};", "πώς {};"),
-    "es": ("¿qué es {}?", "¿cómo {}?", "¿dónde está {}?"), "et": ("mis on {}?", "kuidas {}?"), "fa": ("{} چیست؟",),
-    "fi": ("mikä on {}?", "miten {}?"), "fr": ("qu'est-ce que {} ?", "comment {} ?", "où trouver {} ?"),
-    "he": ("מה זה {}?", "איך {}?"), "hi": ("{} क्या है?", "{} कैसे करें?"), "hr": ("što je {}?", "kako {}?"),
-    "hu": ("mi az a {}?", "hogyan {}?"), "id": ("apa itu {}?", "bagaimana cara {}?", "di mana {}?"),
-    "it": ("che cos'è {}?", "come {}?", "dove trovo {}?"), "ja": ("{}とは何ですか？", "{}の方法は？", "{}はどこですか？"),
-    "ko": ("{}란 무엇입니까?", "{} 하는 방법은?"), "lt": ("kas yra {}?", "kaip {}?"), "nb": ("hva er {}?", "hvordan {}?"),
-    "nl": ("wat is {}?", "hoe {}?", "waar vind ik {}?"), "pl": ("co to jest {}?", "jak {}?", "gdzie jest {}?"),
-    "pt": ("o que é {}?", "como {}?", "onde está {}?"), "pt-BR": ("o que é {}?", "como {}?"), "ro": ("ce este {}?", "cum {}?"),
-    "ru": ("что такое {}?", "как {}?", "где найти {}?"), "sk": ("čo je {}?", "ako {}?"), "sl": ("kaj je {}?", "kako {}?"),
-    "sv": ("vad är {}?", "hur {}?"), "th": ("{}คืออะไร", "วิธี{}"), "tr": ("{} nedir?", "{} nasıl yapılır?", "{} nerede?"),
-    "uk": ("що таке {}?", "як {}?", "де знайти {}?"), "vi": ("{} là gì?", "làm thế nào để {}?"),
-    "zh": ("什么是{}？", "如何{}？", "{}在哪里？"), "zh-TW": ("什麼是{}？", "如何{}？"),
+    "ar": ("ما هو {}؟", "كيف {}؟", "أين أجد {}؟"),
+    "bg": ("какво е {}?", "как да {}?"),
+    "ca": ("què és {}?", "com {}?"),
+    "cs": ("co je {}?", "jak {}?", "kde najdu {}?"),
+    "da": ("hvad er {}?", "hvordan {}?"),
+    "de": ("was ist {}?", "wie geht {}?", "wo finde ich {}?"),
+    "el": ("τι είναι {};", "πώς {};"),
+    "es": ("¿qué es {}?", "¿cómo {}?", "¿dónde está {}?"),
+    "et": ("mis on {}?", "kuidas {}?"),
+    "fa": ("{} چیست؟",),
+    "fi": ("mikä on {}?", "miten {}?"),
+    "fr": ("qu'est-ce que {} ?", "comment {} ?", "où trouver {} ?"),
+    "he": ("מה זה {}?", "איך {}?"),
+    "hi": ("{} क्या है?", "{} कैसे करें?"),
+    "hr": ("što je {}?", "kako {}?"),
+    "hu": ("mi az a {}?", "hogyan {}?"),
+    "id": ("apa itu {}?", "bagaimana cara {}?", "di mana {}?"),
+    "it": ("che cos'è {}?", "come {}?", "dove trovo {}?"),
+    "ja": ("{}とは何ですか？", "{}の方法は？", "{}はどこですか？"),
+    "ko": ("{}란 무엇입니까?", "{} 하는 방법은?"),
+    "lt": ("kas yra {}?", "kaip {}?"),
+    "nb": ("hva er {}?", "hvordan {}?"),
+    "nl": ("wat is {}?", "hoe {}?", "waar vind ik {}?"),
+    "pl": ("co to jest {}?", "jak {}?", "gdzie jest {}?"),
+    "pt": ("o que é {}?", "como {}?", "onde está {}?"),
+    "pt-BR": ("o que é {}?", "como {}?"),
+    "ro": ("ce este {}?", "cum {}?"),
+    "ru": ("что такое {}?", "как {}?", "где найти {}?"),
+    "sk": ("čo je {}?", "ako {}?"),
+    "sl": ("kaj je {}?", "kako {}?"),
+    "sv": ("vad är {}?", "hur {}?"),
+    "th": ("{}คืออะไร", "วิธี{}"),
+    "tr": ("{} nedir?", "{} nasıl yapılır?", "{} nerede?"),
+    "uk": ("що таке {}?", "як {}?", "де знайти {}?"),
+    "vi": ("{} là gì?", "làm thế nào để {}?"),
+    "zh": ("什么是{}？", "如何{}？", "{}在哪里？"),
+    "zh-TW": ("什麼是{}？", "如何{}？"),
 }  # fmt: skip
-"""Frames for questions about a text: the sources ask almost none."""
+"""Frames for questions about a text, because the sources have almost no questions."""
 
 
 def plain(text: str) -> str:
@@ -149,7 +172,7 @@ def _message(text: str) -> str:
 
 
 def _pak(path: Path) -> dict[int, str]:
-    """Texts of Chromium's resource file, version 5: (id, offset) of each, then its neighbour's offset ends it."""
+    """Texts of a Chromium resource file, version 5: a table of (id, offset); the next offset ends a text."""
     data = path.read_bytes()
     version, _, count, _ = struct.unpack_from("<IIHH", data)
     assert version == 5, path
@@ -158,7 +181,7 @@ def _pak(path: Path) -> dict[int, str]:
 
 
 def chromium(root: Path, language: str) -> Iterator[Pair]:
-    """chromium-l10n: menus, settings, explanations (BSD-3-Clause). British English: the American is in another package."""
+    """chromium-l10n: menus, settings, explanations (BSD-3-Clause). British English; American is not in it."""
     folder = root / "usr/lib/chromium/locales"
     other = _pak(folder / f"{ {'pt': 'pt-PT', 'zh': 'zh-CN'}.get(language, language) }.pak")
     for number, text in _pak(folder / "en-GB.pak").items():
@@ -201,7 +224,7 @@ def _messages(root: Path, language: str) -> dict[str, str]:
 
 
 def firefox(root: Path, language: str) -> Iterator[Pair]:
-    """firefox-esr-l10n-*: menus, settings, explanations (MPL-2.0). British English, as the American is in no language pack."""
+    """firefox-esr-l10n-*: menus, settings, explanations (MPL-2.0). English is British: American has none."""
     english, other = (_messages(root, name) for name in ("en", language))
     for key in english.keys() & other.keys():
         yield Pair("firefox", language, _message(english[key]), _message(other[key]))
@@ -234,7 +257,7 @@ def home(root: Path, language: str) -> Iterator[Pair]:
 
 
 def cldr(root: Path, language: str) -> Iterator[Pair]:
-    """CLDR: names and keywords of emoji, languages, countries, scripts, units, days and months (Unicode-3.0)."""
+    """CLDR: names and keywords of emoji, languages, countries, scripts, units, days, months (Unicode-3.0)."""
     locale = {"zh-TW": "zh-Hant", "pt-BR": "pt", "pt": "pt-PT", "nb": "no"}.get(language, language)
     base = root / "npm"
     for package, folder in (("annotations", "annotations"), ("annotations-derived", "annotationsDerived")):
@@ -262,7 +285,7 @@ def cldr(root: Path, language: str) -> Iterator[Pair]:
 
 
 def places(root: Path, language: str) -> Iterator[Pair]:
-    """OpenStreetMap's names of what is on a map, and what tells one from another: shops, offices, schools, roads (ISC)."""
+    """OpenStreetMap: names of kinds of places on a map, such as shops, offices, schools, roads (ISC)."""
     locale = {"zh": "zh-CN"}.get(language, language)
     folder = root / "npm/openstreetmap-id-tagging-schema/dist/translations"
     english, other = (dict(_leaves(_json(folder / f"{x}.json")[x]["presets"])) for x in ("en", locale))

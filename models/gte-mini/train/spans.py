@@ -1,4 +1,4 @@
-"""Parts of texts, and words in no order: the teacher reads them too, whatever their language.
+"""Parts of texts, and words in random order, which the teacher reads too, whatever their language.
 
 Our texts have few subjects. What the teacher makes of a part of one, or of words that no text of
 ours has beside each other, shows how words are put together beyond those subjects; without what
@@ -19,13 +19,13 @@ from vocabulary import script
 LISTS = ("cldr-keywords", "places-words", "unihan")
 """Sources that have no sentences."""
 LENGTHS = (1, 2, 2, 3, 3, 4, 5, 6, 8, 10, 14)
-"""In words, each as often as another."""
+"""Lengths of parts in words, equally frequent."""
 UNSPACED = {"ja": (4, 28), "th": (4, 28), "zh": (4, 28)}
-"""Languages without spaces between words: from so many to so many letters."""
+"""{language without spaces between words: the shortest and longest part in letters}."""
 SHORTEST = 8
 SALAD = (2, 6)
 COMMON = 0.7
-"""A script comes as often as its number of words to this power."""
+"""A script is drawn in proportion to its number of words to this power."""
 
 
 def of_texts(path: Path, number: int) -> dict[str, list[str]]:
@@ -61,7 +61,7 @@ def _part(rng: random.Random, language: str, text: str) -> str:
 
 
 def of_words(words: list[str], number: int) -> list[tuple[str, str]]:
-    """(script, text) of so many texts of random words of one script."""
+    """(script, text) of texts of random words of one script."""
     rng = random.Random("salads")
     found: dict[str, list[str]] = defaultdict(list)
     for word in words:

@@ -1,4 +1,4 @@
-"""The start: token vectors and a score of how much each counts, trained alone and copied into the encoder.
+"""The first stage: token vectors and token scores, trained without an encoder and then copied into it.
 
 A text is the weighted mean of its tokens' normed vectors. That is what the first layer computes for
 the CLS row with values and output near identity, keys that read the score in the slowest rotation,
@@ -15,22 +15,23 @@ from torch.nn import functional as f
 
 GAIN = 2.0
 UNSEEN = 7.0
-"""How far the scores of CLS and EOS lie below a token's."""
+"""By how much the scores of CLS and EOS are below those of tokens."""
 SHARPNESS = 0.3
-"""Token weights start from one plus so much of the score."""
+"""Token weights start from 1 + this x score."""
 FLATTEN = 0.25
-"""Axes are divided by this power of their variance: the teacher's first ones tell scripts and kinds of text, not meaning."""
+"""Axes are divided by this power of their variance, because the teacher's first ones tell scripts and kinds
+of text apart, not meanings."""
 
 
 def axes(vectors: Tensor) -> Tensor:
-    """[N, 384] centred -> [384, WIDTH], the strongest axes first, flattened: where targets and pieces are projected to."""
+    """The projection [384, WIDTH] of centred vectors [N, 384], strongest axes first."""
     variance, found = torch.linalg.eigh(vectors.T @ vectors / len(vectors))
     chosen = (found / variance.clamp(min=1e-9) ** FLATTEN).flip(1)[:, :WIDTH]
     return chosen / (vectors @ chosen).std()
 
 
 class Static(nn.Module):
-    """Token vectors are the teacher's, projected, plus what `free` learns for each.
+    """Token vectors that are the teacher's, projected, plus what `free` learns for each.
 
     Args:
         pieces: the teacher's vectors of all pieces, centred
@@ -64,7 +65,7 @@ def copy_into(student: Student, static: Static) -> None:
     """Make the student compute what the static model does."""
     table = f.layer_norm(static.table(), (WIDTH,), eps=EPS)
     _, found = torch.linalg.eigh(table.T @ table)
-    axis = found[:, 1]  # the one that tokens use least; the very least is the mean that LayerNorm removes
+    axis = found[:, 1]  # the axis that tokens use least, but for the mean, which LayerNorm removes
     table -= (table @ axis)[:, None] * axis
     quiet = axis * WIDTH**0.5
     table[[0, 2]] = quiet

@@ -1,4 +1,4 @@
-"""What the teacher makes of every English text: the student's targets, for the text and all its translations.
+"""The teacher's vectors of English texts: the student's targets for them and their translations.
 
 Only English is read (Reimers and Gurevych 2020, "Making Monolingual Sentence Embeddings Multilingual
 using Knowledge Distillation"): one reading serves every language, and a translation's target has
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 CHUNK = 8192
 FIRST = ("cldr-terms", "cldr-keywords", "cldr", "iso-codes", "unihan", "places", "places-words", "scripture")
-"""Read before the others, which come in random order."""
+"""Sources that the teacher reads first; the others follow in random order."""
 
 
 def english(path: Path) -> list[str]:
@@ -34,7 +34,7 @@ def english(path: Path) -> list[str]:
 
 
 def make(teacher: Teacher, tokenizer: Tokenizer, texts: list[str], out: Path) -> None:
-    """Vectors in float16, in files of CHUNK texts: what is there already is kept."""
+    """Vectors in float16, in files of CHUNK texts. Files that exist are kept."""
     out.mkdir(parents=True, exist_ok=True)
     for number, start in enumerate(range(0, len(texts), CHUNK)):
         path = out / f"{number:04}.npy"

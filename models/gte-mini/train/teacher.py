@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional as f
 
 BLOCK = 32
-"""Weights that share one scale."""
+"""Weights with one scale."""
 BLOCK_BYTES = 2 + BLOCK // 2
 PREFIX = "query: "
 BUDGET = 65536 if ON_GPU else 2048
-"""Tokens at a time."""
+"""Tokens of a batch."""
 TOKENS = 64
-"""Longer texts are cut: a paragraph says what it is about in its first sixty tokens."""
+"""Longer texts are cut: the first sixty tokens of a paragraph are enough to tell what it is about."""
 
 
 @dataclass(frozen=True)

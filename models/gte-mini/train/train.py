@@ -1,10 +1,10 @@
-"""Three stages, each in steps that can be stopped and resumed.
+"""The three stages of training, each of which can be stopped and resumed.
 
     tokens       the token vectors, from the teacher's
     weights      the token weights, with the token vectors copied into the encoder
     encoder      everything
 
-A stage's state is saved every SAVE_EVERY steps; batches depend on the step's number alone.
+A stage's state is saved every SAVE_EVERY steps. Batches depend only on the step's number.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from torch.utils.data import DataLoader, Dataset
 SAVE_EVERY = 500 if ON_GPU else 40
 LOG_EVERY = 100 if ON_GPU else 20
 WORKERS = 3 if ON_GPU else 0
-"""Processes beside this one that make batches: on a processor they would only be in the way."""
+"""Further processes that make batches. When training on a CPU they would only compete for it."""
 LOOK_EVERY = 400
-"""Steps between looks at the dev part."""
+"""Steps between measurements on the dev part."""
 TAUGHT = 10.0
 WORDS = 768
 WORD_SHARE = 1.0
@@ -47,7 +47,10 @@ PAGE = 128
 
 @dataclass(frozen=True)
 class Stage:
-    """How long, how many pairs a step, and the learning rates, which rise, and fall along a cosine in the last `falling` steps."""
+    """The size of a stage and its learning rates.
+
+    The rates rise first, and fall along a cosine in the last `falling` steps.
+    """
 
     name: str
     steps: int
@@ -68,22 +71,22 @@ ENCODER = (
     if ON_GPU
     else Stage("encoder", 1200, 96, (6e-4, 1e-3, 1e-3), falling=600, warmup=40)
 )
-"""Three minutes of a GPU, or 40 of a processor."""
+"""Three minutes on a GPU, or 40 on a CPU."""
 
 
 class Aims(NamedTuple):
-    """Targets of the English texts, and of words and spans, normalised; zeros where there is none."""
+    """Targets of the English texts and of words and spans, normalised; zeros where there is none."""
 
     texts: Tensor
     words: Tensor
 
 
 Made = Any
-"""An array when it is made, a tensor when it is sent to the device."""
+"""An array when it is made, a tensor after `device.sent`."""
 
 
 class Titles(NamedTuple):
-    """Titles, their pages, and short texts, each padded: what the token weights learn from."""
+    """Titles, their pages, and short texts, each padded: the input for the token weights."""
 
     titles: Made
     pages: Made
@@ -91,7 +94,7 @@ class Titles(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a step reads: the sides of pairs and words, as `Batch` says what is known of them, and perhaps titles."""
+    """The input of a step: the sides of pairs, words, the facts of `Batch`, and titles in some steps."""
 
     rows: Any
     texts: Made
@@ -101,7 +104,7 @@ class Step(NamedTuple):
 
 
 class Steps(Dataset[Any]):
-    """What `make` prepares for each step."""
+    """A dataset of what `make` returns for each step."""
 
     def __init__(self, make: Callable[[int], Any]) -> None:
         self._make = make
@@ -111,7 +114,7 @@ class Steps(Dataset[Any]):
 
 
 def as_made(prepared: Any) -> Any:
-    """Arrays stay arrays on their way from a worker: tensors would go through shared memory, which containers are short of."""
+    """Keep arrays: workers would send tensors through shared memory, of which containers have little."""
     return prepared
 
 
@@ -169,7 +172,8 @@ def _run(
         running += value.detach()
         if (step + 1) % LOG_EVERY == 0:
             print(
-                f"{stage.name} {step + 1}/{stage.steps} loss {running / LOG_EVERY:.4f} {time.monotonic() - began:.0f} s",
+                f"{stage.name} {step + 1}/{stage.steps} loss {running / LOG_EVERY:.4f} "
+                f"{time.monotonic() - began:.0f} s",
                 flush=True,
             )
             running.zero_()
@@ -187,7 +191,7 @@ def _run(
 
 
 def _loss(a: Tensor, b: Tensor, words: Tensor, step: Step, aims: Aims) -> Tensor:
-    """Of the sides' and the words' vectors: translations find each other, and all lie where the teacher has them."""
+    """The loss of vectors: translations find each other, and all vectors are close to the teacher's."""
     there = losses.aims(aims.texts, step.texts)
     taught = losses.taught(torch.cat([a, b]), there.repeat(2, 1)) + WORD_SHARE * losses.taught(
         words, aims.words[step.words]

@@ -1,4 +1,4 @@
-"""Tokenizers of XLM-R's kind: the teacher's whole one, and ours, cut from it.
+"""Makes tokenizers of XLM-R's kind: the teacher's, and ours with a part of its pieces.
 
 A vocabulary trained on our own texts would know menus and dialogs; XLM-R's was trained on a web
 crawl, so its likely pieces are everyday words. We keep what our languages use.
@@ -18,21 +18,22 @@ from sources import MAIN
 from tokenizers import Tokenizer
 
 SECONDARY = 0.2
-"""How much a language that is not one of MAIN counts, beside one that is."""
+"""The weight of a language that is not one of MAIN, relative to one that is."""
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
 CRAWL = 0.4
-"""How much a piece's share of XLM-R's web crawl counts beside its share of our languages' texts."""
+"""The weight of a piece's share of XLM-R's web crawl, relative to its share of our languages' texts."""
 SCRIPTS = {
-    "LATIN": 13.0, "CYRILLIC": 2.5, "CJK": 2.0, "ARABIC": 1.5, "DEVANAGARI": 1.2, "THAI": 1.2, "HANGUL": 1.2, "HIRAGANA": 0.4,
-    "KATAKANA": 0.3, "GREEK": 0.5, "HEBREW": 0.5, "KATAKANA-HIRAGANA": 0.0, "DIGIT": 0.1, "FULLWIDTH": 0.0, "COMBINING": 0.1,
-    "IDEOGRAPHIC": 0.0, "?": 0.1,
+    "LATIN": 13.0, "CYRILLIC": 2.5, "CJK": 2.0, "ARABIC": 1.5, "DEVANAGARI": 1.2, "THAI": 1.2, "HANGUL": 1.2,
+    "HIRAGANA": 0.4, "KATAKANA": 0.3, "GREEK": 0.5, "HEBREW": 0.5, "KATAKANA-HIRAGANA": 0.0, "DIGIT": 0.1,
+    "FULLWIDTH": 0.0, "COMBINING": 0.1, "IDEOGRAPHIC": 0.0, "?": 0.1,
 }  # fmt: skip
-"""What the crawl's pieces of a script weigh together: about one for each of our languages. The crawl itself is English and Russian."""
+"""The weight of all pieces of a script in the crawl: about 1 for each of our languages. The crawl itself is
+mostly English and Russian."""
 UNSPACED = ("CJK", "THAI", "HIRAGANA", "KATAKANA")
-"""Scripts whose pieces are words without a space before them."""
+"""Scripts without spaces between words, whose pieces can be words without a leading space."""
 IDEOGRAPHS = 3500
-"""So many of the likeliest Chinese characters are in, whether or not our texts have them."""
+"""The number of most probable Chinese characters that are included even if our texts do not have them."""
 
 
 def tokenizer_json(template: dict[str, Any], pieces: list[tuple[str, float]]) -> str:
@@ -67,7 +68,7 @@ def _is_ideograph(piece: str) -> bool:
 
 
 def count(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> dict[str, Counter[str]]:
-    """By language, how often its texts use a piece."""
+    """{language: how often its texts use each piece}."""
     return {
         language: Counter(
             piece for found in tokenizer.encode_batch(given) for piece in found.tokens
@@ -79,7 +80,7 @@ def count(tokenizer: Tokenizer, texts: dict[str, list[str]]) -> dict[str, Counte
 def choose(
     pieces: list[tuple[str, float]], counts: dict[str, Counter[str]], characters: set[str], size: int
 ) -> list[tuple[str, float]]:
-    """The pieces our languages use most, each language counting the same, and the likeliest of the crawl.
+    """The pieces that our languages use most, with equal weights, and the most probable of the crawl.
 
     Args:
         characters: those of our texts; as pieces they are always in, so that no text of ours has unknowns.
@@ -109,12 +110,12 @@ def choose(
 
 
 def _is_word(text: str) -> bool:
-    """Letters and the signs written on them, without which Hindi and Thai have hardly a word."""
+    """Whether a text consists of letters and combining signs, without which Hindi and Thai have few words."""
     return all(c.isalpha() or unicodedata.category(c) in ("Mn", "Mc") for c in text)
 
 
 def words(pieces: list[tuple[str, float]], have: set[str], number: int) -> list[str]:
-    """The likeliest whole words of the crawl that are not in `have`, scripts weighed as for pieces."""
+    """The most probable whole words of the crawl that are not in `have`; scripts have the same weights."""
     found: dict[str, list[str]] = {}
     for piece, _ in pieces:
         name, text = script(piece) or "", piece.removeprefix("▁")

@@ -23,8 +23,7 @@ SHORT_PAIRS = (
 )
 
 LONG_TEXT = "The quick brown fox jumps over the lazy dog, and sorts 1024 numbers in Python. " * 10
-"""Long enough for the attention path without a mask. Run when files are new to a machine, and by `gte
-verify`."""
+"""Long enough for the attention path without a mask. Run for new files, and by `gte verify`."""
 
 
 @dataclass(frozen=True, slots=True)

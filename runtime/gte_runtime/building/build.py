@@ -51,8 +51,7 @@ TRAINED_DIM = 128
 """The shortest vector length in the card of gte-multilingual-base, taken where a checkpoint names none."""
 
 CLOSE_ENOUGH = 0.0316
-"""The Euclidean distance to the oracle, a cosine of 0.9995, up to which the form for outlying channels is not
-tried."""
+"""The distance to the oracle, a cosine of 0.9995, up to which the form for outlying channels is not tried."""
 
 DEFAULT_VARIANTS = ("cpu-fp32",)
 

@@ -25,8 +25,7 @@ MARKER = ".gte-staging"
 
 ABANDONED = 3600
 """Seconds without a change after which a staging directory whose lock is free counts as abandoned. On one
-machine the lock alone would be enough, but on some network file systems locks are not seen by other
-machines."""
+machine the lock alone would be enough, but some network file systems do not show locks to others."""
 
 
 @contextlib.contextmanager

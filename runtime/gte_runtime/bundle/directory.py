@@ -44,6 +44,7 @@ class Identity:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Identity:
+        """The identity in the result of a stat call."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 

@@ -75,8 +75,7 @@ def load(
     facts = inspect_graph(graph, variant.graph) if checked.fresh else None
     if facts is not None:
         check_pointers(facts, variant.graph, variant.weights, manifest.files)
-    # In parallel: loading the session and the tokenizer take about the same time, and ONNX Runtime releases
-    # the GIL.
+    # In parallel: session and tokenizer take about the same time, and ONNX Runtime releases the GIL.
     with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
         opened = loading.submit(_open, bundle, name, graph, provider, threads, gpu)
         try:

@@ -25,8 +25,7 @@ from ..format.manifest import FileRecord
 from ..format.named import NamedModel
 
 REQUIRED = ("config.json", "tokenizer.json", "model.safetensors")
-"""Files of every checkpoint, small ones first: what is wrong with a config shows before 600 MB are
-downloaded."""
+"""Files of every checkpoint, small ones first: a wrong config shows before 600 MB are downloaded."""
 
 MAIN = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -35,8 +34,7 @@ HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 REVISION = re.compile(r"[\w][\w./-]{0,199}")
 ETAG = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:+=-]{0,199}")
-"""huggingface_hub uses the ETag that the server sent as a file name in its cache, so it must be a plain
-name."""
+"""huggingface_hub uses the server's ETag as a file name in its cache, so it must be a plain name."""
 
 NAMES = {"etag": ETAG, "x-linked-etag": ETAG, "x-repo-commit": COMMIT}
 """{header whose value becomes the name of a file or directory in the cache: the form that it must have}."""
@@ -210,8 +208,7 @@ def _commit(want: Wanted, wait: Callable[[float], None]) -> str:
             f"{want.hub}: the hub names no commit for revision {want.revision!r:.80}; "
             "is HF_ENDPOINT a model hub?"
         )
-    # A download by the branch's name makes the library note its commit, which `_cached_commit` reads when
-    # offline.
+    # A download by the branch's name makes the library note its commit, for `_cached_commit` when offline.
     with contextlib.suppress(_Missing):
         _attempt(
             want,
@@ -394,8 +391,7 @@ class ConnectionErrors(NamedTuple):
     broken: tuple[type[BaseException], ...]
     """There is no connection, or it broke off: another attempt may succeed."""
     unreachable: tuple[type[BaseException], ...]
-    """There was never a connection: no address for the name, no route, nobody listens, or no answer in
-    time."""
+    """There was never a connection: the name is unknown, there is no route, or nobody answers."""
 
 
 @cache

@@ -54,8 +54,7 @@ WITHOUT_EFFECT = {
 ROPE_KEYS = {"type", "rope_type", "factor", "mixed_b", "rope_theta"}
 
 LARGEST = 2.0**63
-"""No number of a config is that large. The bound also excludes infinity and integers too large for a
-float."""
+"""No number of a config is that large. The bound also excludes infinity and integers beyond float."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +67,7 @@ class Config:
     names_reranker: bool
     """`architectures` names a sequence classifier, so the checkpoint must have a pooler and a classifier."""
     trained_dims: tuple[int, ...]
-    """Lengths of vectors that the model was trained for (Matryoshka), ascending; empty where none are
-    named."""
+    """The lengths of vectors that the model was trained for (Matryoshka), ascending, if it names any."""
     unknown: tuple[str, ...]
     """Keys of which it is not known whether they change a vector, sorted."""
     notice: str

@@ -85,6 +85,7 @@ class SafetensorsFile(Mapping[str, Entry]):
         return values.copy()
 
     def close(self) -> None:
+        """Release the file. No tensor can be read afterwards."""
         self._map.close()
 
     def __enter__(self) -> SafetensorsFile:

@@ -30,8 +30,7 @@ from .safetensors import FLOATS, SafetensorsFile
 
 PREFIXES = ("new.", "gte.", "0.auto_model.")
 BUFFERS = ("embeddings.position_ids", "rotary_emb.inv_freq", "embeddings.rotary_emb.inv_freq")
-"""Tables that some exporters store together with the weights. They are computed here, so they are not
-read."""
+"""Tables that some exporters store with the weights. They are computed here, so they are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +130,7 @@ class Checkpoint:
         )
 
     def close(self) -> None:
+        """Release the file. No tensor can be read afterwards."""
         self._file.close()
 
     def __enter__(self) -> Checkpoint:

@@ -23,4 +23,5 @@ class Architecture:
 
     @property
     def head_size(self) -> int:
+        """The width of one attention head."""
         return self.hidden_size // self.heads

@@ -93,6 +93,7 @@ class Layout:
         return last.offset + last.size
 
     def to_json(self) -> str:
+        """The text of a layout file, a line for each tensor."""
         lines = ",\n  ".join(json.dumps(asdict(tensor)) for tensor in self.tensors)
         return f'{{"format": {FORMAT}, "file": {json.dumps(self.file)}, "tensors": [\n  {lines}\n]}}\n'
 

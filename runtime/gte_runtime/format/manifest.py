@@ -38,8 +38,7 @@ VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}")
 VECTORS = ("cls", "token_weights")
 """Outputs of an embedding model's graph."""
 STATES = (*VECTORS, "token_states")
-"""Outputs of graphs traced since 2026-11-27, with the states of all tokens. They are fetched only on
-request."""
+"""Outputs of graphs traced since 2026-11-27: also the states of all tokens, fetched only on request."""
 LOGITS = ("logits",)
 """Outputs of a reranker's graph."""
 
@@ -66,8 +65,8 @@ class Variant:
     min_onnxruntime: str
     tolerance: float
     """What the self-check allows. Embedding models: the Euclidean distance of an L2-normalised vector to the
-    recorded one. Rerankers: the difference of a logit to the recorded one, relative to it where that is above
-    1."""
+    recorded one. Rerankers: the difference of a logit to the recorded one, relative to it if it is
+    above 1."""
     flash_from: int
     """Ragged graphs only: a text of this many tokens or more takes the attention path without a mask. The two
     paths differ in the last bit, so the number is part of the bundle, not of the program that runs it."""
@@ -98,6 +97,7 @@ class SelfCheck:
     """One per token, after ReLU."""
 
     def vector(self) -> NDArray[np.float32]:
+        """`dense` as an array, float32 [H]."""
         return np.array(self.dense, np.float32)
 
 
@@ -147,6 +147,7 @@ class Manifest:
         return any(variant.outputs == LOGITS for variant in self.variants.values())
 
     def to_json(self) -> str:
+        """The text of manifest.json."""
         body = {"format": FORMAT, **asdict(self)}
         return json.dumps(body, ensure_ascii=False, indent=1) + "\n"
 

@@ -51,6 +51,7 @@ class Recipe:
 
     @property
     def variants(self) -> tuple[str, ...]:
+        """The names of the variants, in the order of their graphs."""
         return tuple(dict.fromkeys(graph.variant for graph in self.graphs))
 
     @property

@@ -17,6 +17,8 @@ CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute of cuda.h
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
+    """One GPU that CUDA may use."""
+
     index: int
     """CUDA's ordinal, which counts the devices that CUDA_VISIBLE_DEVICES leaves."""
     name: str
@@ -28,6 +30,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
+    """The driver and its GPUs."""
+
     driver: str | None
     """The driver's version or, where that is unknown, `for CUDA` and a version; None without a driver."""
     cuda: str | None

@@ -185,8 +185,7 @@ class Tokenizer:
         return self._decoded[token]
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """(id, start, end) of each token, without special tokens around the text; start and end in
-        characters."""
+        """(id, start, end) of each token, in characters, without special tokens around the text."""
         with _mapped_panics():
             encoding = self._tokenizer.encode(text, add_special_tokens=False)
             return [(token, *span) for token, span in zip(encoding.ids, encoding.offsets, strict=True)]
@@ -220,8 +219,8 @@ class Tokenizer:
             ids = self._prefixes.proven(head, size, room)
             if len(ids) > room:
                 return ids, False
-            # Enough for `room` at the characters per token so far and a quarter more, but at least four times
-            # as much.
+            # Enough for `room` at the present characters per token and a quarter more; at least 4 times as
+            # much.
             size = max(4 * size, size * (room + 1) * 5 // (4 * max(1, len(ids))))
         return self._tokenizer.encode(self._prefixes.shorten(text), add_special_tokens=False).ids, True
 
