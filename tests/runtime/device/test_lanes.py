@@ -26,7 +26,7 @@ from gte_runtime.bundle.directory import Bundle
 from gte_runtime.device.cpu import CpuSession
 from gte_runtime.device.graph import load_graph
 from gte_runtime.device.lanes import Device, Lane, least_loaded
-from gte_runtime.device.shapes import BUCKETS, Bucket
+from gte_runtime.device.shapes import CAPTURED_SHAPES, Shape
 from gte_runtime.errors import Cancelled, EngineError, OutOfMemory, ProviderUnavailableError
 from gte_runtime.inference.batch import Batch, make_batch
 from gte_runtime.inference.halving import all_or_error, joined, run_halved
@@ -156,13 +156,13 @@ def test_arrays_on_the_device_are_used_again(lane: tuple[Lane, Evaluated]):
     assert all(first[name] is second[name] for name in first)
 
 
-@pytest.mark.parametrize("lane", [BUCKETS[:3]], indirect=True)
+@pytest.mark.parametrize("lane", [CAPTURED_SHAPES[:3]], indirect=True)
 def test_small_requests_replay_and_others_do_not(lane: tuple[Lane, Evaluated], packed: Bundle):
     """Each bucket is captured once, at the start; requests take the smallest that holds them, and -1 where none does."""
     opened, session = lane
     judged = judge(packed.directory, packed.manifest, "cuda-fp16")
     assert session.graph_ids == ["1", "2", "3"]
-    assert [captured.bucket for captured in opened.captured] == list(BUCKETS[:3])
+    assert [captured.shape for captured in opened.captured] == list(CAPTURED_SHAPES[:3])
     assert all(captured.milliseconds > 0 for captured in opened.captured)
     for lengths, graph in (
         ([9], "1"),
@@ -176,10 +176,10 @@ def test_small_requests_replay_and_others_do_not(lane: tuple[Lane, Evaluated], p
     ):
         near(run(opened, texts(*lengths)), judged.run(texts(*lengths)))
         assert session.graph_ids[-1] == graph, lengths
-    assert session.shapes[:3] == [(bucket.texts, bucket.longest) for bucket in BUCKETS[:3]]
+    assert session.shapes[:3] == [(bucket.texts, bucket.longest) for bucket in CAPTURED_SHAPES[:3]]
 
 
-@pytest.mark.parametrize("lane", [(Bucket(16, 2, 16),)], indirect=True)
+@pytest.mark.parametrize("lane", [(Shape(16, 2, 16),)], indirect=True)
 def test_a_captured_graph_keeps_its_addresses(lane: tuple[Lane, Evaluated]):
     """A replay reads where the capture read: binding and arrays never change, whatever runs in between."""
     opened, session = lane
@@ -339,7 +339,7 @@ def test_padded_graphs_run_in_lanes_too(tiny_bundle: Path):
     plain.close()
 
 
-@pytest.mark.parametrize("lane", [(), (Bucket(texts=8, tokens=64, longest=32),)], indirect=True)
+@pytest.mark.parametrize("lane", [(), (Shape(texts=8, tokens=64, longest=32),)], indirect=True)
 def test_states_of_tokens_are_fetched_when_asked_for(lane: tuple[Lane, Evaluated], packed: Bundle):
     """As float32, one row a token, with captured graphs or without; other runs do not bind them."""
     opened, session = lane

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gte_runtime.building.build import build
 from gte_runtime.building.judge import judge
-from gte_runtime.device.shapes import BUCKETS, Bucket, fill, rounded, smallest
+from gte_runtime.device.shapes import CAPTURED_SHAPES, Shape, fill, rounded, smallest
 from gte_runtime.errors import ConfigError
 from gte_runtime.inference.batch import Batch, make_batch, packed_inputs
 
@@ -44,8 +44,8 @@ def test_shapes_come_again(lengths: list[int]):
 @given(LENGTHS)
 def test_the_smallest_that_holds(lengths: list[int]):
     """Every other bucket that holds the texts has as many tokens or more; without one, none holds them."""
-    found = smallest(BUCKETS, lengths)
-    holding = [bucket for bucket in BUCKETS if bucket.holds(lengths)]
+    found = smallest(CAPTURED_SHAPES, lengths)
+    holding = [bucket for bucket in CAPTURED_SHAPES if bucket.holds(lengths)]
     assert (found is None) == (not holding)
     assert found is None or all(found.tokens <= bucket.tokens for bucket in holding)
 
@@ -54,7 +54,7 @@ def test_the_smallest_that_holds(lengths: list[int]):
 def test_filling_keeps_the_texts(lengths: list[int], more: int, texts: int, longer: int):
     """In any bucket that holds them the texts stand in a row from token 0, and after so many empty ones; the shape is exact."""
     tokens, longest = sum(lengths) + more, min(max(lengths) + longer, sum(lengths) + more)
-    bucket = Bucket(tokens, len(lengths) + -(-more // longest) + texts, longest)
+    bucket = Shape(tokens, len(lengths) + -(-more // longest) + texts, longest)
     batch = batch_of(lengths)
     filled = fill(batch, bucket)
     bounds, own = filled.batch.cu_seqlens, slice(filled.first, filled.first + len(lengths))
@@ -73,7 +73,7 @@ def test_filling_keeps_the_texts(lengths: list[int], more: int, texts: int, long
 
 def test_what_does_not_fit_is_not_filled():
     """Neither too many tokens, nor too long a text, nor a filling that finds no place for its texts."""
-    for lengths, bucket in (([9], Bucket(8, 4, 8)), ([5], Bucket(8, 4, 4)), ([1, 1], Bucket(8, 2, 8))):
+    for lengths, bucket in (([9], Shape(8, 4, 8)), ([5], Shape(8, 4, 4)), ([1, 1], Shape(8, 2, 8))):
         assert not bucket.holds(lengths)
         with pytest.raises(ValueError, match="does not hold"):
             fill(batch_of(lengths), bucket)
@@ -82,8 +82,8 @@ def test_what_does_not_fit_is_not_filled():
 @pytest.mark.parametrize("shape", [(8, 4, 9), (0, 1, 0), (8, 0, 8)])
 def test_impossible_buckets(shape: tuple[int, int, int]):
     """A text longer than all tokens, nothing at all, no text."""
-    with pytest.raises(ConfigError, match="no bucket has"):
-        Bucket(*shape)
+    with pytest.raises(ConfigError, match="no shape has"):
+        Shape(*shape)
 
 
 def test_filled_runs_give_what_plain_runs_give(golden: Golden, tmp_path: Path):
@@ -92,7 +92,7 @@ def test_filled_runs_give_what_plain_runs_give(golden: Golden, tmp_path: Path):
     session = judge(tmp_path / "bundle", manifest, "cuda-fp16")
     batch = make_batch(np.arange(2), [golden.ids(0)[:7], golden.ids(1)[:5]], 128)
     plain = session.run(batch)
-    for bucket in BUCKETS[1:5]:
+    for bucket in CAPTURED_SHAPES[1:5]:
         filled = fill(batch, bucket)
         out = session.run(filled.batch)
         np.testing.assert_allclose(out.cls[filled.first : filled.first + 2], plain.cls, atol=4e-3)
