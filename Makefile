@@ -18,7 +18,7 @@ check: lint  ## for every save, under a minute: lint, types, import contracts, t
 
 # The oldest releases that pyproject.toml allows, on the oldest Python; and the newest that the registry has.
 FLOORS = "numpy==1.26.0" "onnxruntime==1.24.1" "tokenizers==0.22.0" "huggingface_hub==0.34.0" "click==8.1.0" "pyarrow==17.0.0"
-OLDEST_PYTHON ?= $(PYTHON)
+OLDEST_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 test-floors:  ## the runtime's fast tests with the oldest dependencies
 	$(OLDEST_PYTHON) -c "import sys; assert sys.version_info[:2] == (3, 11), sys.version"
 	test -x $(VENV)-floors/bin/python || $(OLDEST_PYTHON) -m venv $(VENV)-floors
