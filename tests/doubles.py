@@ -74,10 +74,11 @@ class FromIds:
         return np.array([values[0], values[-1], len(values), values.sum()], np.float32)
 
     def weights(self, ids: Sequence[int] | Int64) -> Float32:
-        return np.asarray(ids, np.float32) / 8
+        return np.asarray(ids, np.float32) / np.float32(8)
 
     def states(self, ids: Sequence[int] | Int64) -> Float32:
-        return np.asarray(ids, np.float32)[:, None] + np.arange(self.width, dtype=np.float32)
+        states = np.asarray(ids, np.float32)[:, None] + np.arange(self.width, dtype=np.float32)
+        return states.astype(np.float32)
 
     def logit(self, ids: Sequence[int] | Int64) -> float:
         return float(np.asarray(ids).sum()) - 10.0

@@ -80,11 +80,11 @@ def _parameters(args: ast.arguments) -> list[Parameter]:
     plain = args.posonlyargs + args.args
     missing = [None] * (len(plain) - len(args.defaults))
     result = [
-        Parameter(a.arg, False, d and ast.unparse(d))
+        Parameter(a.arg, False, ast.unparse(d) if d else None)
         for a, d in zip(plain, [*missing, *args.defaults], strict=True)
     ]
     result += [
-        Parameter(a.arg, True, d and ast.unparse(d))
+        Parameter(a.arg, True, ast.unparse(d) if d else None)
         for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)
     ]
     return [p for p in result if p.name != "self"]

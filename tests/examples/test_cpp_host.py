@@ -46,7 +46,7 @@ def _run(*command: object, **options: object) -> subprocess.CompletedProcess[str
     words = [str(word) for word in command]
     return subprocess.run(
         words, capture_output=True, text=True, timeout=300, check=False, env=environment, **options
-    )  # type: ignore[call-overload,no-any-return]
+    )  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")

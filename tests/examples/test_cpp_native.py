@@ -17,7 +17,7 @@ from gte_runtime import Embedder
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "cpp_native"
 FETCHED = REPOSITORY / ".ort" / "include"
-PLACES = [
+PLACES: list[str | Path] = [
     os.environ.get("ORT_INCLUDE", ""),
     FETCHED,
     "/usr/include/onnxruntime",

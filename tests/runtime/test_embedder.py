@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,7 +167,7 @@ def test_encode_names_the_row_that_is_not_finite(gte: Embedder, golden: Golden):
         ([0, 5, 2], "token ids"),
     ],
 )
-def test_not_a_text(gte: Embedder, bad: object, got: str):
+def test_not_a_text(gte: Embedder, bad: Any, got: str):
     """B-1, B-22: what is no string is refused by its place and type, and the next call works."""
     with pytest.raises(InputError, match=r"texts\[1\]") as caught:
         gte.encode(["fine", bad, "fine"])
@@ -176,7 +177,7 @@ def test_not_a_text(gte: Embedder, bad: object, got: str):
 
 
 @pytest.mark.parametrize("bad", [None, 3, b"bytes", {"a": 1}])
-def test_not_an_iterable_of_texts(gte: Embedder, bad: object):
+def test_not_an_iterable_of_texts(gte: Embedder, bad: Any):
     """What is neither a string nor an iterable of strings is refused whole."""
     with pytest.raises(InputError, match="iterable of strings"):
         gte.encode(bad)
@@ -224,14 +225,14 @@ def test_any_iterable(gte: Embedder):
 
 
 @pytest.mark.parametrize("value", [0, 1, 2, -1, 8193, 2**63, "512", True, 3.0, None])
-def test_max_length_is_checked(gte: Embedder, value: object):
+def test_max_length_is_checked(gte: Embedder, value: Any):
     """B-13: anything but an integer from 3 to 8192 is refused."""
     with pytest.raises(ConfigError, match=r"max_length is .* expected an integer from 3 to 8192"):
         gte.encode("text", max_length=value)
 
 
 @pytest.mark.parametrize("value", [0, -1, 65, 1.5, True, "32", 2**70])
-def test_dim_is_checked(gte: Embedder, value: object):
+def test_dim_is_checked(gte: Embedder, value: Any):
     """B-14: anything but an integer up to the width is refused, never ignored."""
     with pytest.raises(ConfigError, match=r"dim is .* expected an integer from 1 to 64"):
         gte.encode("text", dim=value)
@@ -288,7 +289,7 @@ def test_no_pairs(gte: Embedder):
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), "1", None, True])
-def test_score_weights_are_checked(gte: Embedder, weight: object):
+def test_score_weights_are_checked(gte: Embedder, weight: Any):
     """A weight that is no finite number is refused by name."""
     with pytest.raises(ConfigError, match="sparse_weight"):
         gte.score([("q", "d")], 1.0, weight)

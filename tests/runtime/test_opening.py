@@ -25,11 +25,11 @@ def gte(tiny_bundle: Path) -> Iterator[Embedder]:
 def test_unknown_options(gte: Embedder, tiny_bundle: Path):
     """Unknown values are refused with what there is."""
     with pytest.raises(ConfigError, match="'strict' or 'replace'"):
-        gte.encode("a", errors="ignore")
+        gte.encode("a", errors="ignore")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cpu, cuda, tensorrt"):
         Embedder.open(tiny_bundle, provider="tpu")
     with pytest.raises(ConfigError, match="'auto' or 'always'"):
-        Embedder.open(tiny_bundle, verify="never")
+        Embedder.open(tiny_bundle, verify="never")  # type: ignore[arg-type]
     with pytest.raises(BundleError, match="no variant 'cpu-int3'; it has cpu-fp32"):
         Embedder.open(tiny_bundle, variant="cpu-int3")
     with pytest.raises(ConfigError, match="threads is 0"):

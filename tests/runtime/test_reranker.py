@@ -7,6 +7,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -287,7 +288,7 @@ def test_a_tokenizer_without_pairs(tmp_path: Path):
         ("a", ["b", "x\udc00"], r"documents\[1\]: lone surrogate"),
     ],
 )
-def test_what_cannot_be_ranked(plain: Reranker, query: object, documents: object, message: str):
+def test_what_cannot_be_ranked(plain: Reranker, query: Any, documents: Any, message: str):
     """B-18: named by field and index, and the next call works."""
     with pytest.raises(InputError, match=message):
         plain.rank(query, documents)
@@ -295,7 +296,7 @@ def test_what_cannot_be_ranked(plain: Reranker, query: object, documents: object
 
 
 @pytest.mark.parametrize("pair", [("a", "b", "c"), ("a",), "ab", None, ("a", None), ("a", "\ud800")])
-def test_what_is_no_pair(plain: Reranker, pair: object):
+def test_what_is_no_pair(plain: Reranker, pair: Any):
     """B-18: the index is the pair's."""
     with pytest.raises(InputError, match=r"pairs\[1\]: ") as caught:
         plain.score([("a", "b"), pair])
@@ -303,7 +304,7 @@ def test_what_is_no_pair(plain: Reranker, pair: object):
 
 
 @pytest.mark.parametrize("value", [0, 4, -1, 8193, 2**63, "512", True, 1.5])
-def test_limits(plain: Reranker, value: object):
+def test_limits(plain: Reranker, value: Any):
     """B-13: below five tokens a pair of texts has no place for either; above, the model has no positions."""
     with pytest.raises(ConfigError, match="expected an integer from 5 to 8192"):
         plain.score([("a", "b")], max_length=value)
@@ -311,13 +312,13 @@ def test_limits(plain: Reranker, value: object):
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "3"])
-def test_top_k(plain: Reranker, value: object):
+def test_top_k(plain: Reranker, value: Any):
     with pytest.raises(ConfigError, match="top_k is"):
         plain.rank("a", ["b"], top_k=value)
 
 
 @pytest.mark.parametrize("value", ["ignore", None, 1])
-def test_ways_to_meet_bad_unicode(plain: Reranker, value: object):
+def test_ways_to_meet_bad_unicode(plain: Reranker, value: Any):
     """A name that is none is refused, not taken for "strict"."""
     with pytest.raises(ConfigError, match="expected 'strict' or 'replace'"):
         plain.rank("q", ["a"], errors=value)

@@ -56,7 +56,12 @@ def test_stages_add_up_to_the_total(engine: Embedder, monkeypatch: pytest.Monkey
 def test_calls_are_counted_after_the_warm_up(engine: Embedder, monkeypatch: pytest.MonkeyPatch):
     """Warm-up calls run and do not count; without repeats, time decides, but a few calls are always made."""
     seen: list[tuple[str, ...]] = []
-    monkeypatch.setattr(latency, "timed_encode", lambda engine, texts: (seen.append(tuple(texts)), None))
+
+    def recorded(engine: Embedder, texts: list[str]) -> tuple[None, None]:
+        seen.append(tuple(texts))
+        return None, None
+
+    monkeypatch.setattr(latency, "timed_encode", recorded)
     work = Work(None, 2, ["a", "b", "c"])
     assert len(measure(engine, work, Options(repeats=4, warmup=3)).calls) == 4
     assert seen[:4] == [("a", "b"), ("c", "a"), ("b", "c"), ("a", "b")]

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import wire
 from golden import Golden
 from numpy.typing import NDArray
 from spoil import vector_of
 from tensorfile import Derive, Tensor, Tensors
+from tiny import Tiny
 
 import gte_runtime.building.build
 import gte_runtime.building.publish
 from gte_runtime import Embedder, GteError
 from gte_runtime.building.build import build
+from gte_runtime.building.judge import prove as real_prove
 from gte_runtime.building.transforms import TRANSFORMS
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.errors import (
@@ -37,49 +38,12 @@ from gte_runtime.errors import (
     SelfCheckFailed,
 )
 from gte_runtime.format.layout import Layout
-from gte_runtime.format.manifest import Manifest
 from gte_runtime.proof.oracle import forward
 from gte_runtime.scoring import cut_and_normalise
 
+PROVE = "gte_runtime.building.build.prove"
+
 VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
-
-
-class Tiny:
-    """The smallest checkpoint with its graphs, in a directory of the test's own, to spoil and build."""
-
-    def __init__(self, golden: Golden, directory: Path) -> None:
-        self.checkpoint = directory / "tiny"
-        self.graphs = directory / "graphs"
-        self.bundle = directory / "out" / "bundle"
-        shutil.copytree(golden.graphs, self.graphs)
-        shutil.copytree(
-            golden.checkpoint, self.checkpoint, ignore=shutil.ignore_patterns("graphs", "expected.*")
-        )
-        self.bundle.parent.mkdir()
-
-    def build(self, **options: Any) -> Manifest:
-        return build(self.checkpoint, self.bundle, **{"graphs": self.graphs, **options})
-
-    def refused(self, kind: type[GteError], *words: str, **options: Any) -> GteError:
-        """The exact class, all words, no path of ours, and nothing left behind: no bundle, no temporary file, no descriptor."""
-        before, stood = (
-            psutil.Process().num_fds(),
-            sorted(self.bundle.parent.iterdir()) if self.bundle.parent.is_dir() else None,
-        )
-        with pytest.raises(GteError) as caught:
-            self.build(**options)
-        assert type(caught.value) is kind, str(caught.value)
-        for word in words:
-            assert word in str(caught.value)
-        assert str(self.checkpoint.parent) not in str(caught.value)
-        assert stood is None or sorted(self.bundle.parent.iterdir()) == stood
-        assert psutil.Process().num_fds() <= before
-        return caught.value
-
-
-@pytest.fixture
-def tiny(golden: Golden, tmp_path: Path) -> Tiny:
-    return Tiny(golden, tmp_path)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -229,14 +193,13 @@ def test_a_float32_checkpoint(
 def test_the_manifest_is_written_last(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """While a variant is proved, no manifest is there, so that nobody could take the directory for a bundle; nor is the name."""
     seen: list[set[str]] = []
-    real = gte_runtime.building.build.prove
 
     def prove(staged: Path, *rest: Any) -> float:
         seen.append(set(contents(staged)))
         assert not tiny.bundle.exists()
-        return real(staged, *rest)
+        return real_prove(staged, *rest)
 
-    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
+    monkeypatch.setattr(PROVE, prove)
     tiny.build(variants=VARIANTS)
     assert len(seen) == len(VARIANTS)
     assert all(names == set(contents(tiny.bundle)) - {"manifest.json"} for names in seen)
@@ -255,7 +218,7 @@ def test_a_build_without_proof_leaves_nothing(
     def prove(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
+    monkeypatch.setattr(PROVE, prove)
     kind = OutputError if type(failure) is OSError else type(failure)
     with pytest.raises(kind):
         tiny.build()

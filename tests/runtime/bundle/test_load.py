@@ -19,9 +19,9 @@ import wire
 from numpy.typing import NDArray
 from spoil import Refusal, change_manifest, replace, replace_signed, vector_of
 
-import gte_runtime.bundle.load
 from gte_runtime import Embedder
 from gte_runtime.bundle.directory import Bundle
+from gte_runtime.device.cpu import CpuSession
 from gte_runtime.errors import (
     BundleCorruptError,
     BundleError,
@@ -46,7 +46,6 @@ def test_a_file_replaced_while_loading(
     refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, same_content: bool
 ):
     """B-52: ONNX Runtime opens weights by name after they were hashed, so a file replaced in between is noticed."""
-    real = gte_runtime.bundle.load.CpuSession
     good = (bundle_copy / name).read_bytes()
 
     def session(graph: bytes, folder: Path, *rest: Any, **options: Any) -> Any:
@@ -54,9 +53,9 @@ def test_a_file_replaced_while_loading(
             other = good if same_content else bytes([good[0] ^ 1]) + good[1:]
             (folder / "new").write_bytes(other)
             os.replace(folder / "new", folder / name)
-        return real(graph, folder, *rest, **options)
+        return CpuSession(graph, folder, *rest, **options)
 
-    monkeypatch.setattr(gte_runtime.bundle.load, "CpuSession", session)
+    monkeypatch.setattr("gte_runtime.bundle.load.CpuSession", session)
     if name == TOKENIZER and not same_content:
         # It is read while the session is made: before the file was replaced or after, when its hash tells.
         refuses(bundle_copy, BundleCorruptError, f"{name}: expected")
@@ -68,17 +67,16 @@ def test_a_weight_file_written_to_while_loading(
     refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """B-52: writing into the file that was hashed is noticed like a replacement."""
-    real = gte_runtime.bundle.load.CpuSession
 
     def session(graph: bytes, folder: Path, *rest: Any, **options: Any) -> Any:
-        made = real(graph, folder, *rest, **options)
+        made = CpuSession(graph, folder, *rest, **options)
         if folder == bundle_copy:
             with (folder / WEIGHTS).open("r+b") as file:
                 file.write(b"\xff")
             _later(folder / WEIGHTS)
         return made
 
-    monkeypatch.setattr(gte_runtime.bundle.load, "CpuSession", session)
+    monkeypatch.setattr("gte_runtime.bundle.load.CpuSession", session)
     refuses(bundle_copy, BundleCorruptError, WEIGHTS, "replaced while loading")
 
 

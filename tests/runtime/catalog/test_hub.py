@@ -167,9 +167,11 @@ def test_a_moved_revision(machine: Machine, golden: Golden):
 def test_a_revision_that_moves_meanwhile(machine: Machine, golden: Golden):
     """Pushed to while files are being downloaded: all of them are of the commit it began with."""
     files = machine.hub.repositories[REPOSITORY][commit_of(1)]
-    machine.hub.on_download = lambda: (
-        machine.hub.add(REPOSITORY, {**files, "model.safetensors": b"x" * 20_000}, 2) and None
-    )
+
+    def push() -> None:
+        machine.hub.add(REPOSITORY, {**files, "model.safetensors": b"x" * 20_000}, 2)
+
+    machine.hub.on_download = push
     assert Bundle.open(machine.works()).manifest.origin == f"{REPOSITORY}@{commit_of(1)}"
 
 

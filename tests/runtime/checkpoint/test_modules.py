@@ -116,7 +116,8 @@ def test_a_build_hears_it(checkpoint: Path, golden: Golden, tmp_path: Path):
             assert (gte.encode("a", prompt_name=name).dense == plain[row]).all()
             (part,) = gte.stream(["a"], prompt_name=name)
             assert (part.dense == plain[row]).all()
-        for name in ("other", 3):
+        wrong: list[Any] = ["other", 3]
+        for name in wrong:
             with pytest.raises(ConfigError, match="its prompts are query, passage"):
                 gte.encode("a", prompt_name=name)
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_ctrl_c_while_a_run_waits_for_its_turn(session: CpuSession, monkeypatch:
     ended: list[type[BaseException] | None] = []
     run_on = session._run_on
 
-    def recorded(*arguments: object) -> object:
+    def recorded(*arguments: Any) -> object:
         try:
             result = run_on(*arguments)
         except BaseException as error:

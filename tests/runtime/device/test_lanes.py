@@ -237,7 +237,8 @@ def test_runs_wait_for_their_turn_and_count(lane: tuple[Lane, Evaluated]):
     opened, session = lane
     session.leave.clear()
     session.entered.clear()
-    owner, results = object(), {}
+    owner = object()
+    results: dict[str, Any] = {}
 
     def work(name: str, batch: Batch, whose: object) -> None:
         try:
@@ -268,10 +269,13 @@ def test_ctrl_c_stops_a_run_and_the_lane_lives(lane: tuple[Lane, Evaluated]):
     session.entered.clear()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     main = threading.main_thread().ident
+
+    def interrupt() -> None:
+        session.entered.wait(10)
+        signal.pthread_kill(main, signal.SIGINT)
+
     try:
-        threading.Thread(
-            target=lambda: session.entered.wait(10) and signal.pthread_kill(main, signal.SIGINT)
-        ).start()
+        threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
             run(opened, texts(5))
     finally:
@@ -319,8 +323,8 @@ def test_a_lane_that_does_not_load(packed: Bundle):
 
 def test_work_goes_where_least_waits(packed: Bundle):
     """Of two lanes the one with fewer tokens; of equals the first."""
-    lanes = [SimpleNamespace(load=load) for load in (30, 10, 10)]
-    assert least_loaded(lanes) is lanes[1]  # type: ignore[arg-type]
+    lanes: list[Any] = [SimpleNamespace(load=load) for load in (30, 10, 10)]
+    assert least_loaded(lanes) is lanes[1]
 
 
 def test_padded_graphs_run_in_lanes_too(tiny_bundle: Path):

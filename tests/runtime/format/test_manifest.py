@@ -137,7 +137,7 @@ def test_every_field_is_tried(raw: Json):
     """The list above is that of the format."""
 
     one = {"files": "tokenizer.json", "variants": "cpu-fp32", "self_checks": 0}
-    expected = {(field,) for field in raw} - {("format",)}
+    expected: set[tuple[Any, ...]] = {(field,) for field in raw} - {("format",)}
     expected |= {(name, field) for name in ("architecture", "tokenizer") for field in raw[name]}
     expected |= {(name, key, field) for name, key in one.items() for field in raw[name][key]}
     assert set(PATHS) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,7 +59,7 @@ def spoiling(session: Session, token: int, field: str, value: float) -> Around:
     def spoil(batch: Batch, outputs: Outputs) -> Outputs:
         array = getattr(outputs, field)
         bounds = batch.cu_seqlens.tolist()
-        for row, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for row, (start, end) in enumerate(itertools.pairwise(bounds)):
             if token in batch.input_ids[start:end] and len(array):
                 part = array[row : row + 1] if field in ("cls", "logits") else array[start:end]
                 part.reshape(-1)[slice(None) if value == 0 else slice(-1, None)] = value
@@ -111,17 +112,17 @@ def test_any_list_is_as_one_by_one(
     together = engine(FromIds(provider, workers), batch, budget).run(ids, token_states=True)
     for row, one in enumerate(ids):
         alone = engine(FromIds(provider), batch).run([one], token_states=True)[0]
-        both = (together[row], alone)
-        assert np.array_equal(*(state.cls for state in both))
-        assert np.array_equal(*(state.token_weights for state in both))
-        assert np.array_equal(*(np.asarray(state.token_states) for state in both))
+        assert np.array_equal(together[row].cls, alone.cls)
+        assert np.array_equal(together[row].token_weights, alone.token_weights)
+        assert np.array_equal(together[row].token_states, alone.token_states)
 
 
 def test_no_texts():
     """Empty arrays of the right shape, and no run."""
     session = FromIds()
     found = engine(session).run([], token_states=True)
-    assert (len(found), found.cls.shape, found.cls.dtype) == (0, (0, FromIds.width), np.float32)
+    assert (len(found), found.cls.shape) == (0, (0, FromIds.width))
+    assert found.cls.dtype == np.float32
     assert found.token_weights == found.token_states == []
     assert reranker(session).run([]).logits.shape == (0,)
     assert engine(session).run_unchecked([]).finite().shape == (0,)
@@ -271,7 +272,7 @@ def test_each_text_has_its_result_or_its_error(texts: list[list[int]], failing: 
             assert isinstance(outcome, State)
             assert np.array_equal(outcome.cls, session.cls(text))
             assert np.array_equal(outcome.token_weights, session.weights(text))
-            assert np.array_equal(np.asarray(outcome.token_states), session.states(text))
+            assert np.array_equal(outcome.token_states, session.states(text))
 
 
 def test_a_batch_without_failures_is_one_run():

@@ -158,7 +158,7 @@ def test_a_text_beyond_the_budget_runs_alone():
 def test_budgets_check_themselves(field: str, value: object):
     """A budget that is no positive integer is refused by name."""
     with pytest.raises(ConfigError, match=field):
-        Budget(**{field: value})
+        Budget(**{field: value})  # type: ignore[arg-type]
 
 
 LENGTHS = st.lists(st.integers(2, 600), min_size=1, max_size=40)
