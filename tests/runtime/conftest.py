@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shared import made_once
 from spoil import Refusal, vector_of
 from tensorfile import Derive, Tensors, derive
 
@@ -37,9 +38,11 @@ def mini_checkpoint() -> Path:
 @pytest.fixture(scope="session")
 def mini_bundle(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model as a bundle with all its variants. Not to be changed: see `bundle_copy`."""
-    target = tmp_path_factory.mktemp("bundles") / "gte-mini"
-    build(mini_checkpoint, target, graphs=mini_checkpoint, variants=VARIANTS)
-    return target
+
+    def make(target: Path) -> None:
+        build(mini_checkpoint, target, graphs=mini_checkpoint, variants=VARIANTS)
+
+    return made_once(tmp_path_factory, "gte-mini", make)
 
 
 @pytest.fixture

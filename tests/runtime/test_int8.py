@@ -184,6 +184,7 @@ def test_any_list_is_as_one_by_one(int8: Embedder, texts: list[str]):
         assert_weights_as_alone(int8, together.sparse[row].as_dict(), alone.sparse[0].as_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-int8"])
 def test_threads_do_not_change_bits(mini_bundle: Path, variant: str):
     """One processor or many, side by side or all on one text."""

@@ -120,6 +120,7 @@ def test_everyone_may_read_a_bundle(tiny: Tiny):
     )
 
 
+@pytest.mark.slow
 def test_building_twice_gives_the_same_bytes(mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path):
     """No time, no path and no order of a dictionary gets into a bundle."""
     build(mini_checkpoint, tmp_path / "again" / "other-name", graphs=mini_checkpoint, variants=VARIANTS)
@@ -153,6 +154,7 @@ def test_a_checkpoint_is_only_read(tiny: Tiny):
     assert contents(tiny.checkpoint) | contents(tiny.graphs) == before
 
 
+@pytest.mark.slow
 def test_graphs_are_found_by_architecture(derived: Derive, tmp_path: Path, good_vector: NDArray[np.float32]):
     """Without a directory of graphs, those that ship are found by the numbers of the config, whatever the checkpoint's name."""
     manifest = build(derived(name="somebody-elses-model"), tmp_path / "bundle")
@@ -161,6 +163,7 @@ def test_graphs_are_found_by_architecture(derived: Derive, tmp_path: Path, good_
         np.testing.assert_array_equal(vector_of(gte), good_vector)
 
 
+@pytest.mark.slow
 def test_the_shortest_trained_length(derived: Derive, mini_checkpoint: Path, tmp_path: Path):
     """A checkpoint may say to which lengths its vectors were trained to be cut."""
     manifest = build(derived(matryoshka_dimensions=[64, 32]), tmp_path / "named", graphs=mini_checkpoint)
@@ -190,6 +193,7 @@ def test_a_float32_checkpoint(
         np.testing.assert_array_equal(vector_of(wide), vector_of(gte))
 
 
+@pytest.mark.slow
 def test_the_manifest_is_written_last(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """While a variant is proved, no manifest is there, so that nobody could take the directory for a bundle; nor is the name."""
     seen: list[set[str]] = []
@@ -205,6 +209,7 @@ def test_the_manifest_is_written_last(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
     assert all(names == set(contents(tiny.bundle)) - {"manifest.json"} for names in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure",
     [SelfCheckFailed("other vectors"), KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")],
@@ -346,6 +351,7 @@ def _signed(tiny: Tiny, graph: bytes) -> None:
     (tiny.graphs / "recipe.toml").write_text(changed, encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -374,6 +380,7 @@ def test_a_layout_that_was_changed(tiny: Tiny):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format": 2}', b"\xff"])
 def test_a_layout_that_is_none(tiny: Tiny, data: bytes):
     """Whatever else a layout file holds is refused."""
@@ -426,6 +433,7 @@ def test_weights_that_were_cut(tiny: Tiny):
     tiny.refused(CheckpointError, "model.safetensors", "download it again")
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite(derived: Derive, mini_checkpoint: Path, tmp_path: Path):
     """A checkpoint with NaN in it builds nothing that could be served."""
 
@@ -438,6 +446,7 @@ def test_weights_that_are_not_finite(derived: Derive, mini_checkpoint: Path, tmp
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [

@@ -99,6 +99,7 @@ def test_overwrite_replaces(tiny: Tiny):
     assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.slow
 def test_a_failed_overwrite_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """The old bundle stays until the new one is proved."""
     tiny.build()
@@ -195,6 +196,7 @@ def test_a_build_that_is_going_on_is_not_cleared_up(tiny: Tiny):
     assert not directory.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".bundle.bak", ".bundle.2024", ".bundle.link"])
 def test_directories_of_the_users_are_never_removed(tiny: Tiny, name: str):
     """`gte build CHECKPOINT ~/config` left no `~/.config.bak`: only what a marker proves to be a build's is removed."""
@@ -261,6 +263,7 @@ def test_what_appears_in_the_meantime_is_not_touched(tiny: Tiny, monkeypatch: py
     assert [file.read_text(encoding="utf-8") for file in tiny.bundle.iterdir()] == ["theirs"]
 
 
+@pytest.mark.slow
 def test_many_at_once(tiny: Tiny):
     """Threads that build the same bundle leave one, whole, and none fails."""
     gate, failures = threading.Barrier(3), []

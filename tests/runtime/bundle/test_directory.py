@@ -191,6 +191,7 @@ def test_a_file_of_another_size(refuses: Refusal, bundle_copy: Path, name: str, 
     refuses(bundle_copy, BundleCorruptError, f"{name}: expected {whole} bytes, found {new} bytes", "again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     ("data", "words"),
@@ -210,6 +211,7 @@ def test_a_download_that_went_elsewhere(
     refuses(bundle_copy, BundleCorruptError, name, *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["first", "last", "0xFF", "lfs"])
 def test_a_file_of_the_right_size(refuses: Refusal, bundle_copy: Path, name: str, how: str):
@@ -320,6 +322,7 @@ def test_a_graph_points_into_its_files(refuses: Refusal, bundle_copy: Path, key:
     refuses(bundle_copy, BundleError, GRAPH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 @pytest.mark.parametrize("where", ["outside", "inside", "nowhere"])
 def test_a_link_in_place_of_a_file(

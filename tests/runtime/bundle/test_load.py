@@ -119,6 +119,7 @@ TOO_NEW: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", TOO_NEW)
 def test_a_graph_for_a_newer_onnx_runtime(refuses: Refusal, bundle_copy: Path, what: str):
     """B-53: an opset, format or operator that ONNX Runtime does not know is a matter of its version, and both are named."""
@@ -216,6 +217,7 @@ OTHER_SIGNATURES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", OTHER_SIGNATURES)
 def test_a_graph_with_other_inputs_or_outputs(refuses: Refusal, bundle_copy: Path, what: str):
     """B-54: names are compared with the manifest before the first run, and both lists are shown."""
@@ -345,6 +347,7 @@ def test_a_tokenizer_that_the_library_refuses(
     refuses(bundle_copy, BundleError, TOKENIZER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

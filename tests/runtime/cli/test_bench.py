@@ -148,6 +148,7 @@ def test_refusals(tiny_bundle: Path, args: list[str], code: int, says: str, tmp_
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_a_bad_line_is_refused_by_its_number(tiny_bundle: Path, tmp_path: Path):
     """A text left out would change what is measured."""
     source = tmp_path / "in.jsonl"

@@ -8,6 +8,7 @@ import pytest
 from command_line import gte
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [

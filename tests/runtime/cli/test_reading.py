@@ -107,6 +107,7 @@ def test_bad_rows_are_named_and_the_rest_is_done(model: str, tmp_path: Path):
     assert "6 of 8 rows were rejected" in talk
 
 
+@pytest.mark.slow
 def test_stdin_is_read_as_a_file_is(model: str, tmp_path: Path):
     """A blank line is an empty text in either, so that rows and lines stay side by side; only JSONL has lines that are no rows."""
     plain = b"one\n\n{two\n"

@@ -86,6 +86,7 @@ def test_impossible_buckets(shape: tuple[int, int, int]):
         Bucket(*shape)
 
 
+@pytest.mark.slow
 def test_filled_runs_give_what_plain_runs_give(golden: Golden, tmp_path: Path):
     """The whole graph, evaluated: one query alone and filled up to every bucket."""
     manifest = build(golden.checkpoint, tmp_path / "bundle", graphs=golden.graphs, variants=("cuda-fp16",))

@@ -38,6 +38,7 @@ def run(code: str, *arguments: object) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_random_shapes_leave_memory_flat(mini_bundle: Path):
     """Of 80 batches of lengths to 3000, the last 30 reach at most 2 % more than the 30 before."""
     first, second = run(RANDOM_SHAPES, mini_bundle)
