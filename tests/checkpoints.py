@@ -52,7 +52,9 @@ HEAD_64: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Variation:
-    """A checkpoint: what its config.json holds, how its tensors are written, and which random numbers they are."""
+    """A checkpoint: what its config.json holds, how its tensors are written, and which random numbers they
+    are.
+    """
 
     config: Mapping[str, Any]
     form: Form
@@ -69,7 +71,8 @@ VARIATIONS: dict[str, Variation] = {
     # The next two have the RoPE of gte-base-en-v1.5 and of gte-large-en-v1.5.
     "type_vocab_0": _of(3, type_vocab_size=0, pad_token_id=0, rope_theta=500000, rope_scaling={"type": "ntk", "factor": 2.0}),
     "type_vocab_2": _of(4, type_vocab_size=2, pad_token_id=0, rope_theta=160000, rope_scaling={"type": "ntk", "factor": 2.0}),
-    # As `save_pretrained` of transformers 5.23 would write gte-multilingual-base: upstream's packed tensors, but `gte.` in front.
+    # As `save_pretrained` of transformers 5.23 would write gte-multilingual-base: upstream's packed tensors,
+    # but `gte.` in front.
     "gte_prefix_native_config": _of(
         5, Form(prefix="gte."), NATIVE, **HEAD_64,
         rope_parameters={"rope_type": "linear", "rope_theta": 160000.0, "factor": 8 ** (1 / 32)},
@@ -109,7 +112,8 @@ RERANKERS: dict[str, Variation] = {
         rope_parameters={"rope_type": "linear", "rope_theta": 160000.0, "factor": 8 ** (2 / 16)},
     ),
 }  # fmt: skip
-"""Rerankers: `pooler.dense` behind the prefix and without it, in both types, and in transformers' own names."""
+"""Rerankers: `pooler.dense` behind the prefix and without it, in both types, and in transformers' own names.
+"""
 
 
 def write_variation(name: str, directory: Path, tokenizer: Path | None = None) -> None:

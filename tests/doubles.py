@@ -56,7 +56,9 @@ def on_session(gte: Embedder, session: Session, budget: Budget | None = None) ->
 
 
 class FromIds:
-    """A session without a model: what a text gets is computed from its ids, so every result is known beforehand."""
+    """A session without a model: what a text gets is computed from its ids, so every result is known
+    beforehand.
+    """
 
     width = 4
 

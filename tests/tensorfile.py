@@ -91,7 +91,9 @@ def derive(
     change: Callable[[Tensors], object] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Copy a checkpoint, with its tensors edited in place by `change` and config keys set; a key set to None is removed."""
+    """Copy a checkpoint, with its tensors edited in place by `change` and config keys set; a key set to None
+    is removed.
+    """
     target.mkdir()
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
     raw = json.loads((source / "config.json").read_text(encoding="utf-8")) | dict(config or {})

@@ -32,7 +32,9 @@ class Tiny:
         return build(self.checkpoint, self.bundle, **{"graphs": self.graphs, **options})
 
     def refused(self, kind: type[GteError], *words: str, **options: Any) -> GteError:
-        """The exact class, all words, no path of ours, and nothing left behind: no bundle, no temporary file, no descriptor."""
+        """The exact class, all words, no path of ours, and nothing left behind: no bundle, no temporary file,
+        no descriptor.
+        """
         before, stood = (
             psutil.Process().num_fds(),
             sorted(self.bundle.parent.iterdir()) if self.bundle.parent.is_dir() else None,

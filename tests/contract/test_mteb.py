@@ -79,7 +79,9 @@ def ndcg(scores: Any) -> float:
 
 
 def test_dense(evaluate: Callable[[Any], dict[str, float]]):
-    """mteb's own search over our vectors gives what a product of matrices gives; far above chance, and dim is heard."""
+    """mteb's own search over our vectors gives what a product of matrices gives; far above chance, and dim is
+    heard.
+    """
     from mteb.models.models_protocols import EncoderProtocol
 
     from gte_runtime.integrations.mteb import GteEncoder

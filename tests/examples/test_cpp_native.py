@@ -26,7 +26,9 @@ PLACES: list[str | Path] = [
 
 
 def headers() -> Path | None:
-    """Where they are; fetched once with the example's own script (150 MB, ten seconds) where they are nowhere."""
+    """Where they are; fetched once with the example's own script (150 MB, ten seconds) where they are
+    nowhere.
+    """
     if (found := _installed()) is None and shutil.which("npm"):
         subprocess.run(["sh", EXAMPLE / "headers.sh", FETCHED], capture_output=True, timeout=300, check=False)
         found = _installed()

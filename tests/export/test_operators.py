@@ -42,7 +42,9 @@ def test_masked_attention():
 
 
 def test_cli_traces_and_compares(golden: Golden, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    """`gte-export trace CHECKPOINT` writes graphs and compares every variant with PyTorch on the checkpoint's weights."""
+    """`gte-export trace CHECKPOINT` writes graphs and compares every variant with PyTorch on the checkpoint's
+    weights.
+    """
     from click.testing import CliRunner
 
     from gte_export.cli import gte_export

@@ -1,4 +1,7 @@
-"""The default model, built once, and copies of it to spoil. Import nothing from here: tests/conftest.py has the same name."""
+"""The default model, built once, and copies of it to spoil.
+
+Import nothing from here: tests/conftest.py has the same name.
+"""
 
 from __future__ import annotations
 
@@ -69,13 +72,18 @@ def tiny_vector(tiny_bundle: Path) -> NDArray[np.float32]:
 
 @pytest.fixture
 def refuses(tiny_bundle: Path, tiny_vector: NDArray[np.float32], tmp_path: Path) -> Refusal:
-    """Opens a bad bundle and looks at the error; see spoil.Refusal. The good one is the smallest there is, to be quick."""
+    """Opens a bad bundle and looks at the error; see spoil.Refusal.
+
+    The good one is the smallest there is, to be quick.
+    """
     return Refusal(tiny_bundle, tiny_vector, tmp_path)
 
 
 @pytest.fixture
 def derived(mini_checkpoint: Path, tmp_path: Path) -> Iterator[Derive]:
-    """Makes a checkpoint from the default model's: with other tensors (`change` edits them in place) or config keys."""
+    """Makes a checkpoint from the default model's: with other tensors (`change` edits them in place) or
+    config keys.
+    """
     made: list[Path] = []
 
     def make(

@@ -63,7 +63,9 @@ def test_any_list_is_as_one_by_one(gte: Embedder, texts: list[str], seed: int, b
 
 @pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-int8"])
 def test_token_vectors_are_the_same_bits_in_any_company(mini_bundle: Path, variant: str):
-    """Alone, in a list and side by side; row 0 is what dense vectors are cut from, and one row stands for each token."""
+    """Alone, in a list and side by side; row 0 is what dense vectors are cut from, and one row stands for
+    each token.
+    """
     texts = ["a", "北京是中华人民共和国的首都。", "word " * 300, "Привет, мир!", "word " * 40]
     with Embedder.open(mini_bundle, variant=variant, threads=2) as engine:
         together = engine.token_vectors(texts)
@@ -136,7 +138,9 @@ def test_score_names_the_pair_that_is_not_finite(gte: Embedder, golden: Golden):
 
 
 def test_a_model_of_few_positions(gte: Embedder):
-    """The default of 8192 tokens means as many as there are, wherever a length is taken; a number that was chosen is checked."""
+    """The default of 8192 tokens means as many as there are, wherever a length is taken; a number that was
+    chosen is checked.
+    """
     architecture = replace(gte.manifest.architecture, max_positions=16)
     engine = Embedder(replace(gte.manifest, architecture=architecture), gte.tokenizer, gte.engine)
     text = "dog " * 40
@@ -186,7 +190,9 @@ def test_not_an_iterable_of_texts(gte: Embedder, bad: Any):
 
 
 def test_lone_surrogate_is_named(gte: Embedder):
-    """B-2, B-3: half a surrogate pair in text 17 of 32 names 17 and nothing else, and is replaced only on request."""
+    """B-2, B-3: half a surrogate pair in text 17 of 32 names 17 and nothing else, and is replaced only on
+    request.
+    """
     texts = ["text"] * 32
     texts[17] = "ab\ud800c"
     with pytest.raises(InputError, match=r"texts\[17\].*U\+D800 at character 2") as caught:
@@ -264,7 +270,9 @@ def test_truncation_refused(gte: Embedder):
 
 
 def test_literal_special_tokens(tiny_bundle: Path, golden: Golden):
-    """B-8: a literal `</s>` becomes an id as in the reference; for untrusted text an option reads it as characters."""
+    """B-8: a literal `</s>` becomes an id as in the reference; for untrusted text an option reads it as
+    characters.
+    """
     text = golden.texts[11]
     with (
         Embedder.open(tiny_bundle) as reference,

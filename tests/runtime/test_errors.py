@@ -118,7 +118,9 @@ def test_the_tree_in_the_docstring_is_the_tree():
     ],
 )
 def test_numbers_for_the_shell_and_for_http(kind: type[GteError], exit_code: int, http_status: int):
-    """2 usage, 4 a bad bundle, checkpoint or input file, 5 provider, 6 output; HTTP tells the caller's fault from ours."""
+    """2 usage, 4 a bad bundle, checkpoint or input file, 5 provider, 6 output; HTTP tells the caller's fault
+    from ours.
+    """
     assert (kind.exit_code, kind.http_status) == (exit_code, http_status)
     assert (EXAMPLES[kind].exit_code, EXAMPLES[kind].http_status) == (exit_code, http_status)
 

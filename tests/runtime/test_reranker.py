@@ -180,7 +180,9 @@ def tokenizer() -> Tokenizer:
 @given(st.text(max_size=60), st.text(max_size=60), st.integers(5, 60))
 @settings(max_examples=150, deadline=None)
 def test_truncation_is_the_librarys(tokenizer: Tokenizer, query: str, document: str, limit: int):
-    """Longest first, as the tokenizers library truncates a pair: the slow version, which tokenizes both texts whole."""
+    """Longest first, as the tokenizers library truncates a pair: the slow version, which tokenizes both texts
+    whole.
+    """
     query, document = (text.encode("utf-8", "replace").decode() for text in (query, document))
     library = Library.from_file(str(RERANKER / "tokenizer.json"))
     library.enable_truncation(limit, strategy="longest_first")
@@ -191,7 +193,9 @@ def test_truncation_is_the_librarys(tokenizer: Tokenizer, query: str, document: 
 
 
 def word_piece() -> Library:
-    """As the English checkpoints have it: three special tokens around a pair, so that an odd number may be left for two texts."""
+    """As the English checkpoints have it: three special tokens around a pair, so that an odd number may be
+    left for two texts.
+    """
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     pieces = [
         *specials,
@@ -251,7 +255,9 @@ def test_a_query_that_fills_everything(plain: Reranker):
 
 
 def test_megabytes(plain: Reranker):
-    """B-9: of texts of a million characters only beginnings are tokenized; the tokens are those of any shorter beginning."""
+    """B-9: of texts of a million characters only beginnings are tokenized; the tokens are those of any
+    shorter beginning.
+    """
     short, long = "dog fox " * 40, "dog fox " * 125_000
     encode = plain.tokenizer.encode_pairs
     for query, document in (("China", "{}"), ("{}", "China"), ("{}", "a{}")):
@@ -260,7 +266,9 @@ def test_megabytes(plain: Reranker):
 
 
 def test_a_tokenizer_without_pairs(tmp_path: Path):
-    """A post-processor that only knows single texts would glue query and document together: no bundle comes of it."""
+    """A post-processor that only knows single texts would glue query and document together: no bundle comes
+    of it.
+    """
     for file in ("config.json", "model.safetensors"):
         (tmp_path / file).symlink_to(RERANKER / file)
     raw = json.loads((RERANKER / "tokenizer.json").read_text(encoding="utf-8"))
@@ -356,7 +364,9 @@ class Gpus:
 
 @pytest.mark.parametrize(("batch", "most"), [("packed", 32768), ("padded", 8192)])
 def test_on_gpus(plain: Reranker, batch: str, most: int):
-    """As an Embedder there: packed runs have a GPU's budget, and all runs go side by side, each on one device."""
+    """As an Embedder there: packed runs have a GPU's budget, and all runs go side by side, each on one
+    device.
+    """
     gpus = Gpus()
     variant = replace(plain.engine.variant, batch=batch)
     gte = Reranker(plain.manifest, plain.tokenizer, Engine(gpus, variant, 64))

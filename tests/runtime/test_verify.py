@@ -1,4 +1,7 @@
-"""Published numbers are compared where they exist. The real weights are not here, so a stand-in is published."""
+"""Published numbers are compared where they exist.
+
+The real weights are not here, so a stand-in is published.
+"""
 
 from __future__ import annotations
 

@@ -120,7 +120,9 @@ def tiny(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def on_gpu(libraries: Path, tmp_path: Path) -> Any:
-    """Runs code with the stand-in in place; gives its last line as JSON, and the log as (section, what, detail)."""
+    """Runs code with the stand-in in place; gives its last line as JSON, and the log as (section, what,
+    detail).
+    """
 
     def run(
         code: str, *arguments: object, with_libraries: bool = True, **environment: object
@@ -211,7 +213,9 @@ print(json.dumps(session.report())); session.close()
 
 
 def test_without_memory_the_batch_is_halved_and_the_session_survives(on_gpu: Any, base: Path):
-    """A device too small for the batch: ONNX Runtime's allocation really fails, halves that fit run, and so does what follows."""
+    """A device too small for the batch: ONNX Runtime's allocation really fails, halves that fit run, and so
+    does what follows.
+    """
     code = """
 session = open_base(sys.argv[1])
 lane, asked = session._lanes[0], []

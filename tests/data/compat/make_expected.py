@@ -37,7 +37,9 @@ WEIGHTS = [0.4, 0.2, 0.0]
 
 
 def write_checkpoint(source: Path, directory: Path, model: str) -> None:
-    """A tiny checkpoint with its config as transformers spells it; transformers un-packs upstream's tensors by itself."""
+    """A tiny checkpoint with its config as transformers spells it; transformers un-packs upstream's tensors
+    by itself.
+    """
     config = json.loads((source / "config.json").read_text())
     head = config["hidden_size"] // config["num_attention_heads"]
     factor = config["rope_scaling"]["factor"]
@@ -60,7 +62,8 @@ def write_checkpoint(source: Path, directory: Path, model: str) -> None:
     native.save_pretrained(directory)
     for name in ("model.safetensors", "tokenizer.json"):
         shutil.copy(source / name, directory)
-    # Taken as it stands: under its own class name transformers 5 rebuilds the tokenizer, and loses this one's normaliser.
+    # Taken as it stands: under its own class name transformers 5 rebuilds the tokenizer, and loses this one's
+    # normaliser.
     tokenizer = json.loads((TINY / "tokenizer_config.json").read_text()) | {
         "tokenizer_class": "PreTrainedTokenizerFast"
     }

@@ -37,7 +37,9 @@ from transformers import GteConfig, GteForTokenClassification
 
 OUTPUT = Path(__file__).with_name("expected.npz")
 LENGTHS = (2, 3, 17, 63, 64, 150)
-"""On both sides of every limit that the runtime has: the smallest, one block of 64, the path without mask from 128."""
+"""On both sides of every limit that the runtime has: the smallest, one block of 64, the path without mask
+from 128.
+"""
 
 SMALLEST_PEAK = 1.0
 """Texts whose largest token weight is less are drawn again: errors are judged relative to it."""
@@ -86,7 +88,10 @@ def _renamed(name: str, tensor: Tensor, prefix: str) -> Iterator[tuple[str, Tens
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """RoPE as transformers spells it. It has no `ntk`: that is base theta*f, divided by f^(2/d) at every position."""
+    """RoPE as transformers spells it.
+
+    It has no `ntk`: that is base theta*f, divided by f^(2/d) at every position.
+    """
     if "rope_parameters" in config:
         return dict(config["rope_parameters"])
     theta, scaling = float(config["rope_theta"]), config["rope_scaling"]
@@ -114,7 +119,9 @@ def _head_size(config: Mapping[str, Any]) -> int:
 
 
 def native_config(config: Mapping[str, Any]) -> GteConfig:
-    """The fields that transformers' class reads; with type_vocab_size 0 it has no token-type table, as upstream."""
+    """The fields that transformers' class reads; with type_vocab_size 0 it has no token-type table, as
+    upstream.
+    """
     same = (
         "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
         "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id",
@@ -134,7 +141,8 @@ def native_model(directory: Path, variation: Variation) -> GteForTokenClassifica
         }
     model.load_state_dict(tensors, strict=True)
     if "mixed_b" in (variation.config.get("rope_scaling") or {}):
-        # transformers has no RoPE of this kind; its class multiplies positions with whatever this buffer holds.
+        # transformers has no RoPE of this kind; its class multiplies positions with whatever this buffer
+        # holds.
         model.gte.rotary_emb.inv_freq.copy_(mixed_frequencies(variation.config))
     if model.config._attn_implementation != "eager" or model.gte.rotary_emb.attention_scaling != 1.0:
         raise ValueError("transformers set the model up in another way than this file asks for")

@@ -131,6 +131,7 @@ def test_building_twice_gives_the_same_bytes(mini_checkpoint: Path, mini_bundle:
     shutil.rmtree(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_variant_built_alone_is_the_same(tiny: Tiny, tiny_bundle: Path):
     """Files do not depend on what else is built."""
     tiny.build(variants=("portable-fp16",))
@@ -145,8 +146,11 @@ def test_a_variant_built_alone_is_the_same(tiny: Tiny, tiny_bundle: Path):
     assert all(alone[name] == together[name] for name in set(alone) - {"manifest.json"})
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_only_read(tiny: Tiny):
-    """A build leaves its inputs as they are, makes the directories above its bundle, and builds a variant named twice once."""
+    """A build leaves its inputs as they are, makes the directories above its bundle, and builds a variant
+    named twice once.
+    """
     before = contents(tiny.checkpoint) | contents(tiny.graphs)
     tiny.bundle = tiny.bundle / "deep" / "er"
     assert list(tiny.build(variants=("cpu-fp32", "cpu-fp32")).variants) == ["cpu-fp32"]
@@ -156,7 +160,9 @@ def test_a_checkpoint_is_only_read(tiny: Tiny):
 
 @pytest.mark.slow
 def test_graphs_are_found_by_architecture(derived: Derive, tmp_path: Path, good_vector: NDArray[np.float32]):
-    """Without a directory of graphs, those that ship are found by the numbers of the config, whatever the checkpoint's name."""
+    """Without a directory of graphs, those that ship are found by the numbers of the config, whatever the
+    checkpoint's name.
+    """
     manifest = build(derived(name="somebody-elses-model"), tmp_path / "bundle")
     assert manifest.model == "somebody-elses-model"
     with Embedder.open(tmp_path / "bundle", threads=1) as gte:
@@ -195,7 +201,9 @@ def test_a_float32_checkpoint(
 
 @pytest.mark.slow
 def test_the_manifest_is_written_last(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
-    """While a variant is proved, no manifest is there, so that nobody could take the directory for a bundle; nor is the name."""
+    """While a variant is proved, no manifest is there, so that nobody could take the directory for a bundle;
+    nor is the name.
+    """
     seen: list[set[str]] = []
 
     def prove(staged: Path, *rest: Any) -> float:
@@ -312,6 +320,7 @@ def test_a_directory_without_recipe(tiny: Tiny):
     tiny.refused(BundleError, "no recipe.toml in graphs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "words"),
     [

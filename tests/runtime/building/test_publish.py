@@ -109,6 +109,7 @@ def test_a_failed_overwrite_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.M
     assert contents(tiny.bundle) == before
 
 
+@pytest.mark.slow
 def test_a_failed_exchange_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """The old bundle stays when the new one cannot take its place."""
     tiny.build()
@@ -125,6 +126,7 @@ def without_exchange(one: Path, other: Path) -> None:
     raise OSError(errno.EINVAL, "Invalid argument")
 
 
+@pytest.mark.slow
 def test_a_file_system_that_cannot_exchange(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """Two renames do, and nothing is left beside the bundle."""
     tiny.build()
@@ -135,6 +137,7 @@ def test_a_file_system_that_cannot_exchange(tiny: Tiny, monkeypatch: pytest.Monk
     assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.slow
 def test_a_failed_rename_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """The same where there is no exchange: the old bundle comes back."""
     tiny.build()
@@ -199,7 +202,9 @@ def test_a_build_that_is_going_on_is_not_cleared_up(tiny: Tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [".bundle.bak", ".bundle.2024", ".bundle.link"])
 def test_directories_of_the_users_are_never_removed(tiny: Tiny, name: str):
-    """`gte build CHECKPOINT ~/config` left no `~/.config.bak`: only what a marker proves to be a build's is removed."""
+    """`gte build CHECKPOINT ~/config` left no `~/.config.bak`: only what a marker proves to be a build's is
+    removed.
+    """
     mine = tiny.bundle.parent / ("elsewhere" if name.endswith("link") else name)
     mine.mkdir()
     (mine / "thesis.tex").write_text("mine", encoding="utf-8")
@@ -226,8 +231,11 @@ def test_overwrite_replaces_bundles_only(tiny: Tiny, place: str):
     assert contents(tiny.bundle) == before
 
 
+@pytest.mark.slow
 def test_whoever_is_first_stays(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
-    """Two processes build the same bundle at once: the second to finish leaves the first one's, and both succeed."""
+    """Two processes build the same bundle at once: the second to finish leaves the first one's, and both
+    succeed.
+    """
     inner: list[Manifest] = []
 
     def prove(*arguments: Any) -> float:
@@ -245,6 +253,7 @@ def test_whoever_is_first_stays(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["bundle", "directory"])
 def test_what_appears_in_the_meantime_is_not_touched(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, what: str):
     """Without --overwrite, what somebody else put there while we built stays."""

@@ -1,4 +1,6 @@
-"""A bundle on disk: what is not what the manifest promises is refused and named, and what was hashed is remembered."""
+"""A bundle on disk: what is not what the manifest promises is refused and named, and what was hashed is
+remembered.
+"""
 
 from __future__ import annotations
 
@@ -239,7 +241,9 @@ def test_weights_of_another_model(refuses: Refusal, bundle_copy: Path, tiny_bund
 
 
 def test_weights_of_another_model_that_are_vouched_for(refuses: Refusal, bundle_copy: Path):
-    """B-46: with a manifest that fits, the self-check still finds that the vectors are not those of the build."""
+    """B-46: with a manifest that fits, the self-check still finds that the vectors are not those of the
+    build.
+    """
     data = bytearray((bundle_copy / WEIGHTS).read_bytes())
     data[-400:] = bytes(400)
     replace_signed(bundle_copy, WEIGHTS, bytes(data))
@@ -280,7 +284,9 @@ def test_a_manifest_names_files_of_its_directory_only(
 @pytest.mark.slow
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_a_graph_points_to_files_of_its_directory_only(refuses: Refusal, bundle_copy: Path, location: str):
-    """B-47: a graph that was changed to point elsewhere fails by its hash; with a manifest to match, it does not load."""
+    """B-47: a graph that was changed to point elsewhere fails by its hash; with a manifest to match, it does
+    not load.
+    """
     graph = wire.set_pointer((bundle_copy / GRAPH).read_bytes(), "location", location)
     replace(bundle_copy, GRAPH, graph)
     refuses(bundle_copy, BundleCorruptError, GRAPH)
@@ -289,7 +295,9 @@ def test_a_graph_points_to_files_of_its_directory_only(refuses: Refusal, bundle_
 
 
 def test_a_graph_points_to_listed_files_only(refuses: Refusal, bundle_copy: Path):
-    """B-47: a file that no manifest lists was never hashed, so no graph may read it, though it lies beside the others."""
+    """B-47: a file that no manifest lists was never hashed, so no graph may read it, though it lies beside
+    the others.
+    """
     shutil.copyfile(bundle_copy / WEIGHTS, bundle_copy / "unlisted.bin")
 
     def change(pair: wire.Value) -> wire.Value:
@@ -474,7 +482,9 @@ def test_a_moved_bundle_is_hashed_again(hashed: Hashed, bundle_copy: Path, tmp_p
 
 
 def test_a_replaced_file_of_a_known_bundle_is_found(hashed: Hashed, refuses: Refusal, bundle_copy: Path):
-    """B-46, B-52: a weight file of the same size and time, put in place of one that was hashed, is hashed and refused."""
+    """B-46, B-52: a weight file of the same size and time, put in place of one that was hashed, is hashed and
+    refused.
+    """
     hashed(bundle_copy)
     good = bundle_copy / WEIGHTS
     status, data = good.stat(), bytearray(good.read_bytes())
@@ -505,6 +515,7 @@ def test_another_manifest_is_another_bundle(hashed: Hashed, bundle_copy: Path):
     assert hashed(bundle_copy) == set(FILES)
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_no_error(hashed: Hashed, mini_bundle: Path, new_cache: Path):
     """Without a place to remember, every opening hashes."""
     new_cache.write_bytes(b"a file where the directory would be")

@@ -45,7 +45,9 @@ GRAPH, TABLE, WEIGHTS, TOKENIZER, MANIFEST = (
 def test_a_file_replaced_while_loading(
     refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, same_content: bool
 ):
-    """B-52: ONNX Runtime opens weights by name after they were hashed, so a file replaced in between is noticed."""
+    """B-52: ONNX Runtime opens weights by name after they were hashed, so a file replaced in between is
+    noticed.
+    """
     good = (bundle_copy / name).read_bytes()
 
     def session(graph: bytes, folder: Path, *rest: Any, **options: Any) -> Any:
@@ -122,7 +124,9 @@ TOO_NEW: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("what", TOO_NEW)
 def test_a_graph_for_a_newer_onnx_runtime(refuses: Refusal, bundle_copy: Path, what: str):
-    """B-53: an opset, format or operator that ONNX Runtime does not know is a matter of its version, and both are named."""
+    """B-53: an opset, format or operator that ONNX Runtime does not know is a matter of its version, and both
+    are named.
+    """
     import onnxruntime
 
     replace_signed(bundle_copy, GRAPH, TOO_NEW[what]((bundle_copy / GRAPH).read_bytes()))
@@ -291,7 +295,9 @@ def test_a_graph_with_an_operator_that_we_never_use(refuses: Refusal, bundle_cop
 
 
 def test_a_bundle_refused_by_its_self_check_is_refused_again(refuses: Refusal, bundle_copy: Path):
-    """The long text of the self-check is run when files are new; a bundle that fails by it alone stays refused."""
+    """The long text of the self-check is run when files are new; a bundle that fails by it alone stays
+    refused.
+    """
 
     def change(raw: dict[str, Any]) -> None:
         longest = max(raw["self_checks"], key=lambda check: len(check["ids"]))
@@ -384,7 +390,9 @@ def test_a_tokenizer_that_panics_at_its_first_text(
     ids=["other order", "other words", "other special token"],
 )
 def test_another_tokenizer(refuses: Refusal, bundle_copy: Path, change: Callable[[dict[str, Any]], object]):
-    """B-58, B-60: a tokenizer of the same size but other ids is found by its hash, and without it by the recorded ids."""
+    """B-58, B-60: a tokenizer of the same size but other ids is found by its hash, and without it by the
+    recorded ids.
+    """
     good = (bundle_copy / TOKENIZER).read_bytes()
     replace(bundle_copy, TOKENIZER, good.replace(b"\xe2\x96\x81the", b"\xe2\x96\x81eth"))
     refuses(bundle_copy, BundleCorruptError, TOKENIZER)
@@ -404,6 +412,7 @@ def test_a_tokenizer_with_an_id_beyond_the_table(refuses: Refusal, bundle_copy: 
     refuses(bundle_copy, BundleError, TOKENIZER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
     [

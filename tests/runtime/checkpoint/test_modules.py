@@ -130,6 +130,7 @@ def test_a_model_without_prompts(tiny_bundle: Path):
         gte.encode("a", prompt_name="query")
 
 
+@pytest.mark.slow
 def test_known_prompts_where_the_checkpoint_says_nothing(checkpoint: Path, golden: Golden, tmp_path: Path):
     """Of a model that has a name, prompts are known."""
     manifest = build(checkpoint, tmp_path / "bundle", graphs=golden.graphs, prompts={"query": "query: "})

@@ -270,7 +270,9 @@ def test_a_file_that_is_none(scratch: Path, data: bytes, word: str):
     ids=repr,
 )
 def test_an_entry_that_does_not_fit(scratch: Path, change: dict[str, Any]):
-    """Types, shapes and places that contradict one another or lead out of the file are refused, naming the tensor."""
+    """Types, shapes and places that contradict one another or lead out of the file are refused, naming the
+    tensor.
+    """
     assert "tensor t" in refused(scratch, header_of(entry(**change)))
 
 

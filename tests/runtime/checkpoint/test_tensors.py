@@ -402,7 +402,9 @@ def bare_pooler(tensors: Tensors) -> None:
 )
 @pytest.mark.parametrize("change", [pooler, bare_pooler])
 def test_a_reranker(derived: Derive, names: list[str] | None, change: Callable[[Tensors], None]):
-    """A classifier behind a pooler scores pairs; as a sparse head it would be silently wrong, whatever the config says."""
+    """A classifier behind a pooler scores pairs; as a sparse head it would be silently wrong, whatever the
+    config says.
+    """
     with Checkpoint(derived(change, architectures=names)) as checkpoint:
         assert checkpoint.reranker
         assert not checkpoint.has_sparse_head

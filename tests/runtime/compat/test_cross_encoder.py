@@ -26,7 +26,9 @@ def model(reranker_bundle: Path) -> CrossEncoder:
 
 
 def test_same_as_our_own_interface(model: CrossEncoder, reranker_bundle: Path):
-    """Bit for bit what Reranker gives, with and without the logistic function; by either name of the first argument."""
+    """Bit for bit what Reranker gives, with and without the logistic function; by either name of the first
+    argument.
+    """
     with Reranker.open(reranker_bundle) as own:
         assert np.array_equal(model.predict(PAIRS), own.score(PAIRS, sigmoid=True))
         assert np.array_equal(model.predict(PAIRS, activation_fn=lambda logits: logits), own.score(PAIRS))

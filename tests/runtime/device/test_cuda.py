@@ -48,7 +48,10 @@ def test_provider_options():
 
 
 def test_no_operator_of_a_packed_graph_may_run_on_the_cpu(packed: Bundle, tiny_bundle: Path):
-    """ONNX Runtime would place it there without a word. Padded graphs have arithmetic on shapes that belongs there."""
+    """ONNX Runtime would place it there without a word.
+
+    Padded graphs have arithmetic on shapes that belongs there.
+    """
     strict = "session.disable_cpu_ep_fallback"
     assert session_entries(packed.variant("cuda-fp16"))[strict] == "1"
     assert strict not in session_entries(Bundle.open(tiny_bundle).variant("portable-fp32"))

@@ -140,7 +140,9 @@ def test_this_machine():
 
 
 def test_the_command(mini_bundle: Path):
-    """A verdict in the last line, nodes of every variant that can load here, and a reason for the others; as JSON, too."""
+    """A verdict in the last line, nodes of every variant that can load here, and a reason for the others; as
+    JSON, too.
+    """
     shown = CliRunner().invoke(gte, ["doctor", str(mini_bundle), "--provider", "cpu"], standalone_mode=False)
     assert (shown.return_value, shown.exception) == (0, None)
     assert shown.output.splitlines()[-1].startswith("verdict     the CPU is ready")

@@ -131,7 +131,8 @@ def run(lane: Lane, batch: Batch) -> Outputs:
 
 
 def near(found: Outputs, expected: Outputs) -> None:
-    # As directions: how far a single value of float16 strays, hangs on the BLAS that the machine's numpy takes.
+    # As directions: how far a single value of float16 strays, hangs on the BLAS that the machine's numpy
+    # takes.
     apart = cut_and_normalise(found.cls) - cut_and_normalise(expected.cls)
     assert np.linalg.norm(apart, axis=1).max() <= 2e-3
     np.testing.assert_allclose(found.token_weights, expected.token_weights, atol=4e-3)
@@ -158,7 +159,9 @@ def test_arrays_on_the_device_are_used_again(lane: tuple[Lane, Evaluated]):
 
 @pytest.mark.parametrize("lane", [BUCKETS[:3]], indirect=True)
 def test_small_requests_replay_and_others_do_not(lane: tuple[Lane, Evaluated], packed: Bundle):
-    """Each bucket is captured once, at the start; requests take the smallest that holds them, and -1 where none does."""
+    """Each bucket is captured once, at the start; requests take the smallest that holds them, and -1 where
+    none does.
+    """
     opened, session = lane
     judged = judge(packed.directory, packed.manifest, "cuda-fp16")
     assert session.graph_ids == ["1", "2", "3"]
@@ -233,7 +236,9 @@ def test_without_memory_a_batch_is_halved_until_it_fits(lane: tuple[Lane, Evalua
 
 
 def test_runs_wait_for_their_turn_and_count(lane: tuple[Lane, Evaluated]):
-    """What waits in a lane is its load; a run that is stopped while it waits never starts, and the others go on."""
+    """What waits in a lane is its load; a run that is stopped while it waits never starts, and the others go
+    on.
+    """
     opened, session = lane
     session.leave.clear()
     session.entered.clear()

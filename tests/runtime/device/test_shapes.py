@@ -52,7 +52,9 @@ def test_the_smallest_that_holds(lengths: list[int]):
 
 @given(LENGTHS, st.integers(0, 700), st.integers(0, 5), st.integers(0, 300))
 def test_filling_keeps_the_texts(lengths: list[int], more: int, texts: int, longer: int):
-    """In any bucket that holds them the texts stand in a row from token 0, and after so many empty ones; the shape is exact."""
+    """In any bucket that holds them the texts stand in a row from token 0, and after so many empty ones; the
+    shape is exact.
+    """
     tokens, longest = sum(lengths) + more, min(max(lengths) + longer, sum(lengths) + more)
     bucket = Bucket(tokens, len(lengths) + -(-more // longest) + texts, longest)
     batch = batch_of(lengths)

@@ -1,4 +1,7 @@
-"""TensorRT engines: shapes, keys and what is said where there are none. Nothing here has TensorRT; nothing of it was run anywhere."""
+"""TensorRT engines: shapes, keys and what is said where there are none.
+
+Nothing here has TensorRT; nothing of it was run anywhere.
+"""
 
 from __future__ import annotations
 

@@ -320,7 +320,9 @@ def test_a_hash_that_is_none(raw: Json, digest: str):
     ids=name_of,
 )
 def test_half_a_character(raw: Json, path: tuple[str | int, ...]):
-    """A lone surrogate, which JSON can spell and no file or tokenizer takes, is refused here and not where it is used."""
+    """A lone surrogate, which JSON can spell and no file or tokenizer takes, is refused here and not where it
+    is used.
+    """
     parent(raw, path)[path[-1]] = "a\ud800b"
     with pytest.raises(BundleCorruptError, match=r"^manifest.json: .*surrogates not allowed"):
         parse(raw)

@@ -1,4 +1,6 @@
-"""The engine, on a session that computes every result from the ids: whatever is planned, each text gets its own."""
+"""The engine, on a session that computes every result from the ids: whatever is planned, each text gets its
+own.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def arrays(texts: Sequence[Sequence[int]]) -> list[Int64]:
 
 
 def spoiling(session: Session, token: int, field: str, value: float) -> Around:
-    """Puts `value` into an output of the texts that contain a token: all of their values if it is zero, else the last one."""
+    """Puts `value` into an output of the texts that contain a token: all of their values if it is zero, else
+    the last one.
+    """
 
     def spoil(batch: Batch, outputs: Outputs) -> Outputs:
         array = getattr(outputs, field)
@@ -148,7 +152,9 @@ def test_states_of_tokens_only_when_asked_for(asked: bool):
 def test_done_counts_every_text_once(
     texts: list[list[int]], machine: tuple[tuple[str, str], int], budget: Budget | None
 ):
-    """What a progress bar adds up is the number of texts; `lap` hears of the plan, then of each run and its results."""
+    """What a progress bar adds up is the number of texts; `lap` hears of the plan, then of each run and its
+    results.
+    """
     (batch, provider), workers = machine
     session = FromIds(provider, workers)
     counts: list[int] = []
@@ -163,7 +169,9 @@ def test_done_counts_every_text_once(
 @pytest.mark.parametrize("field", ["cls", "token_weights", "token_states"])
 @pytest.mark.parametrize("place", [0, 3, 6])
 def test_a_text_that_is_not_finite_is_named(field: str, value: float, place: int):
-    """One value in the state, in a weight or in a token's state is enough; the error has the first such text's index."""
+    """One value in the state, in a weight or in a token's state is enough; the error has the first such
+    text's index.
+    """
     rows = [[5, n + 10] + [5] * n for n in range(7)]
     session = spoiling(FromIds(workers=2), place + 10, field, value)
     with pytest.raises(NonFiniteOutputError, match=rf"texts\[{place}\]") as caught:
@@ -223,7 +231,9 @@ def test_budgets():
 
 
 def test_the_plan_is_the_sessions():
-    """A CPU's runs may have all processors; on GPUs each run has one device, and a call is spread over all of them."""
+    """A CPU's runs may have all processors; on GPUs each run has one device, and a call is spread over all of
+    them.
+    """
     lengths = [8000] * 4
     assert engine(FromIds("cpu", 2)).plan(lengths).on_all > 0
     assert engine(FromIds("cuda", 2), "packed").plan(lengths).on_all == 0
@@ -235,7 +245,9 @@ def test_the_plan_is_the_sessions():
 
 
 def test_the_cost_is_the_engines():
-    """Where starting a run costs nothing, texts of different lengths do not share one; where it costs much, they do."""
+    """Where starting a run costs nothing, texts of different lengths do not share one; where it costs much,
+    they do.
+    """
     lengths = [2, 10] * 8
     for run, groups in ((0.0, 2), (1e6, 1)):
         planner = Engine(FromIds(), variant(), 4, cost=Cost(run=run, scores=1, cache_tokens=10**6))
@@ -295,7 +307,9 @@ def test_a_failing_text_fails_alone():
 
 @pytest.mark.parametrize("error", [Cancelled("stopped"), ForkedProcessError()], ids=["cancelled", "forked"])
 def test_what_is_no_texts_fault_is_not_halved(error: EngineError):
-    """A stopped run stays stopped, and in a child of fork() no run can succeed: one run, its error for every text."""
+    """A stopped run stays stopped, and in a child of fork() no run can succeed: one run, its error for every
+    text.
+    """
     session = FromIds()
     session.failures[7] = error
     outcomes = engine(session).run_batch(arrays([[1, 2], [7, 3], [1, 4]]))

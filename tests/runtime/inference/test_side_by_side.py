@@ -16,7 +16,9 @@ from gte_runtime.inference.side_by_side import run_all
 
 
 class Recorder:
-    """A session that takes a moment, gives back the first id of every text, and can be told to fail or to wait."""
+    """A session that takes a moment, gives back the first id of every text, and can be told to fail or to
+    wait.
+    """
 
     provider = "cpu"
 

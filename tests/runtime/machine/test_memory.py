@@ -1,4 +1,7 @@
-"""What a process holds after many batches of random shapes, and after an engine was closed. Each in a process of its own."""
+"""What a process holds after many batches of random shapes, and after an engine was closed.
+
+Each in a process of its own.
+"""
 
 from __future__ import annotations
 

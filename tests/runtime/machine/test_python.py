@@ -56,7 +56,9 @@ def test_a_sub_interpreter_is_refused_at_import():
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_an_import_changes_nothing(stream: str):
-    """No thread, signal handler, environment variable, warning filter, log handler or output comes from an import."""
+    """No thread, signal handler, environment variable, warning filter, log handler or output comes from an
+    import.
+    """
     done = subprocess.run(
         [sys.executable, "-c", AROUND], capture_output=True, text=True, timeout=60, check=False
     )

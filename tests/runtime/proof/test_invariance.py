@@ -1,4 +1,6 @@
-"""Whether equal bits hold on this machine: measured with the real session, and with one whose kernels break it."""
+"""Whether equal bits hold on this machine: measured with the real session, and with one whose kernels break
+it.
+"""
 
 from __future__ import annotations
 

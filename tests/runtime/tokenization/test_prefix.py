@@ -77,7 +77,9 @@ def ties() -> bytes:
 
 
 def seesaw() -> bytes:
-    """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character decides its first token."""
+    """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character
+    decides its first token.
+    """
     return unigram(
         {
             "▁": -2,

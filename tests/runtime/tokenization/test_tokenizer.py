@@ -73,7 +73,9 @@ def ties() -> bytes:
 
 
 def seesaw() -> bytes:
-    """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character decides its first token."""
+    """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character
+    decides its first token.
+    """
     return unigram(
         {
             "▁": -2,
@@ -153,7 +155,9 @@ def opened(data: Path, encode_special_tokens: bool) -> Tokenizer:
 @pytest.mark.parametrize("literal", ["<s>", "</s>", "<pad>", "<mask>", "<unk>"])
 @pytest.mark.parametrize("data", [MINI, TINY], ids=["mini", "tiny"])
 def test_special_tokens_in_untrusted_text(data: Path, literal: str):
-    """B-8: with the option no text leads to a special id, all others are tokenized as ever, and `<s>` stays in front."""
+    """B-8: with the option no text leads to a special id, all others are tokenized as ever, and `<s>` stays
+    in front.
+    """
     careful, reference = opened(data, True), opened(data, False)
     special = reference.encode([literal], max_length=20)[0].ids[1]
     (found,) = careful.encode([f"a {literal} b{literal}"], max_length=40)
