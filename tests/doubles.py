@@ -1,4 +1,4 @@
-"""Sessions for tests: one around a real session that changes its outputs, one that computes outputs from ids."""
+"""Sessions for tests: one changes a real session's outputs, one computes its outputs from ids."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ import pytest
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A directory that `make` creates whole or not at all. Tests must not change it.
 
-    Each worker of pytest-xdist has a temporary directory of its own; their common parent belongs to the run. The first
-    worker that needs the directory makes it there, the others wait for it.
+    Each worker of pytest-xdist has a temporary directory of its own; their common parent belongs to the run.
+    The first worker that needs the directory makes it there, the others wait for it.
     """
     if "PYTEST_XDIST_WORKER" not in os.environ:
         target = factory.mktemp(name) / name

@@ -1,4 +1,4 @@
-"""Reads and writes safetensors files for tests, and derives checkpoints from the default model's. numpy alone.
+"""Reads and writes safetensors files for tests, and derives checkpoints from the default model's.
 
 Written apart from `gte_runtime.safetensors`, which it helps to test.
 """

@@ -187,10 +187,14 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
     folder = tmp_path_factory.mktemp("wide")
     config = {
-        "model_type": "new", "architectures": ["NewForTokenClassification"], "hidden_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "intermediate_size": 1280, "hidden_act": "gelu", "vocab_size": 1536, "pad_token_id": 1,
-        "type_vocab_size": 1, "max_position_embeddings": 512, "position_embedding_type": "rope", "rope_theta": 20000,
-        "rope_scaling": {"type": "ntk", "factor": 8.0}, "layer_norm_type": "layer_norm", "layer_norm_eps": 1e-12, "pack_qkv": True,
+        "model_type": "new", "architectures": ["NewForTokenClassification"], "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2, "intermediate_size": 1280, "hidden_act": "gelu", "vocab_size": 1536,
+        "pad_token_id": 1,
+        "type_vocab_size": 1, "max_position_embeddings": 512, "position_embedding_type": "rope",
+        "rope_theta": 20000,
+        "rope_scaling": {"type": "ntk", "factor": 8.0}, "layer_norm_type": "layer_norm",
+        "layer_norm_eps": 1e-12, "pack_qkv": True,
     }  # fmt: skip
     write_random_checkpoint(folder / "checkpoint", config, Form(dtype="F16"), seed=3)
     with pytest.MonkeyPatch.context() as patch:
@@ -261,7 +265,7 @@ def test_upstream_outputs(golden: Golden, tmp_path: Path):
     ids=lambda file: file.parent.name,
 )
 def test_onnxruntime_accepts_the_graph_up_to_the_kernels(file: Path, tmp_path: Path):
-    """Its schemas and its inference of types and shapes find no fault; what is missing on a CPU are kernels, and only those.
+    """Its schemas and its inference of types and shapes find no fault; only kernels are missing on a CPU.
 
     The same graph with one input of another type does not come that far.
     """

@@ -138,7 +138,7 @@ def test_graph_contract(name: str):
 
 @pytest.mark.parametrize("name", ALL)
 def test_operators(name: str):
-    """The CPU graph holds the fused operators, both ways through attention among them; the portable one none."""
+    """The CPU graph holds the fused operators and both ways through attention; the portable one none."""
     _, directory = ALL[name]
     architecture = read_recipe(directory).architecture
     for graph in read_recipe(directory).graphs:

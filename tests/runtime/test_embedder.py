@@ -105,7 +105,7 @@ def test_a_non_finite_state_names_the_text(gte: Embedder):
 
 
 def test_the_two_attention_paths_differ(gte: Embedder):
-    """The negative control: a text of the length at which the path changes, sent down the wrong one, has other bits.
+    """The negative control: a text of the length at which the path changes has other bits on the wrong one.
 
     If this fails, the paths have become one and `flash_from` is no longer needed.
     """

@@ -386,7 +386,7 @@ def test_the_other_kind_of_model(reranker_bundle: Path, tiny_bundle: Path):
 
 
 def test_graphs_of_the_other_kind(golden, tmp_path: Path):
-    """Graphs of an embedding model and a reranker's checkpoint do not meet, though layers and widths agree."""
+    """Graphs of an embedding model do not fit a reranker's checkpoint, though layers and widths agree."""
     with pytest.raises(CheckpointError, match="graphs in graphs are for"):
         build(RERANKER, tmp_path / "bundle", graphs=golden.graphs)
 

@@ -1,11 +1,14 @@
-"""Writes expected.npz and expected.json: what sentence-transformers and FlagEmbedding say of two tiny checkpoints.
+"""Writes expected.npz and expected.json: outputs of sentence-transformers and FlagEmbedding for two
+tiny checkpoints.
 
-Both run transformers' own GTE model. They need an environment of their own: Python 3.11, torch 2.13.0, transformers 5.23.0,
+Both run transformers' own GTE model.
+They need an environment of their own: Python 3.11, torch 2.13.0, transformers 5.23.0,
 sentence-transformers 6.2.0, FlagEmbedding 1.4.2. From the root of the repository:
 
     PYTHON tests/data/compat/make_expected.py
 
-Nothing of gte_runtime runs here. FlagEmbedding reads its sparse head from a file of its own, which is made of the checkpoint's
+Nothing of gte_runtime runs here.
+FlagEmbedding reads its sparse head from a file of its own, which is made of the checkpoint's
 classifier; the multi-vector head that it insists on is random, and what depends on it is not kept.
 """
 # ruff: noqa: TID251 - torch and transformers are what this file is for; it runs in an environment of its own
@@ -44,7 +47,8 @@ def write_checkpoint(source: Path, directory: Path, model: str) -> None:
     head = config["hidden_size"] // config["num_attention_heads"]
     factor = config["rope_scaling"]["factor"]
     same = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "hidden_act",
         "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id",
     )  # fmt: skip
     rope = {

@@ -59,7 +59,8 @@ def test_a_bundle_is_what_its_manifest_says(mini_checkpoint: Path, mini_bundle: 
         name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
     }
     assert set(files) == {
-        "tokenizer.json", "table-fp16.bin", "table-int8.bin", "weights-fp32.bin", "weights-fp16.bin", "weights-int8.bin",
+        "tokenizer.json", "table-fp16.bin", "table-int8.bin", "weights-fp32.bin", "weights-fp16.bin",
+        "weights-int8.bin",
         *(f"{name}.onnx" for name in VARIANTS),
     }  # fmt: skip
     assert len(manifest) < 100_000
@@ -429,7 +430,7 @@ def test_a_tokenizer_with_an_id_beyond_the_table(derived: Derive, mini_checkpoin
     rows = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     with pytest.raises(
         CheckpointError,
-        match=rf"tokenizer.json has id {rows}, the embedding table has {rows} rows; they do not belong together",
+        match=rf"tokenizer.json has id {rows}, the embedding table has {rows} rows; they do not belong",
     ):
         build(checkpoint, tmp_path / "bundle", graphs=mini_checkpoint)
     assert not (tmp_path / "bundle").exists()

@@ -85,7 +85,7 @@ def test_what_is_there_is_not_touched(tiny: Tiny, what: str):
 
 
 def test_overwrite_replaces(tiny: Tiny):
-    """The new bundle stands in place of the old one, and nothing of the old one is left, in it or beside it."""
+    """The new bundle takes the place of the old one, of which nothing is left, in it or beside it."""
     tiny.build()
     (tiny.bundle / "notes.txt").write_text("mine", encoding="utf-8")
     tiny.build(variants=("portable-fp32",), overwrite=True)

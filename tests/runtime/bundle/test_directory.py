@@ -46,7 +46,8 @@ PAGE = b"<!DOCTYPE html>\n<html><title>404</title></html>\n"
 
 
 LOCATIONS = (
-    "/etc/passwd", "../x", "a/../../x", "..\\..\\x", "C:\\x", "C:x", "https://example.org/x", "", "a\0b", "n" * 300,
+    "/etc/passwd", "../x", "a/../../x", "..\\..\\x", "C:\\x", "C:x", "https://example.org/x", "", "a\0b",
+    "n" * 300,
     "*/_ORT_MEM_ADDR_/*", ".", "..", ".hidden", "nested/table.bin", "table-fp16.bin\n",
 )  # fmt: skip
 
@@ -322,7 +323,7 @@ def test_a_graph_points_to_listed_files_only(refuses: Refusal, bundle_copy: Path
     ],
 )
 def test_a_graph_points_into_its_files(refuses: Refusal, bundle_copy: Path, key: str, value: str):
-    """B-48: offsets and lengths that lead out of a file, or are no numbers, fail by the hash and without it."""
+    """B-48: offsets and lengths beyond a file, or that are no numbers, fail by the hash and without it."""
     graph = wire.set_pointer((bundle_copy / GRAPH).read_bytes(), key, value)
     replace(bundle_copy, GRAPH, graph)
     refuses(bundle_copy, BundleCorruptError, GRAPH)

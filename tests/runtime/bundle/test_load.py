@@ -1,7 +1,7 @@
 """A bundle on disk: what is not what the manifest promises is refused, named, and costs nothing afterwards.
 
-Rows B-44 to B-60 of the project's table of bad inputs. `refuses` holds rule R0 for each: the exact class, the file's
-name, no path of ours, nothing left behind, and the next good bundle gives its vector.
+Rows B-44 to B-60 of the project's table of bad inputs. `refuses` holds rule R0 for each: the exact class,
+the file's name, no path of ours, nothing left behind, and the next good bundle gives its vector.
 """
 
 from __future__ import annotations
@@ -348,7 +348,7 @@ def test_a_tokenizer_that_is_none(refuses: Refusal, bundle_copy: Path, data: byt
 def test_a_tokenizer_that_the_library_refuses(
     refuses: Refusal, bundle_copy: Path, change: Callable[[dict[str, Any]], object]
 ):
-    """B-56, B-57, B-58: whatever the library raises or panics about, loading or encoding, is a BundleError."""
+    """B-56, B-57, B-58: errors and panics of the library, in loading or encoding, become a BundleError."""
     _spoil_tokenizer(bundle_copy, change)
     refuses(bundle_copy, BundleError, TOKENIZER)
 
@@ -417,7 +417,8 @@ def test_a_tokenizer_with_an_id_beyond_the_table(refuses: Refusal, bundle_copy: 
     "block",
     [
         {"truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}},
-        {"padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>"}},
+        {"padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_id": 1, "pad_type_id": 0,
+        "pad_token": "<pad>"}},
     ],
     ids=["truncation", "padding"],
 )  # fmt: skip

@@ -121,7 +121,7 @@ def weights(machine: Machine) -> int:
 
 @pytest.mark.slow
 def test_from_a_name_to_vectors(machine: Machine, monkeypatch: pytest.MonkeyPatch):
-    """The bundle is found by its name, says where it came from, and nothing is asked of the hub to open it."""
+    """The bundle is found by its name, says where it came from, and opens without any request to the hub."""
     bundle = machine.works()
     manifest = Bundle.open(bundle).manifest
     assert manifest.origin == f"{REPOSITORY}@{commit_of(1)}"
@@ -259,7 +259,7 @@ def test_a_connection_that_never_lasts(machine: Machine):
 
 kept_after_a_kill = pytest.mark.skipif(
     int(version("huggingface_hub").split(".")[0]) >= 1,
-    reason="huggingface_hub keeps no partial file from one process to the next since its release 1 or 2 (seen in 2.4)",
+    reason="huggingface_hub keeps no partial file between processes since release 1 or 2 (seen in 2.4)",
 )
 
 

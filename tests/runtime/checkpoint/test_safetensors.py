@@ -288,7 +288,7 @@ def test_a_long_name_is_not_repeated_in_full(scratch: Path):
 
 
 def test_types_that_may_lie_beside_the_weights(scratch: Path):
-    """Whole numbers and the like are known by size, so that a buffer among the weights does not stop a build."""
+    """Integers and the like are known by size, so that a buffer among the weights does not stop a build."""
     for dtype, size in ITEM_SIZES.items():
         assert (
             opened(

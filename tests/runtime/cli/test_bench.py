@@ -56,7 +56,8 @@ def test_json_on_stdout_and_a_table_on_stderr(tiny_bundle: Path):
     assert found["hardware"]["threads"] == 1
     assert {"python", "numpy", "tokenizers", "gte-runtime"} <= set(found["versions"])
     assert found["options"] == {
-        "tokens": [5, 70], "batch": [3], "seconds": None, "repeats": 100, "warmup": 3, "input_texts": None, "sparse": True,
+        "tokens": [5, 70], "batch": [3], "seconds": None, "repeats": 100, "warmup": 3, "input_texts": None,
+        "sparse": True,
     }  # fmt: skip
     assert [(cell["tokens"], cell["batch"], cell["n"]) for cell in found["cells"]] == [
         (5, 3, 100),

@@ -166,7 +166,10 @@ def test_appended_output(model: str, tmp_path: Path):
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_odd_ids(model: str, tmp_path: Path, form: str):
     """An id that UTF-8 cannot hold, or that is no JSON, fails its own row."""
-    lines = b'{"id": "\\ud800", "text": "a"}\n{"id": ["\\udfff"], "text": "b"}\n{"id": NaN, "text": "c"}\n{"id": ["d"], "text": "d"}\n'
+    lines = (
+        b'{"id": "\\ud800", "text": "a"}\n{"id": ["\\udfff"], "text": "b"}\n'
+        b'{"id": NaN, "text": "c"}\n{"id": ["d"], "text": "d"}\n'
+    )
     target = tmp_path / "out"
     done = gte("embed", "--model", model, "--format", form, "-o", str(target), stdin=lines)
     assert done.returncode == 3

@@ -42,7 +42,8 @@ def test_provider_options():
     }
     told = provider_options(CudaOptions(devices=(0, 2), memory=5 * 2**30, latency=True), 2, (1, 28))
     assert told == {
-        "device_id": "2", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "gpu_mem_limit": "5368709120",
+        "device_id": "2", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested",
+        "gpu_mem_limit": "5368709120",
         "enable_cuda_graph": "1",
     }  # fmt: skip
 

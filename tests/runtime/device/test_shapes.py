@@ -34,7 +34,7 @@ def test_a_rounded_shape_holds_what_it_was_made_for(lengths: list[int]):
 
 @given(LENGTHS)
 def test_shapes_come_again(lengths: list[int]):
-    """Tokens in steps, texts in powers of two, longest in blocks of the attention kernel: few shapes in all."""
+    """Tokens in steps, texts in powers of two, longest in blocks of the attention kernel: few shapes."""
     bucket = rounded(lengths)
     assert bucket.tokens % 64 == 0
     assert bucket.texts & (bucket.texts - 1) == 0

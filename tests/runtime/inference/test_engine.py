@@ -265,7 +265,7 @@ def test_what_a_graph_gives():
 
 @given(texts, st.sets(st.integers(1, 99), max_size=4), st.sets(st.integers(1, 99), max_size=4))
 def test_each_text_has_its_result_or_its_error(texts: list[list[int]], failing: set[int], zeros: set[int]):
-    """Texts that fail, alone or with others in their batch, and texts that are not finite harm nobody else."""
+    """Texts that fail and texts that are not finite do not affect the others of their batch."""
     session = FromIds()
     session.failures = {token: EngineError(f"token {token}") for token in failing}
     around: Session = session

@@ -1,4 +1,4 @@
-"""Every batch is run once, failures stop the others, and what is asked of the session is what the plan says."""
+"""Every batch runs once, failures stop the others, and shares of processors are those of the plan."""
 
 from __future__ import annotations
 
