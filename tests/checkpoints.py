@@ -36,7 +36,8 @@ BASE: dict[str, Any] = {
 NATIVE: dict[str, Any] = {
     key: BASE[key]
     for key in (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "vocab_size", "pad_token_id",
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+        "vocab_size", "pad_token_id",
         "type_vocab_size", "max_position_embeddings", "layer_norm_eps",
     )
 } | {"architectures": ["GteForTokenClassification"], "model_type": "gte"}  # fmt: skip
@@ -52,7 +53,9 @@ HEAD_64: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Variation:
-    """A checkpoint: what its config.json holds, how its tensors are written, and which random numbers they are."""
+    """A checkpoint: what its config.json holds, how its tensors are written, and which random numbers they
+    are.
+    """
 
     config: Mapping[str, Any]
     form: Form
@@ -67,15 +70,19 @@ VARIATIONS: dict[str, Variation] = {
     "new_prefix": _of(1),
     "no_prefix": _of(2, Form(prefix="")),
     # The next two have the RoPE of gte-base-en-v1.5 and of gte-large-en-v1.5.
-    "type_vocab_0": _of(3, type_vocab_size=0, pad_token_id=0, rope_theta=500000, rope_scaling={"type": "ntk", "factor": 2.0}),
-    "type_vocab_2": _of(4, type_vocab_size=2, pad_token_id=0, rope_theta=160000, rope_scaling={"type": "ntk", "factor": 2.0}),
-    # As `save_pretrained` of transformers 5.23 would write gte-multilingual-base: upstream's packed tensors, but `gte.` in front.
+    "type_vocab_0": _of(3, type_vocab_size=0, pad_token_id=0, rope_theta=500000,
+        rope_scaling={"type": "ntk", "factor": 2.0}),
+    "type_vocab_2": _of(4, type_vocab_size=2, pad_token_id=0, rope_theta=160000,
+        rope_scaling={"type": "ntk", "factor": 2.0}),
+    # As `save_pretrained` of transformers 5.23 would write gte-multilingual-base: upstream's packed tensors,
+    # but `gte.` in front.
     "gte_prefix_native_config": _of(
         5, Form(prefix="gte."), NATIVE, **HEAD_64,
         rope_parameters={"rope_type": "linear", "rope_theta": 160000.0, "factor": 8 ** (1 / 32)},
     ),
     "native_names": _of(
-        6, Form(prefix="gte.", spelling="native"), NATIVE, rope_parameters={"rope_type": "default", "rope_theta": 160000.0}
+        6, Form(prefix="gte.", spelling="native"), NATIVE,
+        rope_parameters={"rope_type": "default", "rope_theta": 160000.0},
     ),
     "unpacked": _of(7, Form(spelling="unpacked"), pack_qkv=False),
     "mixed_b": _of(8, rope_scaling={"type": "ntk", "factor": 8.0, "mixed_b": 0.7}),
@@ -105,11 +112,13 @@ RERANKERS: dict[str, Variation] = {
     "bare_pooler_fp32": _of(34, Form(dtype="F32", pooler_prefix=""), RERANKER),
     "reranker_no_prefix": _of(36, Form(prefix=""), RERANKER, type_vocab_size=0, pad_token_id=0),
     "reranker_native": _of(
-        37, Form(prefix="gte.", spelling="native", dtype="F32"), {**NATIVE, "architectures": ["GteForSequenceClassification"]},
+        37, Form(prefix="gte.", spelling="native", dtype="F32"),
+        {**NATIVE, "architectures": ["GteForSequenceClassification"]},
         rope_parameters={"rope_type": "linear", "rope_theta": 160000.0, "factor": 8 ** (2 / 16)},
     ),
 }  # fmt: skip
-"""Rerankers: `pooler.dense` behind the prefix and without it, in both types, and in transformers' own names."""
+"""Rerankers: `pooler.dense` behind the prefix and without it, in both types, and in transformers' own names.
+"""
 
 
 def write_variation(name: str, directory: Path, tokenizer: Path | None = None) -> None:
@@ -123,7 +132,8 @@ def write_variation(name: str, directory: Path, tokenizer: Path | None = None) -
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 CHARACTERS = "\u2581abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,?!;:'-"
 WORDS = (
-    "The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "sorts", "numbers", "in", "Python",
+    "The", "quick", "brown", "fox", "jumps", "over", "the", "lazy", "dog", "and", "sorts", "numbers", "in",
+    "Python",
     "What", "is", "of", "capital", "er", "ing",
 )  # fmt: skip
 """Those of the self-check's long text, which would otherwise fill all positions and slow every build down."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from golden import Golden, read_golden
 from reranking import GRAPHS, RERANKER
+from shared import made_once
 
 from gte_runtime.building.build import build
 
@@ -41,14 +42,18 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_bundle(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden checkpoint, built in every variant."""
-    bundle = tmp_path_factory.mktemp("tiny") / "bundle"
-    build(golden.checkpoint, bundle, graphs=golden.graphs, variants=VARIANTS)
-    return bundle
+
+    def make(target: Path) -> None:
+        build(golden.checkpoint, target, graphs=golden.graphs, variants=VARIANTS)
+
+    return made_once(tmp_path_factory, "tiny-bundle", make)
 
 
 @pytest.fixture(scope="session")
 def reranker_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny reranker, built in every variant."""
-    bundle = tmp_path_factory.mktemp("reranker") / "gte-tiny-reranker"
-    build(RERANKER, bundle, graphs=GRAPHS, variants=VARIANTS)
-    return bundle
+    return made_once(
+        tmp_path_factory,
+        "gte-tiny-reranker",
+        lambda target: build(RERANKER, target, graphs=GRAPHS, variants=VARIANTS),
+    )

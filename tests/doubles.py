@@ -1,4 +1,4 @@
-"""Sessions for tests: one around a real session that changes its outputs, one that computes outputs from ids."""
+"""Sessions for tests: one changes a real session's outputs, one computes its outputs from ids."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def on_session(gte: Embedder, session: Session, budget: Budget | None = None) ->
 
 
 class FromIds:
-    """A session without a model: what a text gets is computed from its ids, so every result is known beforehand."""
+    """A session without a model: what a text gets is computed from its ids, so every result is known
+    beforehand.
+    """
 
     width = 4
 
@@ -74,10 +76,11 @@ class FromIds:
         return np.array([values[0], values[-1], len(values), values.sum()], np.float32)
 
     def weights(self, ids: Sequence[int] | Int64) -> Float32:
-        return np.asarray(ids, np.float32) / 8
+        return np.asarray(ids, np.float32) / np.float32(8)
 
     def states(self, ids: Sequence[int] | Int64) -> Float32:
-        return np.asarray(ids, np.float32)[:, None] + np.arange(self.width, dtype=np.float32)
+        states = np.asarray(ids, np.float32)[:, None] + np.arange(self.width, dtype=np.float32)
+        return states.astype(np.float32)
 
     def logit(self, ids: Sequence[int] | Int64) -> float:
         return float(np.asarray(ids).sum()) - 10.0

@@ -1,4 +1,4 @@
-"""A server on loopback that answers like the model hub, as far as its own client asks, and misbehaves on request.
+"""A server on loopback that answers like the model hub to the hub's own client, and misbehaves on request.
 
 /api/models/OWNER/NAME/revision/REV   the commit of a revision, and the names of its files
 /OWNER/NAME/resolve/REV/FILE          headers; large files are redirected to /cdn, small ones are served

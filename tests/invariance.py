@@ -19,7 +19,7 @@ def assert_as_alone(model: Embedder | Reranker, found: ArrayLike, alone: ArrayLi
         np.testing.assert_array_equal(found, alone)
     else:
         allowed = MARGIN * model.info["batch_difference"]
-        np.testing.assert_allclose(found, alone, rtol=allowed, atol=allowed)
+        np.testing.assert_allclose(np.asarray(found), np.asarray(alone), rtol=allowed, atol=allowed)
 
 
 def assert_weights_as_alone(model: Embedder, found: dict[int, float], alone: dict[int, float]) -> None:

@@ -30,8 +30,10 @@ class Source:
 
 SOURCES = (
     Source(
-        "sentence-transformers", "6.2.0", "sentence_transformers/sentence_transformer/model.py", "SentenceTransformer",
-        ("__init__", "encode", "encode_query", "encode_document", "similarity", "similarity_pairwise", "get_embedding_dimension",
+        "sentence-transformers", "6.2.0", "sentence_transformers/sentence_transformer/model.py",
+        "SentenceTransformer",
+        ("__init__", "encode", "encode_query", "encode_document", "similarity", "similarity_pairwise",
+            "get_embedding_dimension",
          "get_sentence_embedding_dimension", "truncate_embeddings", "truncate_sentence_embeddings"),
     ),
     Source(
@@ -40,7 +42,8 @@ SOURCES = (
     ),
     Source(
         "FlagEmbedding", "1.4.2", "FlagEmbedding/inference/embedder/encoder_only/m3.py", "M3Embedder",
-        ("__init__", "encode", "encode_queries", "encode_corpus", "compute_score", "compute_lexical_matching_score", "convert_id_to_token"),
+        ("__init__", "encode", "encode_queries", "encode_corpus", "compute_score",
+            "compute_lexical_matching_score", "convert_id_to_token"),
     ),
 )  # fmt: skip
 
@@ -80,11 +83,11 @@ def _parameters(args: ast.arguments) -> list[Parameter]:
     plain = args.posonlyargs + args.args
     missing = [None] * (len(plain) - len(args.defaults))
     result = [
-        Parameter(a.arg, False, d and ast.unparse(d))
+        Parameter(a.arg, False, ast.unparse(d) if d else None)
         for a, d in zip(plain, [*missing, *args.defaults], strict=True)
     ]
     result += [
-        Parameter(a.arg, True, d and ast.unparse(d))
+        Parameter(a.arg, True, ast.unparse(d) if d else None)
         for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True)
     ]
     return [p for p in result if p.name != "self"]

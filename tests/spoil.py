@@ -39,7 +39,9 @@ def replace(bundle: Path, name: str, data: bytes) -> None:
 
 
 def replace_signed(bundle: Path, name: str, data: bytes) -> None:
-    """Put another file in place of one and its hash into the manifest, so that only what it holds can be refused."""
+    """Put another file in place of one and its hash into the manifest, so that only what it holds can be
+    refused.
+    """
     replace(bundle, name, data)
     record = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     change_manifest(bundle, lambda raw: raw["files"].update({name: record}))
@@ -68,7 +70,10 @@ def no_hanging(*pipes: Path) -> Iterator[None]:
 
 
 class Refusal:
-    """Opens a bad bundle. It must fail as told, and again, leave nothing behind, and the next good bundle must open and work."""
+    """Opens a bad bundle.
+
+    It must fail as told, and again, leave nothing behind, and the next good bundle must open and work.
+    """
 
     def __init__(self, good: Path, vector: NDArray[np.float32], hidden: Path) -> None:
         self.good = good

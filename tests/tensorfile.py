@@ -1,4 +1,4 @@
-"""Reads and writes safetensors files for tests, and derives checkpoints from the default model's. numpy alone.
+"""Reads and writes safetensors files for tests, and derives checkpoints from the default model's.
 
 Written apart from `gte_runtime.safetensors`, which it helps to test.
 """
@@ -91,7 +91,9 @@ def derive(
     change: Callable[[Tensors], object] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Copy a checkpoint, with its tensors edited in place by `change` and config keys set; a key set to None is removed."""
+    """Copy a checkpoint, with its tensors edited in place by `change` and config keys set; a key set to None
+    is removed.
+    """
     target.mkdir()
     shutil.copyfile(source / "tokenizer.json", target / "tokenizer.json")
     raw = json.loads((source / "config.json").read_text(encoding="utf-8")) | dict(config or {})

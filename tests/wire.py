@@ -44,7 +44,10 @@ def message(*parts: tuple[int, Value]) -> bytes:
 
 
 def edit(data: bytes, path: tuple[int, ...], change: Change) -> bytes:
-    """Apply `change` to every field at `path`, such as (7, 5, 13); None drops the field. Lengths are made to fit."""
+    """Apply `change` to every field at `path`, such as (7, 5, 13); None drops the field.
+
+    Lengths are made to fit.
+    """
     out = []
     for number, wire, value in fields(data):
         if number != path[0]:

@@ -40,7 +40,7 @@ def with_torch(threads: int) -> dict[str, float]:
     def product(kind: str, m: int, k: int, n: int) -> float:
         if kind == "int8":
             a8, b8 = (torch.randint(-127, 127, shape, dtype=torch.int8) for shape in ((m, k), (k, n)))
-            return best(lambda: torch._int_mm(a8, b8), m, k, n)  # noqa: SLF001 - torch has no public one
+            return best(lambda: torch._int_mm(a8, b8), m, k, n)
         a, b = (
             torch.randn(shape, dtype=torch.float32 if kind == "fp32" else torch.bfloat16)
             for shape in ((m, k), (k, n))

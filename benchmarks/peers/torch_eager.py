@@ -23,7 +23,7 @@ class TorchEager:
         self._model = model.eval()
         self.notes = {
             "class": type(model).__name__,
-            "attention": model.config._attn_implementation,  # noqa: SLF001 - there is no public name
+            "attention": model.config._attn_implementation,
             "dtype": str(model.dtype),
         }
 

@@ -1,6 +1,10 @@
-"""mteb runs our models on a small task: the Universal Declaration of Human Rights, Spanish paragraphs asking for Portuguese ones.
+"""mteb runs our models on a small task.
 
-mteb brings PyTorch and transformers of releases that gte-export cannot use, so it has an environment of its own: `make mteb-test`.
+It searches the Universal Declaration of Human Rights: Spanish paragraphs are the queries, Portuguese ones
+the documents.
+
+mteb needs releases of PyTorch and transformers that gte-export cannot use, so it has an environment of its
+own: `make mteb-test`.
 """
 
 from __future__ import annotations
@@ -54,9 +58,12 @@ def evaluate() -> Callable[[Any], dict[str, float]]:
 
     class Declaration(AbsTaskRetrieval):
         metadata = TaskMetadata(
-            name="Declaration", description="udhr", reference=None, dataset={"path": "none", "revision": "none"}, type="Retrieval",
-            category="t2t", modalities=["text"], eval_splits=["test"], eval_langs=["spa-Latn", "por-Latn"], main_score="ndcg_at_10",
-            date=None, domains=None, task_subtypes=None, license=None, annotations_creators=None, dialect=None, sample_creation=None,
+            name="Declaration", description="udhr", reference=None, dataset={"path": "none",
+            "revision": "none"}, type="Retrieval",
+            category="t2t", modalities=["text"], eval_splits=["test"], eval_langs=["spa-Latn", "por-Latn"],
+            main_score="ndcg_at_10",
+            date=None, domains=None, task_subtypes=None, license=None, annotations_creators=None,
+            dialect=None, sample_creation=None,
             bibtex_citation=None, is_public=True,
         )  # fmt: skip
 
@@ -72,14 +79,16 @@ def evaluate() -> Callable[[Any], dict[str, float]]:
     return run
 
 
-def ndcg(scores: np.ndarray) -> float:
+def ndcg(scores: Any) -> float:
     """Of the slow way: the relevant document of query n is document n."""
     ranks = (scores > np.diag(scores)[:, None]).sum(1)
     return float(np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean())
 
 
 def test_dense(evaluate: Callable[[Any], dict[str, float]]):
-    """mteb's own search over our vectors gives what a product of matrices gives; far above chance, and dim is heard."""
+    """mteb's own search over our vectors gives what a product of matrices gives; far above chance, and dim is
+    heard.
+    """
     from mteb.models.models_protocols import EncoderProtocol
 
     from gte_runtime.integrations.mteb import GteEncoder
@@ -96,7 +105,7 @@ def test_dense(evaluate: Callable[[Any], dict[str, float]]):
 
 @pytest.mark.parametrize(("dense_weight", "sparse_weight"), [(0.0, 1.0), (1.0, 0.3)])
 def test_search(evaluate: Callable[[Any], dict[str, float]], dense_weight: float, sparse_weight: float):
-    """Sparse and hybrid through the search protocol: the inverted index gives what scoring every pair gives."""
+    """Sparse and hybrid search: the inverted index gives what scoring every pair gives."""
     from mteb.models.models_protocols import SearchProtocol
 
     from gte_runtime.integrations.mteb import GteSearch
@@ -106,15 +115,14 @@ def test_search(evaluate: Callable[[Any], dict[str, float]], dense_weight: float
     found = evaluate(model)["ndcg_at_10"]
     with Embedder.open("gte-mini") as gte:
         asked, answers = gte.encode(paragraphs("spa")), gte.encode(paragraphs("por_BR"))
-    shared = np.array(
+    shared: Any = np.array(
         [
             [sum(w * d.as_dict().get(t, 0) for t, w in q.as_dict().items()) for d in answers.sparse]
             for q in asked.sparse
         ]
     )
-    assert found == pytest.approx(
-        ndcg(hybrid(asked.dense @ answers.dense.T, shared, dense_weight, sparse_weight)), abs=1e-4
-    )
+    cosines: Any = asked.dense @ answers.dense.T
+    assert found == pytest.approx(ndcg(hybrid(cosines, shared, dense_weight, sparse_weight)), abs=1e-4)
     assert found > 0.3
 
 

@@ -124,7 +124,9 @@ class Workshop:
 
 
 def needed_plans(architecture: Architecture) -> Iterator[Plan]:
-    """The graphs that builds of the variations choose from: half of all, and tracing is what takes the time here."""
+    """The graphs that builds of the variations choose from: half of all, and tracing is what takes the time
+    here.
+    """
     tables = {
         "float16" if variation.form.dtype == "F16" else "float32"
         for variation in VARIATIONS.values()
@@ -174,7 +176,9 @@ def by_engine(bundle: Path, variant: str, ids: list[NDArray[np.int64]], *, toget
 
 
 def errors(found: States, expected: Expected) -> list[float]:
-    """For each text, the larger of the errors of its state and of its token weights, as a share of the largest value."""
+    """For each text, the larger of the errors of its state and of its token weights, as a share of the
+    largest value.
+    """
     of_states = [relative(*pair) for pair in zip(found.cls, expected.states.cls, strict=True)]
     if not expected.classifier:
         return of_states
@@ -224,7 +228,9 @@ def test_engine(workshop: Workshop, name: str, variant: str, together: bool):
 
 
 def wrong_thetas() -> list[Any]:
-    """The frequencies that ports of this model take for the right ones, for base 20000, factor 8 and the head size."""
+    """The frequencies that ports of this model take for the right ones, for base 20000, factor 8 and the head
+    size.
+    """
     return [
         pytest.param(name, theta, id=f"{name}-{mistake}")
         for name, size in (("new_prefix", 16), ("gte_prefix_native_config", 64))
@@ -238,7 +244,9 @@ def wrong_thetas() -> list[Any]:
 
 @pytest.mark.parametrize(("name", "theta"), wrong_thetas())
 def test_a_wrong_rope_shows(workshop: Workshop, name: str, theta: float):
-    """The negative control: with such frequencies the same comparison fails, by oracle and bundle, for every text."""
+    """The negative control: with such frequencies the same comparison fails, by oracle and bundle, for every
+    text.
+    """
     expected = read_expected(name)
     checkpoint = workshop.with_theta(name, theta)
     assert min(errors(by_oracle(checkpoint, expected.ids), expected)) > WRONG

@@ -105,7 +105,9 @@ def test_engine(folder: Path, name: str, variant: str, together: bool):
 
 @pytest.mark.parametrize("theta", [20000.0, 160000.0])
 def test_a_wrong_rope_shows(folder: Path, theta: float):
-    """The negative control: with the frequencies that ports take for the right ones, the same comparison fails."""
+    """The negative control: with the frequencies that ports take for the right ones, the same comparison
+    fails.
+    """
     expected = read_expected("reranker")
     wrong = folder / f"wrong-{theta:.0f}"
     shutil.copytree(folder / "reranker", wrong)

@@ -46,7 +46,7 @@ def _run(*command: object, **options: object) -> subprocess.CompletedProcess[str
     words = [str(word) for word in command]
     return subprocess.run(
         words, capture_output=True, text=True, timeout=300, check=False, env=environment, **options
-    )  # type: ignore[call-overload,no-any-return]
+    )  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,9 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 def test_threads_get_pythons_own_bits(
     built: Path, tiny_bundle: Path, lines: tuple[Path, list[str]], tmp_path: Path
 ):
-    """Eight C++ threads at once: every vector is the one that Python gives, bit for bit, and memory does not grow."""
+    """Eight C++ threads at once: every vector is the one that Python gives, bit for bit, and memory does not
+    grow.
+    """
     path, texts = lines
     with path.open() as source:
         done = _run(
@@ -127,7 +129,9 @@ def test_threads_get_pythons_own_bits(
 
 
 def test_promises_to_a_host(built: Path, tiny_bundle: Path):
-    """Errors as C++ exceptions, no copies, fork, results that outlive Python, signals and environment left alone, a clean end."""
+    """Errors as C++ exceptions, no copies, fork, results that outlive Python, signals and environment left
+    alone, a clean end.
+    """
     done = _run(built / "checks", sys.executable, tiny_bundle)
     assert done.stderr == ""
     assert done.stdout == "all fine\n"
@@ -143,7 +147,9 @@ def test_python_started_again(built: Path):
 
 
 def test_a_failure_is_one_line(built: Path, tmp_path: Path):
-    """An unknown model, a Python without the package: class and message of the error, exit code 1, no traceback."""
+    """An unknown model, a Python without the package: class and message of the error, exit code 1, no
+    traceback.
+    """
     for python, error in (
         (sys.executable, "BundleError: "),
         ("/nonexistent/python", "ModuleNotFoundError: No module named 'gte_runtime'"),

@@ -17,7 +17,7 @@ from gte_runtime import Embedder
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "cpp_native"
 FETCHED = REPOSITORY / ".ort" / "include"
-PLACES = [
+PLACES: list[str | Path] = [
     os.environ.get("ORT_INCLUDE", ""),
     FETCHED,
     "/usr/include/onnxruntime",
@@ -26,7 +26,9 @@ PLACES = [
 
 
 def headers() -> Path | None:
-    """Where they are; fetched once with the example's own script (150 MB, ten seconds) where they are nowhere."""
+    """Where they are; fetched once with the example's own script (150 MB, ten seconds) where they are
+    nowhere.
+    """
     if (found := _installed()) is None and shutil.which("npm"):
         subprocess.run(["sh", EXAMPLE / "headers.sh", FETCHED], capture_output=True, timeout=300, check=False)
         found = _installed()

@@ -1,4 +1,6 @@
-"""The evaluator in numpy: operator by operator against ONNX Runtime's own kernels, and whole graphs against PyTorch and the oracle."""
+"""The evaluator in numpy: operator by operator against ONNX Runtime's own kernels, and whole graphs against
+PyTorch and the oracle.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,9 @@ def test_cast(tmp_path: Path):
 
 
 def test_packed_attention_is_attention_text_by_text(tmp_path: Path):
-    """Against MultiHeadAttention's CPU kernel on each text alone; an empty text takes no rows and disturbs nobody."""
+    """Against MultiHeadAttention's CPU kernel on each text alone; an empty text takes no rows and disturbs
+    nobody.
+    """
     bounds = np.array([0, 3, 3, 10], np.int32)
     q, k, v = (floats(10, 16) for _ in range(3))
     inputs = {"q": q, "k": k, "v": v, "": floats(0), "o": np.zeros((3, 7), np.int32), "c": bounds}
@@ -163,7 +167,9 @@ def test_bias_split_gelu_is_its_parts(tmp_path: Path, width: int):
 
 
 def test_what_the_kernels_refuse_is_refused(tmp_path: Path):
-    """A width without kernel, positions behind the table, bounds that do not fit: CUDA would fail, or worse, not fail."""
+    """A width without kernel, positions behind the table, bounds that do not fit: CUDA would fail, or worse,
+    not fail.
+    """
     x, bias = floats(1, 3, 320), floats(320)
     with pytest.raises(ValueError, match="no kernel for a width of 320"):
         Evaluator(model("BiasSplitGelu", {"x": x, "b": bias}, domain=MICROSOFT), tmp_path).run(
@@ -182,10 +188,14 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
     folder = tmp_path_factory.mktemp("wide")
     config = {
-        "model_type": "new", "architectures": ["NewForTokenClassification"], "hidden_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "intermediate_size": 1280, "hidden_act": "gelu", "vocab_size": 1536, "pad_token_id": 1,
-        "type_vocab_size": 1, "max_position_embeddings": 512, "position_embedding_type": "rope", "rope_theta": 20000,
-        "rope_scaling": {"type": "ntk", "factor": 8.0}, "layer_norm_type": "layer_norm", "layer_norm_eps": 1e-12, "pack_qkv": True,
+        "model_type": "new", "architectures": ["NewForTokenClassification"], "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2, "intermediate_size": 1280, "hidden_act": "gelu", "vocab_size": 1536,
+        "pad_token_id": 1,
+        "type_vocab_size": 1, "max_position_embeddings": 512, "position_embedding_type": "rope",
+        "rope_theta": 20000,
+        "rope_scaling": {"type": "ntk", "factor": 8.0}, "layer_norm_type": "layer_norm",
+        "layer_norm_eps": 1e-12, "pack_qkv": True,
     }  # fmt: skip
     write_random_checkpoint(folder / "checkpoint", config, Form(dtype="F16"), seed=3)
     with pytest.MonkeyPatch.context() as patch:
@@ -202,7 +212,9 @@ def cosines(found: Array, expected: Array) -> Array:
 
 
 def test_the_whole_graph_with_its_fused_operators(wide: tuple[Path, Path], golden: Golden, tmp_path: Path):
-    """Built by numpy alone, evaluated as it runs on CUDA, against the PyTorch encoder and the oracle on the same checkpoint."""
+    """Built by numpy alone, evaluated as it runs on CUDA, against the PyTorch encoder and the oracle on the
+    same checkpoint.
+    """
     checkpoint, graphs = wide
     (checkpoint / "tokenizer.json").write_bytes((golden.checkpoint / "tokenizer.json").read_bytes())
     manifest = build(checkpoint, tmp_path / "bundle", graphs=graphs, variants=("cuda-fp16",))
@@ -234,7 +246,9 @@ def _torch(checkpoint: Checkpoint, ids: list[Array]) -> Array:
 
 
 def test_upstream_outputs(golden: Golden, tmp_path: Path):
-    """The golden checkpoint in cuda-fp16 agrees with what upstream's code says of it, all texts in one run and each alone."""
+    """The golden checkpoint in cuda-fp16 agrees with what upstream's code says of it, all texts in one run
+    and each alone.
+    """
     manifest = build(golden.checkpoint, tmp_path / "bundle", graphs=golden.graphs, variants=("cuda-fp16",))
     session = judge(tmp_path / "bundle", manifest, "cuda-fp16")
     ids = [golden.ids(text) for text in range(len(golden.texts))]
@@ -252,7 +266,7 @@ def test_upstream_outputs(golden: Golden, tmp_path: Path):
     ids=lambda file: file.parent.name,
 )
 def test_onnxruntime_accepts_the_graph_up_to_the_kernels(file: Path, tmp_path: Path):
-    """Its schemas and its inference of types and shapes find no fault; what is missing on a CPU are kernels, and only those.
+    """Its schemas and its inference of types and shapes find no fault; only kernels are missing on a CPU.
 
     The same graph with one input of another type does not come that far.
     """

@@ -1,4 +1,6 @@
-"""gte-mini's training code, where it can go wrong without a word: copying, counting, resuming, losses, what is held out."""
+"""gte-mini's training code, where it can go wrong without a word: copying, counting, resuming, losses, what
+is held out.
+"""
 
 from __future__ import annotations
 

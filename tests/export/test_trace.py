@@ -52,7 +52,10 @@ def artifacts(directory: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_committed_graphs_are_current(name: str, tmp_path: Path):
-    """Tracing again gives the same bytes: graphs, layouts and recipe. `make export` brings them up to date."""
+    """Tracing again gives the same bytes: graphs, layouts and recipe.
+
+    `make export` brings them up to date.
+    """
     source, committed = COMMITTED[name]
     traced = tmp_path / committed.resolve().name
     trace(source, traced)
@@ -63,7 +66,9 @@ def test_committed_graphs_are_current(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("name", LARGE)
 def test_layouts_and_recipes_of_the_large_ones(name: str):
-    """Without tracing: layouts are what the code makes of the recipe's numbers, graphs point to their places and have their hashes."""
+    """Without tracing: layouts are what the code makes of the recipe's numbers, graphs point to their places
+    and have their hashes.
+    """
     directory, _ = LARGE[name]
     a, reranker = numbers(directory / "recipe.toml")
     layouts = [table_layout(a, dtype) for dtype in DTYPES] + [
@@ -134,7 +139,7 @@ def test_graph_contract(name: str):
 
 @pytest.mark.parametrize("name", ALL)
 def test_operators(name: str):
-    """The CPU graph holds the fused operators, both ways through attention among them; the portable one none."""
+    """The CPU graph holds the fused operators and both ways through attention; the portable one none."""
     _, directory = ALL[name]
     architecture = read_recipe(directory).architecture
     for graph in read_recipe(directory).graphs:

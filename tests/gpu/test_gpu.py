@@ -67,7 +67,9 @@ def cosines(found: NDArray[np.float32], expected: NDArray[np.float32]) -> NDArra
 
 
 def test_upstream_outputs(golden: Golden, tmp_path: Path):
-    """The golden checkpoint: a load already compares with the oracle; here every text with what upstream's code says."""
+    """The golden checkpoint: a load already compares with the oracle; here every text with what upstream's
+    code says.
+    """
     build(golden.checkpoint, tmp_path / "bundle", graphs=golden.graphs, variants=("cuda-fp16",))
     with Embedder.open(tmp_path / "bundle", provider="cuda") as gte:
         assert cosines(gte.states(golden.texts), golden.cls()).min() >= COSINE
@@ -92,7 +94,9 @@ def test_the_evaluator_foretells_the_gpu(bundle: Path, session: CudaSession):
 
 
 def test_cuda_graphs_give_what_eager_runs_give(bundle: Path):
-    """Latency mode: every length up to the largest bucket and one beyond, replayed with other contents each time."""
+    """Latency mode: every length up to the largest bucket and one beyond, replayed with other contents each
+    time.
+    """
     opened = Bundle.open(bundle)
     variant = opened.variant("cuda-fp16")
     made = [
@@ -117,7 +121,9 @@ def test_cuda_graphs_give_what_eager_runs_give(bundle: Path):
 
 
 def test_a_row_in_other_company_stays_within_the_bound(session: CudaSession):
-    """cuBLAS may choose another algorithm for another number of tokens, so bits are not promised; the bound is."""
+    """cuBLAS may choose another algorithm for another number of tokens, so bits are not promised; the bound
+    is.
+    """
     rng = np.random.default_rng(2)
     text = ids_of(rng, [40])[0]
     alone = session.run(make_batch(np.arange(1), [text], 128)).cls

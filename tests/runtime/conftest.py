@@ -1,4 +1,7 @@
-"""The default model, built once, and copies of it to spoil. Import nothing from here: tests/conftest.py has the same name."""
+"""The default model, built once, and copies of it to spoil.
+
+Import nothing from here: tests/conftest.py has the same name.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from shared import made_once
 from spoil import Refusal, vector_of
 from tensorfile import Derive, Tensors, derive
 
@@ -37,9 +41,11 @@ def mini_checkpoint() -> Path:
 @pytest.fixture(scope="session")
 def mini_bundle(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default model as a bundle with all its variants. Not to be changed: see `bundle_copy`."""
-    target = tmp_path_factory.mktemp("bundles") / "gte-mini"
-    build(mini_checkpoint, target, graphs=mini_checkpoint, variants=VARIANTS)
-    return target
+
+    def make(target: Path) -> None:
+        build(mini_checkpoint, target, graphs=mini_checkpoint, variants=VARIANTS)
+
+    return made_once(tmp_path_factory, "gte-mini", make)
 
 
 @pytest.fixture
@@ -66,13 +72,18 @@ def tiny_vector(tiny_bundle: Path) -> NDArray[np.float32]:
 
 @pytest.fixture
 def refuses(tiny_bundle: Path, tiny_vector: NDArray[np.float32], tmp_path: Path) -> Refusal:
-    """Opens a bad bundle and looks at the error; see spoil.Refusal. The good one is the smallest there is, to be quick."""
+    """Opens a bad bundle and looks at the error; see spoil.Refusal.
+
+    The good one is the smallest there is, to be quick.
+    """
     return Refusal(tiny_bundle, tiny_vector, tmp_path)
 
 
 @pytest.fixture
 def derived(mini_checkpoint: Path, tmp_path: Path) -> Iterator[Derive]:
-    """Makes a checkpoint from the default model's: with other tensors (`change` edits them in place) or config keys."""
+    """Makes a checkpoint from the default model's: with other tensors (`change` edits them in place) or
+    config keys.
+    """
     made: list[Path] = []
 
     def make(

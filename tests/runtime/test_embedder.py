@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,9 @@ def test_any_list_is_as_one_by_one(gte: Embedder, texts: list[str], seed: int, b
 
 @pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-int8"])
 def test_token_vectors_are_the_same_bits_in_any_company(mini_bundle: Path, variant: str):
-    """Alone, in a list and side by side; row 0 is what dense vectors are cut from, and one row stands for each token."""
+    """Alone, in a list and side by side; row 0 is what dense vectors are cut from, and one row stands for
+    each token.
+    """
     texts = ["a", "北京是中华人民共和国的首都。", "word " * 300, "Привет, мир!", "word " * 40]
     with Embedder.open(mini_bundle, variant=variant, threads=2) as engine:
         together = engine.token_vectors(texts)
@@ -102,7 +105,7 @@ def test_a_non_finite_state_names_the_text(gte: Embedder):
 
 
 def test_the_two_attention_paths_differ(gte: Embedder):
-    """The negative control: a text of the length at which the path changes, sent down the wrong one, has other bits.
+    """The negative control: a text of the length at which the path changes has other bits on the wrong one.
 
     If this fails, the paths have become one and `flash_from` is no longer needed.
     """
@@ -135,7 +138,9 @@ def test_score_names_the_pair_that_is_not_finite(gte: Embedder, golden: Golden):
 
 
 def test_a_model_of_few_positions(gte: Embedder):
-    """The default of 8192 tokens means as many as there are, wherever a length is taken; a number that was chosen is checked."""
+    """The default of 8192 tokens means as many as there are, wherever a length is taken; a number that was
+    chosen is checked.
+    """
     architecture = replace(gte.manifest.architecture, max_positions=16)
     engine = Embedder(replace(gte.manifest, architecture=architecture), gte.tokenizer, gte.engine)
     text = "dog " * 40
@@ -166,7 +171,7 @@ def test_encode_names_the_row_that_is_not_finite(gte: Embedder, golden: Golden):
         ([0, 5, 2], "token ids"),
     ],
 )
-def test_not_a_text(gte: Embedder, bad: object, got: str):
+def test_not_a_text(gte: Embedder, bad: Any, got: str):
     """B-1, B-22: what is no string is refused by its place and type, and the next call works."""
     with pytest.raises(InputError, match=r"texts\[1\]") as caught:
         gte.encode(["fine", bad, "fine"])
@@ -176,7 +181,7 @@ def test_not_a_text(gte: Embedder, bad: object, got: str):
 
 
 @pytest.mark.parametrize("bad", [None, 3, b"bytes", {"a": 1}])
-def test_not_an_iterable_of_texts(gte: Embedder, bad: object):
+def test_not_an_iterable_of_texts(gte: Embedder, bad: Any):
     """What is neither a string nor an iterable of strings is refused whole."""
     with pytest.raises(InputError, match="iterable of strings"):
         gte.encode(bad)
@@ -185,7 +190,9 @@ def test_not_an_iterable_of_texts(gte: Embedder, bad: object):
 
 
 def test_lone_surrogate_is_named(gte: Embedder):
-    """B-2, B-3: half a surrogate pair in text 17 of 32 names 17 and nothing else, and is replaced only on request."""
+    """B-2, B-3: half a surrogate pair in text 17 of 32 names 17 and nothing else, and is replaced only on
+    request.
+    """
     texts = ["text"] * 32
     texts[17] = "ab\ud800c"
     with pytest.raises(InputError, match=r"texts\[17\].*U\+D800 at character 2") as caught:
@@ -224,14 +231,14 @@ def test_any_iterable(gte: Embedder):
 
 
 @pytest.mark.parametrize("value", [0, 1, 2, -1, 8193, 2**63, "512", True, 3.0, None])
-def test_max_length_is_checked(gte: Embedder, value: object):
+def test_max_length_is_checked(gte: Embedder, value: Any):
     """B-13: anything but an integer from 3 to 8192 is refused."""
     with pytest.raises(ConfigError, match=r"max_length is .* expected an integer from 3 to 8192"):
         gte.encode("text", max_length=value)
 
 
 @pytest.mark.parametrize("value", [0, -1, 65, 1.5, True, "32", 2**70])
-def test_dim_is_checked(gte: Embedder, value: object):
+def test_dim_is_checked(gte: Embedder, value: Any):
     """B-14: anything but an integer up to the width is refused, never ignored."""
     with pytest.raises(ConfigError, match=r"dim is .* expected an integer from 1 to 64"):
         gte.encode("text", dim=value)
@@ -263,7 +270,9 @@ def test_truncation_refused(gte: Embedder):
 
 
 def test_literal_special_tokens(tiny_bundle: Path, golden: Golden):
-    """B-8: a literal `</s>` becomes an id as in the reference; for untrusted text an option reads it as characters."""
+    """B-8: a literal `</s>` becomes an id as in the reference; for untrusted text an option reads it as
+    characters.
+    """
     text = golden.texts[11]
     with (
         Embedder.open(tiny_bundle) as reference,
@@ -288,7 +297,7 @@ def test_no_pairs(gte: Embedder):
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), "1", None, True])
-def test_score_weights_are_checked(gte: Embedder, weight: object):
+def test_score_weights_are_checked(gte: Embedder, weight: Any):
     """A weight that is no finite number is refused by name."""
     with pytest.raises(ConfigError, match="sparse_weight"):
         gte.score([("q", "d")], 1.0, weight)

@@ -45,7 +45,9 @@ def test_states_alone(gte: Embedder, golden: Golden):
 @pytest.mark.slow
 @pytest.mark.parametrize("together", [True, False])
 def test_states_of_every_token(gte: Embedder, golden: Golden, together: bool):
-    """`token_vectors` gives upstream's states of the first and the last token, and the oracle's of all, special ones included."""
+    """`token_vectors` gives upstream's states of the first and the last token, and the oracle's of all,
+    special ones included.
+    """
     calls = [golden.texts] if together else [[text] for text in golden.texts]
     found = [states for call in calls for states in gte.token_vectors(call)]
     with Checkpoint(golden.checkpoint) as checkpoint:

@@ -1,4 +1,6 @@
-"""int8 keeps the model's answers, also where a few channels are far larger than the others, and every text its bits."""
+"""int8 keeps the model's answers, also where a few channels are far larger than the others, and every text
+its bits.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ def cosines(bundle: Path) -> np.ndarray:
 
 
 def test_ordinary_weights(mini_bundle: Path):
-    """Close, but not the float32 numbers in disguise. 192 values average less than 768, where 0.9997 was measured."""
+    """Close, but not the float32 numbers in disguise.
+
+    192 values average less than 768, where 0.9997 was measured.
+    """
     found = cosines(mini_bundle)
     assert 0.998 < found.min() < found.max() < 0.9999999
 
@@ -103,7 +108,9 @@ def test_outlier_channels(derived: Derive, mini_checkpoint: Path, mini_bundle: P
 
 
 def unexpected(tensors: Tensors, factor: float) -> None:
-    """Attention mixes thirty times the values in a few channels, and the output projection does not expect it."""
+    """Attention mixes thirty times the values in a few channels, and the output projection does not expect
+    it.
+    """
     for name, tensor in tensors.items():
         if name.endswith("qkv_proj.weight"):
             values = tensor.values().astype(np.float32)
@@ -113,7 +120,10 @@ def unexpected(tensors: Tensors, factor: float) -> None:
 
 @pytest.fixture(scope="module")
 def outlying(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Such a checkpoint in float32 and int8. How far the ordinary form is off hangs on the weights; here it is never near enough."""
+    """Such a checkpoint in float32 and int8.
+
+    How far the ordinary form is off hangs on the weights; here it is never near enough.
+    """
     folder = tmp_path_factory.mktemp("outlying")
     derive(mini_checkpoint, folder / "checkpoint", lambda tensors: unexpected(tensors, 30.0))
     with pytest.MonkeyPatch.context() as patch:
@@ -131,7 +141,9 @@ def outlying(mini_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_outliers_that_nobody_expects(
     outlying: Path, mini_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """They stay in float32, since the build finds that nearer: of what the ordinary form loses, at most two thirds are left."""
+    """They stay in float32, since the build finds that nearer: of what the ordinary form loses, at most two
+    thirds are left.
+    """
     assert Bundle.open(outlying).manifest.variants["cpu-int8"].weights == (
         "table-int8.bin",
         "weights-int8-outliers.bin",
@@ -184,6 +196,7 @@ def test_any_list_is_as_one_by_one(int8: Embedder, texts: list[str]):
         assert_weights_as_alone(int8, together.sparse[row].as_dict(), alone.sparse[0].as_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-int8"])
 def test_threads_do_not_change_bits(mini_bundle: Path, variant: str):
     """One processor or many, side by side or all on one text."""

@@ -7,6 +7,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,7 +180,9 @@ def tokenizer() -> Tokenizer:
 @given(st.text(max_size=60), st.text(max_size=60), st.integers(5, 60))
 @settings(max_examples=150, deadline=None)
 def test_truncation_is_the_librarys(tokenizer: Tokenizer, query: str, document: str, limit: int):
-    """Longest first, as the tokenizers library truncates a pair: the slow version, which tokenizes both texts whole."""
+    """Longest first, as the tokenizers library truncates a pair: the slow version, which tokenizes both texts
+    whole.
+    """
     query, document = (text.encode("utf-8", "replace").decode() for text in (query, document))
     library = Library.from_file(str(RERANKER / "tokenizer.json"))
     library.enable_truncation(limit, strategy="longest_first")
@@ -190,7 +193,9 @@ def test_truncation_is_the_librarys(tokenizer: Tokenizer, query: str, document: 
 
 
 def word_piece() -> Library:
-    """As the English checkpoints have it: three special tokens around a pair, so that an odd number may be left for two texts."""
+    """As the English checkpoints have it: three special tokens around a pair, so that an odd number may be
+    left for two texts.
+    """
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     pieces = [
         *specials,
@@ -250,7 +255,9 @@ def test_a_query_that_fills_everything(plain: Reranker):
 
 
 def test_megabytes(plain: Reranker):
-    """B-9: of texts of a million characters only beginnings are tokenized; the tokens are those of any shorter beginning."""
+    """B-9: of texts of a million characters only beginnings are tokenized; the tokens are those of any
+    shorter beginning.
+    """
     short, long = "dog fox " * 40, "dog fox " * 125_000
     encode = plain.tokenizer.encode_pairs
     for query, document in (("China", "{}"), ("{}", "China"), ("{}", "a{}")):
@@ -259,7 +266,9 @@ def test_megabytes(plain: Reranker):
 
 
 def test_a_tokenizer_without_pairs(tmp_path: Path):
-    """A post-processor that only knows single texts would glue query and document together: no bundle comes of it."""
+    """A post-processor that only knows single texts would glue query and document together: no bundle comes
+    of it.
+    """
     for file in ("config.json", "model.safetensors"):
         (tmp_path / file).symlink_to(RERANKER / file)
     raw = json.loads((RERANKER / "tokenizer.json").read_text(encoding="utf-8"))
@@ -287,7 +296,7 @@ def test_a_tokenizer_without_pairs(tmp_path: Path):
         ("a", ["b", "x\udc00"], r"documents\[1\]: lone surrogate"),
     ],
 )
-def test_what_cannot_be_ranked(plain: Reranker, query: object, documents: object, message: str):
+def test_what_cannot_be_ranked(plain: Reranker, query: Any, documents: Any, message: str):
     """B-18: named by field and index, and the next call works."""
     with pytest.raises(InputError, match=message):
         plain.rank(query, documents)
@@ -295,7 +304,7 @@ def test_what_cannot_be_ranked(plain: Reranker, query: object, documents: object
 
 
 @pytest.mark.parametrize("pair", [("a", "b", "c"), ("a",), "ab", None, ("a", None), ("a", "\ud800")])
-def test_what_is_no_pair(plain: Reranker, pair: object):
+def test_what_is_no_pair(plain: Reranker, pair: Any):
     """B-18: the index is the pair's."""
     with pytest.raises(InputError, match=r"pairs\[1\]: ") as caught:
         plain.score([("a", "b"), pair])
@@ -303,7 +312,7 @@ def test_what_is_no_pair(plain: Reranker, pair: object):
 
 
 @pytest.mark.parametrize("value", [0, 4, -1, 8193, 2**63, "512", True, 1.5])
-def test_limits(plain: Reranker, value: object):
+def test_limits(plain: Reranker, value: Any):
     """B-13: below five tokens a pair of texts has no place for either; above, the model has no positions."""
     with pytest.raises(ConfigError, match="expected an integer from 5 to 8192"):
         plain.score([("a", "b")], max_length=value)
@@ -311,13 +320,13 @@ def test_limits(plain: Reranker, value: object):
 
 
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "3"])
-def test_top_k(plain: Reranker, value: object):
+def test_top_k(plain: Reranker, value: Any):
     with pytest.raises(ConfigError, match="top_k is"):
         plain.rank("a", ["b"], top_k=value)
 
 
 @pytest.mark.parametrize("value", ["ignore", None, 1])
-def test_ways_to_meet_bad_unicode(plain: Reranker, value: object):
+def test_ways_to_meet_bad_unicode(plain: Reranker, value: Any):
     """A name that is none is refused, not taken for "strict"."""
     with pytest.raises(ConfigError, match="expected 'strict' or 'replace'"):
         plain.rank("q", ["a"], errors=value)
@@ -355,7 +364,9 @@ class Gpus:
 
 @pytest.mark.parametrize(("batch", "most"), [("packed", 32768), ("padded", 8192)])
 def test_on_gpus(plain: Reranker, batch: str, most: int):
-    """As an Embedder there: packed runs have a GPU's budget, and all runs go side by side, each on one device."""
+    """As an Embedder there: packed runs have a GPU's budget, and all runs go side by side, each on one
+    device.
+    """
     gpus = Gpus()
     variant = replace(plain.engine.variant, batch=batch)
     gte = Reranker(plain.manifest, plain.tokenizer, Engine(gpus, variant, 64))
@@ -375,7 +386,7 @@ def test_the_other_kind_of_model(reranker_bundle: Path, tiny_bundle: Path):
 
 
 def test_graphs_of_the_other_kind(golden, tmp_path: Path):
-    """Graphs of an embedding model and a reranker's checkpoint do not meet, though layers and widths agree."""
+    """Graphs of an embedding model do not fit a reranker's checkpoint, though layers and widths agree."""
     with pytest.raises(CheckpointError, match="graphs in graphs are for"):
         build(RERANKER, tmp_path / "bundle", graphs=golden.graphs)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from doubles import on_session, poisoned
 from golden import Golden
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gte_runtime import Embedder
 from gte_runtime.errors import (
@@ -16,6 +19,8 @@ from gte_runtime.errors import (
     InputTooLongError,
     NonFiniteOutputError,
 )
+from gte_runtime.streaming import in_parts
+from gte_runtime.tokenization import Tokens
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +86,70 @@ def test_stream_of_a_source_that_fails(gte: Embedder):
         for part in gte.stream(failing(), texts_per_part=2):
             read += part.index.tolist()
     assert read == [0, 1, 2]
+
+
+# in_parts
+
+
+def lengths(part: Sequence[object], first: int) -> list[Tokens | InputError]:
+    return [Tokens(np.array([first + n]), False) for n, _ in enumerate(part)]
+
+
+@given(st.integers(0, 30), st.integers(1, 8))
+def test_parts_are_in_order(count: int, size: int):
+    """Whatever the sizes: each part once, with its first text's position; only the last may be smaller."""
+
+    def run(first: int, tokens: list[Tokens | InputError]) -> tuple[int, list[int]]:
+        return first, [int(one.ids[0]) for one in tokens if isinstance(one, Tokens)]
+
+    parts = list(in_parts(iter(range(count)), size, lengths, run))
+    assert [first for first, _ in parts] == list(range(0, count, size))
+    assert [one for _, ids in parts for one in ids] == list(range(count))
+    assert all(len(ids) == size for _, ids in parts[:-1])
+
+
+def test_texts_are_read_in_the_callers_thread():
+    """An iterator may belong to it, as a database cursor does; another thread tokenizes."""
+    reading: set[str] = set()
+    tokenizing: set[str] = set()
+
+    def texts() -> Iterator[str]:
+        for _ in range(6):
+            reading.add(threading.current_thread().name)
+            yield "text"
+
+    def tokenize(part: Sequence[object], first: int) -> list[Tokens | InputError]:
+        tokenizing.add(threading.current_thread().name)
+        return lengths(part, first)
+
+    list(in_parts(texts(), 2, tokenize, lambda first, tokens: first))
+    assert reading == {threading.current_thread().name}
+    assert tokenizing == {"gte-tokenize_0"}
+
+
+def test_the_next_part_is_tokenized_while_one_runs():
+    """The run of the first part ends only when the second has been tokenized."""
+    second = threading.Event()
+
+    def tokenize(part: Sequence[object], first: int) -> list[Tokens | InputError]:
+        if first:
+            second.set()
+        return lengths(part, first)
+
+    def run(first: int, tokens: list[Tokens | InputError]) -> bool:
+        return second.wait(10)
+
+    assert list(in_parts(iter("abcd"), 2, tokenize, run)) == [True, True]
+
+
+def test_a_failure_ends_the_stream():
+    """Of tokenizing or of a run: it reaches the caller, and no thread is left."""
+
+    def broken(*_: object) -> list[Tokens | InputError]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_parts(iter("abcd"), 2, broken, lambda first, tokens: first))
+    with pytest.raises(ZeroDivisionError):
+        list(in_parts(iter("abcd"), 2, lengths, broken))
+    assert not [t for t in threading.enumerate() if t.name.startswith("gte-tokenize")]

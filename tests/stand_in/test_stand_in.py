@@ -52,9 +52,10 @@ def texts(count, length):
 
 def open_base(folder, **options):
     variant = Variant(graph="cuda-fp16.onnx", weights=("table-fp16.bin", "packed-fp16.bin"), batch="packed",
-                      inputs=("input_ids", "position_ids", "cu_seqlens", "token_offset"), outputs=STATES, min_onnxruntime="1.27",
-                      tolerance=.01, flash_from=128)
-    return CudaSession((Path(folder) / "cuda-fp16.onnx").read_bytes(), Path(folder), variant, 768, CudaOptions(**options))
+                      inputs=("input_ids", "position_ids", "cu_seqlens", "token_offset"), outputs=STATES,
+                      min_onnxruntime="1.27", tolerance=.01, flash_from=128)
+    graph = (Path(folder) / "cuda-fp16.onnx").read_bytes()
+    return CudaSession(graph, Path(folder), variant, 768, CudaOptions(**options))
 """
 
 
@@ -120,7 +121,9 @@ def tiny(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def on_gpu(libraries: Path, tmp_path: Path) -> Any:
-    """Runs code with the stand-in in place; gives its last line as JSON, and the log as (section, what, detail)."""
+    """Runs code with the stand-in in place; gives its last line as JSON, and the log as (section, what,
+    detail).
+    """
 
     def run(
         code: str, *arguments: object, with_libraries: bool = True, **environment: object
@@ -159,7 +162,9 @@ def short(kernel: str) -> str:
 
 
 def test_every_node_has_its_kernel_and_a_layer_has_fourteen(on_gpu: Any, base: Path):
-    """FlashAttention for every length, no extra product for a bias, no copy between host and device: 14 kernels in each layer.
+    """FlashAttention for every length, no extra product for a bias, no copy between host and device.
+
+    14 kernels in each layer.
 
     The session opens with the CPU forbidden, so every node was placed on CUDA.
     """
@@ -192,7 +197,7 @@ session.close(); print(json.dumps(True))
 
 
 def test_latency_mode_captures_and_replays(on_gpu: Any, base: Path):
-    """Six graphs at the start; then small requests are one launch each, and larger ones run kernel by kernel."""
+    """Six graphs at the start; then small requests are one launch each, larger ones run kernel by kernel."""
     code = """
 say("open"); session = open_base(sys.argv[1], latency=True); say("small")
 for length in (5, 16, 100, 500): session.run(texts(1, length))
@@ -211,7 +216,9 @@ print(json.dumps(session.report())); session.close()
 
 
 def test_without_memory_the_batch_is_halved_and_the_session_survives(on_gpu: Any, base: Path):
-    """A device too small for the batch: ONNX Runtime's allocation really fails, halves that fit run, and so does what follows."""
+    """A device too small for the batch: ONNX Runtime's allocation really fails, halves that fit run, and so
+    does what follows.
+    """
     code = """
 session = open_base(sys.argv[1])
 lane, asked = session._lanes[0], []
@@ -258,7 +265,8 @@ def used():
 peaks = []
 for _ in range(200):
     lengths = np.clip(rng.lognormal(4.5, 1, rng.integers(1, 40)), 2, 2000).astype(int)
-    session.run(make_batch(np.arange(len(lengths)), [np.full(n, 5) for n in lengths], 128)); peaks.append(used())
+    session.run(make_batch(np.arange(len(lengths)), [np.full(n, 5) for n in lengths], 128))
+    peaks.append(used())
 print(json.dumps(peaks)); session.close()
 """
     peaks, _ = on_gpu(code, base, STAND_IN_MEMORY=20 * 10**9)
@@ -295,7 +303,8 @@ cuda._load = lambda *given: kept.append(inner(*given)) or kept[0]
 session = CudaSession(bundle.read(variant.graph), bundle.directory, variant, 64)
 shape = session.run(texts(3, 20)).cls.shape
 told = kept[0].get_provider_options()["CUDAExecutionProvider"]
-print(json.dumps([shape, told["use_tf32"], told["enable_cudnn"], told["arena_extend_strategy"]])); session.close()
+print(json.dumps([shape, told["use_tf32"], told["enable_cudnn"], told["arena_extend_strategy"]]))
+session.close()
 """
     answer, _ = on_gpu(code, tiny, variant)
     assert answer == [[3, 64], "0", "0", "kSameAsRequested"]
@@ -304,7 +313,9 @@ print(json.dumps([shape, told["use_tf32"], told["enable_cudnn"], told["arena_ext
 OPEN = """
 def reason(**options):
     bundle = Bundle.open(Path(sys.argv[1])); variant = bundle.variant("cuda-fp16")
-    try: CudaSession(bundle.read(variant.graph), bundle.directory, variant, 64, CudaOptions(**options)).close(); return ["opened", ""]
+    graph = bundle.read(variant.graph)
+    try: CudaSession(graph, bundle.directory, variant, 64,
+        CudaOptions(**options)).close(); return ["opened", ""]
     except GteError as error: return [type(error).__name__, str(error)]
 """
 
@@ -342,7 +353,8 @@ def test_doctor_sees_the_stand_in(on_gpu: Any, tiny: Path):
     code = """
 from gte_runtime.device import doctor
 bundle = Bundle.open(Path(sys.argv[1])); variant = bundle.variant("cuda-fp16")
-found = doctor.examine(); placed = doctor.placement(bundle.read(variant.graph), bundle.directory, variant, "cuda")
+found = doctor.examine()
+placed = doctor.placement(bundle.read(variant.graph), bundle.directory, variant, "cuda")
 print(json.dumps([doctor.verdict(found), placed, [gpu.name for gpu in found.devices.gpus]]))
 """
     ((good, line), placed, gpus), _ = on_gpu(code, tiny)
@@ -351,7 +363,7 @@ print(json.dumps([doctor.verdict(found), placed, [gpu.name for gpu in found.devi
 
 
 def test_tensorrt_options_are_known_to_the_provider():
-    """Each name that we tell it stands in its library, which is all that can be looked at without TensorRT."""
+    """Each option's name occurs in the provider's library: all that can be checked without TensorRT."""
     from gte_runtime.device.tensorrt import Profile, build_options
     from gte_runtime.machine.libraries import provider_file
 

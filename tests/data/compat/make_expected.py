@@ -1,11 +1,14 @@
-"""Writes expected.npz and expected.json: what sentence-transformers and FlagEmbedding say of two tiny checkpoints.
+"""Writes expected.npz and expected.json: outputs of sentence-transformers and FlagEmbedding for two
+tiny checkpoints.
 
-Both run transformers' own GTE model. They need an environment of their own: Python 3.11, torch 2.13.0, transformers 5.23.0,
+Both run transformers' own GTE model.
+They need an environment of their own: Python 3.11, torch 2.13.0, transformers 5.23.0,
 sentence-transformers 6.2.0, FlagEmbedding 1.4.2. From the root of the repository:
 
     PYTHON tests/data/compat/make_expected.py
 
-Nothing of gte_runtime runs here. FlagEmbedding reads its sparse head from a file of its own, which is made of the checkpoint's
+Nothing of gte_runtime runs here.
+FlagEmbedding reads its sparse head from a file of its own, which is made of the checkpoint's
 classifier; the multi-vector head that it insists on is random, and what depends on it is not kept.
 """
 # ruff: noqa: TID251 - torch and transformers are what this file is for; it runs in an environment of its own
@@ -37,12 +40,15 @@ WEIGHTS = [0.4, 0.2, 0.0]
 
 
 def write_checkpoint(source: Path, directory: Path, model: str) -> None:
-    """A tiny checkpoint with its config as transformers spells it; transformers un-packs upstream's tensors by itself."""
+    """A tiny checkpoint with its config as transformers spells it; transformers un-packs upstream's tensors
+    by itself.
+    """
     config = json.loads((source / "config.json").read_text())
     head = config["hidden_size"] // config["num_attention_heads"]
     factor = config["rope_scaling"]["factor"]
     same = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "hidden_act",
         "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id",
     )  # fmt: skip
     rope = {
@@ -60,7 +66,8 @@ def write_checkpoint(source: Path, directory: Path, model: str) -> None:
     native.save_pretrained(directory)
     for name in ("model.safetensors", "tokenizer.json"):
         shutil.copy(source / name, directory)
-    # Taken as it stands: under its own class name transformers 5 rebuilds the tokenizer, and loses this one's normaliser.
+    # Taken as it stands: under its own class name transformers 5 rebuilds the tokenizer, and loses this one's
+    # normaliser.
     tokenizer = json.loads((TINY / "tokenizer_config.json").read_text()) | {
         "tokenizer_class": "PreTrainedTokenizerFast"
     }

@@ -1,13 +1,15 @@
 """Writes expected.npz: what transformers' own GTE model says of every checkpoint of tests/checkpoints.py.
 
-transformers has this model from release 5 on, gte-export needs release 4: so it takes an environment of its own, with
-Python 3.11, transformers 5.23.0, torch 2.13.0, numpy 2.4.6, safetensors 0.8.0 and tokenizers 0.23.3. From the root of the repository:
+transformers has this model from release 5 on, gte-export needs release 4: so it takes an environment of
+its own, with Python 3.11, transformers 5.23.0, torch 2.13.0, numpy 2.4.6, safetensors 0.8.0 and
+tokenizers 0.23.3. From the root of the repository:
 
     PYTHONPATH=runtime:export:tests PYTHON tests/data/native/make_expected.py
 
-float32, eager attention, one text at a time. Nothing of gte_runtime computes here: tensors are read by safetensors, un-packed
-and renamed by the tables below, and RoPE is given as transformers spells it. Where transformers can read a file by itself, its
-reading has to be the same as ours.
+float32, eager attention, one text at a time. Nothing of gte_runtime computes here:
+tensors are read by safetensors, un-packed and renamed by the tables below,
+and RoPE is given as transformers spells it.
+Where transformers can read a file by itself, its reading has to be the same as ours.
 
 Arrays, for each variation NAME:
 
@@ -15,7 +17,7 @@ Arrays, for each variation NAME:
     NAME.cls       float32 [n, H]  states of the first tokens, not normalised
     NAME.weights   float32 [T]   relu(classifier(state)) of every token; absent without a classifier
     NAME.inv_freq  float32 [d/2] RoPE frequencies
-    NAME.total     float64       sum of the absolute values of all tensors, by which the checkpoint is known again
+    NAME.total     float64       sum of the absolute values of all tensors: identifies the checkpoint
     lengths        int16 [n]
 """
 # ruff: noqa: TID251 - torch and transformers are what this file is for; it runs in an environment of its own
@@ -37,7 +39,9 @@ from transformers import GteConfig, GteForTokenClassification
 
 OUTPUT = Path(__file__).with_name("expected.npz")
 LENGTHS = (2, 3, 17, 63, 64, 150)
-"""On both sides of every limit that the runtime has: the smallest, one block of 64, the path without mask from 128."""
+"""On both sides of every limit that the runtime has: the smallest, one block of 64, the path without mask
+from 128.
+"""
 
 SMALLEST_PEAK = 1.0
 """Texts whose largest token weight is less are drawn again: errors are judged relative to it."""
@@ -86,7 +90,10 @@ def _renamed(name: str, tensor: Tensor, prefix: str) -> Iterator[tuple[str, Tens
 
 
 def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """RoPE as transformers spells it. It has no `ntk`: that is base theta*f, divided by f^(2/d) at every position."""
+    """RoPE as transformers spells it.
+
+    It has no `ntk`: that is base theta*f, divided by f^(2/d) at every position.
+    """
     if "rope_parameters" in config:
         return dict(config["rope_parameters"])
     theta, scaling = float(config["rope_theta"]), config["rope_scaling"]
@@ -114,9 +121,12 @@ def _head_size(config: Mapping[str, Any]) -> int:
 
 
 def native_config(config: Mapping[str, Any]) -> GteConfig:
-    """The fields that transformers' class reads; with type_vocab_size 0 it has no token-type table, as upstream."""
+    """The fields that transformers' class reads; with type_vocab_size 0 it has no token-type table, as
+    upstream.
+    """
     same = (
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act",
+        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "hidden_act",
         "max_position_embeddings", "type_vocab_size", "layer_norm_eps", "pad_token_id",
     )  # fmt: skip
     fields = {key: config[key] for key in same}
@@ -134,7 +144,8 @@ def native_model(directory: Path, variation: Variation) -> GteForTokenClassifica
         }
     model.load_state_dict(tensors, strict=True)
     if "mixed_b" in (variation.config.get("rope_scaling") or {}):
-        # transformers has no RoPE of this kind; its class multiplies positions with whatever this buffer holds.
+        # transformers has no RoPE of this kind; its class multiplies positions with whatever this buffer
+        # holds.
         model.gte.rotary_emb.inv_freq.copy_(mixed_frequencies(variation.config))
     if model.config._attn_implementation != "eager" or model.gte.rotary_emb.attention_scaling != 1.0:
         raise ValueError("transformers set the model up in another way than this file asks for")

@@ -8,7 +8,7 @@ Arrays, for each reranker NAME:
 
     NAME.ids     int16 [T]     tokens of all pairs in a row; LENGTHS says where they end
     NAME.logits  float32 [n]   no sigmoid
-    NAME.total   float64       sum of the absolute values of all tensors, by which the checkpoint is known again
+    NAME.total   float64       sum of the absolute values of all tensors: identifies the checkpoint
     lengths      int16 [n]
 """
 # ruff: noqa: TID251 - torch and transformers are what this file is for; it runs in an environment of its own
@@ -32,7 +32,7 @@ OUTPUT = Path(__file__).with_name("logits.npz")
 
 
 def native_model(directory: Path, prefix: str) -> GteForSequenceClassification:
-    """With a pooler that stands without prefix put where the class has it; all tensors must find their place."""
+    """With a pooler without prefix moved to where the class has it; all tensors must be used."""
     model: GteForSequenceClassification
     stored = {
         f"{prefix}{name}" if name.startswith("pooler.") else name: tensor

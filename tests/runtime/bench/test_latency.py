@@ -1,4 +1,7 @@
-"""`gte bench latency`: exact lengths, honest percentiles, stages that add up. No test looks at how long anything took."""
+"""`gte bench latency`: exact lengths, honest percentiles, stages that add up.
+
+No test looks at how long anything took.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ def engine(tiny_bundle: Path) -> Iterator[Embedder]:
 @pytest.mark.parametrize("variant", ["cpu-fp32", "portable-fp32"])
 @pytest.mark.parametrize("budget", [Budget(), Budget(max_tokens=20)])
 def test_the_timed_call_is_encode(tiny_bundle: Path, variant: str, budget: Budget):
-    """What is timed gives what `encode` gives, bit for bit: nothing is measured that users do not run, nothing left out."""
+    """What is timed gives what `encode` gives, bit for bit: nothing is measured that users do not run,
+    nothing left out.
+    """
     texts = ["", "北京", "the capital of China " * 9, "a", "the and of to " * 40]
     with Embedder.open(tiny_bundle, threads=1, variant=variant, budget=budget) as engine:
         call, found = timed_encode(engine, texts)
@@ -56,7 +61,12 @@ def test_stages_add_up_to_the_total(engine: Embedder, monkeypatch: pytest.Monkey
 def test_calls_are_counted_after_the_warm_up(engine: Embedder, monkeypatch: pytest.MonkeyPatch):
     """Warm-up calls run and do not count; without repeats, time decides, but a few calls are always made."""
     seen: list[tuple[str, ...]] = []
-    monkeypatch.setattr(latency, "timed_encode", lambda engine, texts: (seen.append(tuple(texts)), None))
+
+    def recorded(engine: Embedder, texts: list[str]) -> tuple[None, None]:
+        seen.append(tuple(texts))
+        return None, None
+
+    monkeypatch.setattr(latency, "timed_encode", recorded)
     work = Work(None, 2, ["a", "b", "c"])
     assert len(measure(engine, work, Options(repeats=4, warmup=3)).calls) == 4
     assert seen[:4] == [("a", "b"), ("c", "a"), ("b", "c"), ("a", "b")]
@@ -68,7 +78,9 @@ def test_calls_are_counted_after_the_warm_up(engine: Embedder, monkeypatch: pyte
 
 
 def test_cells_are_each_length_with_each_batch(engine: Embedder):
-    """Every text of a cell has its length, repeated options count once, and lengths are checked before anything runs."""
+    """Every text of a cell has its length, repeated options count once, and lengths are checked before
+    anything runs.
+    """
     found = list(works(engine, Options(tokens=(5, 9, 5), batches=(1, 3, 1))))
     assert [(work.tokens, work.batch) for work in found] == [(5, 1), (5, 3), (9, 1), (9, 3)]
     for work in found:

@@ -12,7 +12,9 @@ from gte_runtime.bench.statistics import percentile, summary
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=250), st.sampled_from([1, 50, 95, 99, 100]))
 def test_percentiles_are_nearest_rank(values: list[int], percent: int):
-    """The fast version finds what the definition says: the smallest value that so many per cent do not exceed."""
+    """The fast version finds what the definition says: the smallest value that so many per cent do not
+    exceed.
+    """
     slow = min(v for v in values if 100 * sum(other <= v for other in values) >= percent * len(values))
     assert percentile(values, percent) == slow
     assert percentile(values[::-1], percent) == slow

@@ -28,9 +28,12 @@ def gte(*args: str, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.C
     return subprocess.run(command, input=stdin, capture_output=True, timeout=120, check=False, cwd=cwd)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(TOKENIZERS), st.integers(2, 900), st.integers(0, 100))
 def test_texts_have_exactly_the_wanted_tokens(tokenizer: Tokenizer, tokens: int, number: int):
-    """Any length from the special tokens alone, for any number; known words only, and the same ones each time."""
+    """Any length from the special tokens alone, for any number; known words only, and the same ones each
+    time.
+    """
     text = Composer(tokenizer).text(tokens, number)
     ids = tokenizer.encode([text], max_length=10_000)[0].ids
     assert len(ids) == tokens

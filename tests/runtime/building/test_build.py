@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import wire
 from golden import Golden
 from numpy.typing import NDArray
 from spoil import vector_of
 from tensorfile import Derive, Tensor, Tensors
+from tiny import Tiny
 
 import gte_runtime.building.build
 import gte_runtime.building.publish
 from gte_runtime import Embedder, GteError
 from gte_runtime.building.build import build
+from gte_runtime.building.judge import prove as real_prove
 from gte_runtime.building.transforms import TRANSFORMS
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.errors import (
@@ -37,49 +38,12 @@ from gte_runtime.errors import (
     SelfCheckFailed,
 )
 from gte_runtime.format.layout import Layout
-from gte_runtime.format.manifest import Manifest
 from gte_runtime.proof.oracle import forward
 from gte_runtime.scoring import cut_and_normalise
 
+PROVE = "gte_runtime.building.build.prove"
+
 VARIANTS = ("cpu-fp32", "portable-fp32", "cpu-int8", "portable-fp16")
-
-
-class Tiny:
-    """The smallest checkpoint with its graphs, in a directory of the test's own, to spoil and build."""
-
-    def __init__(self, golden: Golden, directory: Path) -> None:
-        self.checkpoint = directory / "tiny"
-        self.graphs = directory / "graphs"
-        self.bundle = directory / "out" / "bundle"
-        shutil.copytree(golden.graphs, self.graphs)
-        shutil.copytree(
-            golden.checkpoint, self.checkpoint, ignore=shutil.ignore_patterns("graphs", "expected.*")
-        )
-        self.bundle.parent.mkdir()
-
-    def build(self, **options: Any) -> Manifest:
-        return build(self.checkpoint, self.bundle, **{"graphs": self.graphs, **options})
-
-    def refused(self, kind: type[GteError], *words: str, **options: Any) -> GteError:
-        """The exact class, all words, no path of ours, and nothing left behind: no bundle, no temporary file, no descriptor."""
-        before, stood = (
-            psutil.Process().num_fds(),
-            sorted(self.bundle.parent.iterdir()) if self.bundle.parent.is_dir() else None,
-        )
-        with pytest.raises(GteError) as caught:
-            self.build(**options)
-        assert type(caught.value) is kind, str(caught.value)
-        for word in words:
-            assert word in str(caught.value)
-        assert str(self.checkpoint.parent) not in str(caught.value)
-        assert stood is None or sorted(self.bundle.parent.iterdir()) == stood
-        assert psutil.Process().num_fds() <= before
-        return caught.value
-
-
-@pytest.fixture
-def tiny(golden: Golden, tmp_path: Path) -> Tiny:
-    return Tiny(golden, tmp_path)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -95,7 +59,8 @@ def test_a_bundle_is_what_its_manifest_says(mini_checkpoint: Path, mini_bundle: 
         name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
     }
     assert set(files) == {
-        "tokenizer.json", "table-fp16.bin", "table-int8.bin", "weights-fp32.bin", "weights-fp16.bin", "weights-int8.bin",
+        "tokenizer.json", "table-fp16.bin", "table-int8.bin", "weights-fp32.bin", "weights-fp16.bin",
+        "weights-int8.bin",
         *(f"{name}.onnx" for name in VARIANTS),
     }  # fmt: skip
     assert len(manifest) < 100_000
@@ -156,6 +121,7 @@ def test_everyone_may_read_a_bundle(tiny: Tiny):
     )
 
 
+@pytest.mark.slow
 def test_building_twice_gives_the_same_bytes(mini_checkpoint: Path, mini_bundle: Path, tmp_path: Path):
     """No time, no path and no order of a dictionary gets into a bundle."""
     build(mini_checkpoint, tmp_path / "again" / "other-name", graphs=mini_checkpoint, variants=VARIANTS)
@@ -166,6 +132,7 @@ def test_building_twice_gives_the_same_bytes(mini_checkpoint: Path, mini_bundle:
     shutil.rmtree(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_variant_built_alone_is_the_same(tiny: Tiny, tiny_bundle: Path):
     """Files do not depend on what else is built."""
     tiny.build(variants=("portable-fp16",))
@@ -180,8 +147,11 @@ def test_a_variant_built_alone_is_the_same(tiny: Tiny, tiny_bundle: Path):
     assert all(alone[name] == together[name] for name in set(alone) - {"manifest.json"})
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_only_read(tiny: Tiny):
-    """A build leaves its inputs as they are, makes the directories above its bundle, and builds a variant named twice once."""
+    """A build leaves its inputs as they are, makes the directories above its bundle, and builds a variant
+    named twice once.
+    """
     before = contents(tiny.checkpoint) | contents(tiny.graphs)
     tiny.bundle = tiny.bundle / "deep" / "er"
     assert list(tiny.build(variants=("cpu-fp32", "cpu-fp32")).variants) == ["cpu-fp32"]
@@ -189,14 +159,18 @@ def test_a_checkpoint_is_only_read(tiny: Tiny):
     assert contents(tiny.checkpoint) | contents(tiny.graphs) == before
 
 
+@pytest.mark.slow
 def test_graphs_are_found_by_architecture(derived: Derive, tmp_path: Path, good_vector: NDArray[np.float32]):
-    """Without a directory of graphs, those that ship are found by the numbers of the config, whatever the checkpoint's name."""
+    """Without a directory of graphs, those that ship are found by the numbers of the config, whatever the
+    checkpoint's name.
+    """
     manifest = build(derived(name="somebody-elses-model"), tmp_path / "bundle")
     assert manifest.model == "somebody-elses-model"
     with Embedder.open(tmp_path / "bundle", threads=1) as gte:
         np.testing.assert_array_equal(vector_of(gte), good_vector)
 
 
+@pytest.mark.slow
 def test_the_shortest_trained_length(derived: Derive, mini_checkpoint: Path, tmp_path: Path):
     """A checkpoint may say to which lengths its vectors were trained to be cut."""
     manifest = build(derived(matryoshka_dimensions=[64, 32]), tmp_path / "named", graphs=mini_checkpoint)
@@ -226,22 +200,25 @@ def test_a_float32_checkpoint(
         np.testing.assert_array_equal(vector_of(wide), vector_of(gte))
 
 
+@pytest.mark.slow
 def test_the_manifest_is_written_last(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
-    """While a variant is proved, no manifest is there, so that nobody could take the directory for a bundle; nor is the name."""
+    """While a variant is proved, no manifest is there, so that nobody could take the directory for a bundle;
+    nor is the name.
+    """
     seen: list[set[str]] = []
-    real = gte_runtime.building.build.prove
 
     def prove(staged: Path, *rest: Any) -> float:
         seen.append(set(contents(staged)))
         assert not tiny.bundle.exists()
-        return real(staged, *rest)
+        return real_prove(staged, *rest)
 
-    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
+    monkeypatch.setattr(PROVE, prove)
     tiny.build(variants=VARIANTS)
     assert len(seen) == len(VARIANTS)
     assert all(names == set(contents(tiny.bundle)) - {"manifest.json"} for names in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure",
     [SelfCheckFailed("other vectors"), KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")],
@@ -255,7 +232,7 @@ def test_a_build_without_proof_leaves_nothing(
     def prove(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
+    monkeypatch.setattr(PROVE, prove)
     kind = OutputError if type(failure) is OSError else type(failure)
     with pytest.raises(kind):
         tiny.build()
@@ -344,6 +321,7 @@ def test_a_directory_without_recipe(tiny: Tiny):
     tiny.refused(BundleError, "no recipe.toml in graphs")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "words"),
     [
@@ -383,6 +361,7 @@ def _signed(tiny: Tiny, graph: bytes) -> None:
     (tiny.graphs / "recipe.toml").write_text(changed, encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -411,6 +390,7 @@ def test_a_layout_that_was_changed(tiny: Tiny):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"format": 2}', b"\xff"])
 def test_a_layout_that_is_none(tiny: Tiny, data: bytes):
     """Whatever else a layout file holds is refused."""
@@ -450,7 +430,7 @@ def test_a_tokenizer_with_an_id_beyond_the_table(derived: Derive, mini_checkpoin
     rows = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     with pytest.raises(
         CheckpointError,
-        match=rf"tokenizer.json has id {rows}, the embedding table has {rows} rows; they do not belong together",
+        match=rf"tokenizer.json has id {rows}, the embedding table has {rows} rows; they do not belong",
     ):
         build(checkpoint, tmp_path / "bundle", graphs=mini_checkpoint)
     assert not (tmp_path / "bundle").exists()
@@ -463,6 +443,7 @@ def test_weights_that_were_cut(tiny: Tiny):
     tiny.refused(CheckpointError, "model.safetensors", "download it again")
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite(derived: Derive, mini_checkpoint: Path, tmp_path: Path):
     """A checkpoint with NaN in it builds nothing that could be served."""
 
@@ -475,6 +456,7 @@ def test_weights_that_are_not_finite(derived: Derive, mini_checkpoint: Path, tmp
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     [

@@ -32,7 +32,9 @@ def example(outliers: float, consumer: float) -> tuple[np.ndarray, np.ndarray, n
 
 
 def test_outliers_that_their_readers_expect():
-    """Thirty times larger and read with a thirtieth: without factors the others drown, with them nothing is lost."""
+    """Thirty times larger and read with a thirtieth: without factors the others drown, with them nothing is
+    lost.
+    """
     x, weight, f = example(30, 1 / 30)
     plain = relative_error(x, weight, np.ones(256))
     assert relative_error(x, weight, f) < 0.012 < 0.05 < plain

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
-from golden import Golden
 from numpy.typing import NDArray
 from spoil import TEXT, vector_of
+from tiny import Tiny
 
 import gte_runtime.building.build
 import gte_runtime.building.publish
-from gte_runtime import Embedder, GteError
-from gte_runtime.building.build import build
+from gte_runtime import Embedder
+from gte_runtime.building.judge import prove as real_prove
 from gte_runtime.building.transforms import TRANSFORMS
 from gte_runtime.errors import (
     OutputError,
@@ -33,43 +31,7 @@ from gte_runtime.errors import (
 )
 from gte_runtime.format.manifest import Manifest
 
-
-class Tiny:
-    """The smallest checkpoint with its graphs, in a directory of the test's own, to spoil and build."""
-
-    def __init__(self, golden: Golden, directory: Path) -> None:
-        self.checkpoint = directory / "tiny"
-        self.graphs = directory / "graphs"
-        self.bundle = directory / "out" / "bundle"
-        shutil.copytree(golden.graphs, self.graphs)
-        shutil.copytree(
-            golden.checkpoint, self.checkpoint, ignore=shutil.ignore_patterns("graphs", "expected.*")
-        )
-        self.bundle.parent.mkdir()
-
-    def build(self, **options: Any) -> Manifest:
-        return build(self.checkpoint, self.bundle, **{"graphs": self.graphs, **options})
-
-    def refused(self, kind: type[GteError], *words: str, **options: Any) -> GteError:
-        """The exact class, all words, no path of ours, and nothing left behind: no bundle, no temporary file, no descriptor."""
-        before, stood = (
-            psutil.Process().num_fds(),
-            sorted(self.bundle.parent.iterdir()) if self.bundle.parent.is_dir() else None,
-        )
-        with pytest.raises(GteError) as caught:
-            self.build(**options)
-        assert type(caught.value) is kind, str(caught.value)
-        for word in words:
-            assert word in str(caught.value)
-        assert str(self.checkpoint.parent) not in str(caught.value)
-        assert stood is None or sorted(self.bundle.parent.iterdir()) == stood
-        assert psutil.Process().num_fds() <= before
-        return caught.value
-
-
-@pytest.fixture
-def tiny(golden: Golden, tmp_path: Path) -> Tiny:
-    return Tiny(golden, tmp_path)
+PROVE = "gte_runtime.building.build.prove"
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -123,7 +85,7 @@ def test_what_is_there_is_not_touched(tiny: Tiny, what: str):
 
 
 def test_overwrite_replaces(tiny: Tiny):
-    """The new bundle stands in place of the old one, and nothing of the old one is left, in it or beside it."""
+    """The new bundle takes the place of the old one, of which nothing is left, in it or beside it."""
     tiny.build()
     (tiny.bundle / "notes.txt").write_text("mine", encoding="utf-8")
     tiny.build(variants=("portable-fp32",), overwrite=True)
@@ -137,6 +99,7 @@ def test_overwrite_replaces(tiny: Tiny):
     assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.slow
 def test_a_failed_overwrite_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """The old bundle stays until the new one is proved."""
     tiny.build()
@@ -146,6 +109,7 @@ def test_a_failed_overwrite_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.M
     assert contents(tiny.bundle) == before
 
 
+@pytest.mark.slow
 def test_a_failed_exchange_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """The old bundle stays when the new one cannot take its place."""
     tiny.build()
@@ -162,6 +126,7 @@ def without_exchange(one: Path, other: Path) -> None:
     raise OSError(errno.EINVAL, "Invalid argument")
 
 
+@pytest.mark.slow
 def test_a_file_system_that_cannot_exchange(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """Two renames do, and nothing is left beside the bundle."""
     tiny.build()
@@ -172,6 +137,7 @@ def test_a_file_system_that_cannot_exchange(tiny: Tiny, monkeypatch: pytest.Monk
     assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.slow
 def test_a_failed_rename_leaves_the_old_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
     """The same where there is no exchange: the old bundle comes back."""
     tiny.build()
@@ -233,9 +199,12 @@ def test_a_build_that_is_going_on_is_not_cleared_up(tiny: Tiny):
     assert not directory.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".bundle.bak", ".bundle.2024", ".bundle.link"])
 def test_directories_of_the_users_are_never_removed(tiny: Tiny, name: str):
-    """`gte build CHECKPOINT ~/config` left no `~/.config.bak`: only what a marker proves to be a build's is removed."""
+    """`gte build CHECKPOINT ~/config` left no `~/.config.bak`: only what a marker proves to be a build's is
+    removed.
+    """
     mine = tiny.bundle.parent / ("elsewhere" if name.endswith("link") else name)
     mine.mkdir()
     (mine / "thesis.tex").write_text("mine", encoding="utf-8")
@@ -262,45 +231,48 @@ def test_overwrite_replaces_bundles_only(tiny: Tiny, place: str):
     assert contents(tiny.bundle) == before
 
 
+@pytest.mark.slow
 def test_whoever_is_first_stays(tiny: Tiny, monkeypatch: pytest.MonkeyPatch):
-    """Two processes build the same bundle at once: the second to finish leaves the first one's, and both succeed."""
-    real = gte_runtime.building.build.prove
+    """Two processes build the same bundle at once: the second to finish leaves the first one's, and both
+    succeed.
+    """
     inner: list[Manifest] = []
 
     def prove(*arguments: Any) -> float:
         """Before the first build's proof, a whole second build."""
-        monkeypatch.setattr(gte_runtime.building.build, "prove", real)
+        monkeypatch.setattr(PROVE, real_prove)
         inner.append(tiny.build(keep_existing=True))
         inode.append(tiny.bundle.stat().st_ino)
-        return real(*arguments)
+        return real_prove(*arguments)
 
     inode: list[int] = []
-    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
+    monkeypatch.setattr(PROVE, prove)
     outer = tiny.build(keep_existing=True)
     assert [outer] == inner
     assert [tiny.bundle.stat().st_ino] == inode
     assert [path.name for path in tiny.bundle.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["bundle", "directory"])
 def test_what_appears_in_the_meantime_is_not_touched(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, what: str):
     """Without --overwrite, what somebody else put there while we built stays."""
-    real = gte_runtime.building.build.prove
 
     def prove(*arguments: Any) -> float:
-        monkeypatch.setattr(gte_runtime.building.build, "prove", real)
+        monkeypatch.setattr(PROVE, real_prove)
         tiny.bundle.mkdir()
         (tiny.bundle / ("manifest.json" if what == "bundle" else "thesis.tex")).write_text(
             "theirs", encoding="utf-8"
         )
-        return real(*arguments)
+        return real_prove(*arguments)
 
-    monkeypatch.setattr(gte_runtime.building.build, "prove", prove)
+    monkeypatch.setattr(PROVE, prove)
     with pytest.raises(OutputError):
         tiny.build()
     assert [file.read_text(encoding="utf-8") for file in tiny.bundle.iterdir()] == ["theirs"]
 
 
+@pytest.mark.slow
 def test_many_at_once(tiny: Tiny):
     """Threads that build the same bundle leave one, whole, and none fails."""
     gate, failures = threading.Barrier(3), []

@@ -1,4 +1,6 @@
-"""Layouts: every transform is what its one line of numpy says, and a layout that contradicts itself is refused."""
+"""Layouts: every transform is what its one line of numpy says, and a layout that contradicts itself is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -178,7 +180,9 @@ def test_the_value_bias_is_folded():
 
 
 def test_biases_are_added():
-    """A norm's bias takes in that of the product which is added to it, and before attention the value bias too."""
+    """A norm's bias takes in that of the product which is added to it, and before attention the value bias
+    too.
+    """
     both = WEIGHTS["bias"].astype(np.float64) * 2
     np.testing.assert_array_equal(made(tensor("add", (6,), ("bias", "bias"))), both.astype(np.float32))
     exact = both + WEIGHTS["matrix"].astype(np.float64) @ WEIGHTS["inner"].astype(np.float64)
@@ -196,7 +200,9 @@ def test_a_norm_is_divided():
 
 
 def test_a_product_survives_rounding():
-    """x W = (x / f) (f W): what int8 and both scales give is x W, each value within half a step of its column."""
+    """x W = (x / f) (f W): what int8 and both scales give is x W, each value within half a step of its
+    column.
+    """
     values = made(tensor("quantize", (4, 6), ("matrix", "read"), "int8"))
     scale = made(tensor("quantize_scale", (6,), ("matrix", "read")))
     divided = made(tensor("quantize_scale", (6,), ("matrix", "read", "given")))
@@ -221,7 +227,9 @@ def test_a_table_survives_rounding():
 
 @pytest.mark.parametrize("given", [(), ("given",), ("next_norm",)], ids=["", "factors", "norm"])
 def test_parts_of_a_product_are_the_whole(given: tuple[str, ...]):
-    """What stays in float32 and what is rounded add up to the product; rounding is at most half a step of what is left."""
+    """What stays in float32 and what is rounded add up to the product; rounding is at most half a step of
+    what is left.
+    """
     columns = ("matrix", *given) if "next_norm" in given else ()
     count = 4 if columns else 2
     mask, select = (

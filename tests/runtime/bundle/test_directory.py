@@ -1,4 +1,6 @@
-"""A bundle on disk: what is not what the manifest promises is refused and named, and what was hashed is remembered."""
+"""A bundle on disk: what is not what the manifest promises is refused and named, and what was hashed is
+remembered.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ PAGE = b"<!DOCTYPE html>\n<html><title>404</title></html>\n"
 
 
 LOCATIONS = (
-    "/etc/passwd", "../x", "a/../../x", "..\\..\\x", "C:\\x", "C:x", "https://example.org/x", "", "a\0b", "n" * 300,
+    "/etc/passwd", "../x", "a/../../x", "..\\..\\x", "C:\\x", "C:x", "https://example.org/x", "", "a\0b",
+    "n" * 300,
     "*/_ORT_MEM_ADDR_/*", ".", "..", ".hidden", "nested/table.bin", "table-fp16.bin\n",
 )  # fmt: skip
 
@@ -191,6 +194,7 @@ def test_a_file_of_another_size(refuses: Refusal, bundle_copy: Path, name: str, 
     refuses(bundle_copy, BundleCorruptError, f"{name}: expected {whole} bytes, found {new} bytes", "again")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
     ("data", "words"),
@@ -210,6 +214,7 @@ def test_a_download_that_went_elsewhere(
     refuses(bundle_copy, BundleCorruptError, name, *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["first", "last", "0xFF", "lfs"])
 def test_a_file_of_the_right_size(refuses: Refusal, bundle_copy: Path, name: str, how: str):
@@ -237,7 +242,9 @@ def test_weights_of_another_model(refuses: Refusal, bundle_copy: Path, tiny_bund
 
 
 def test_weights_of_another_model_that_are_vouched_for(refuses: Refusal, bundle_copy: Path):
-    """B-46: with a manifest that fits, the self-check still finds that the vectors are not those of the build."""
+    """B-46: with a manifest that fits, the self-check still finds that the vectors are not those of the
+    build.
+    """
     data = bytearray((bundle_copy / WEIGHTS).read_bytes())
     data[-400:] = bytes(400)
     replace_signed(bundle_copy, WEIGHTS, bytes(data))
@@ -278,7 +285,9 @@ def test_a_manifest_names_files_of_its_directory_only(
 @pytest.mark.slow
 @pytest.mark.parametrize("location", LOCATIONS)
 def test_a_graph_points_to_files_of_its_directory_only(refuses: Refusal, bundle_copy: Path, location: str):
-    """B-47: a graph that was changed to point elsewhere fails by its hash; with a manifest to match, it does not load."""
+    """B-47: a graph that was changed to point elsewhere fails by its hash; with a manifest to match, it does
+    not load.
+    """
     graph = wire.set_pointer((bundle_copy / GRAPH).read_bytes(), "location", location)
     replace(bundle_copy, GRAPH, graph)
     refuses(bundle_copy, BundleCorruptError, GRAPH)
@@ -287,7 +296,9 @@ def test_a_graph_points_to_files_of_its_directory_only(refuses: Refusal, bundle_
 
 
 def test_a_graph_points_to_listed_files_only(refuses: Refusal, bundle_copy: Path):
-    """B-47: a file that no manifest lists was never hashed, so no graph may read it, though it lies beside the others."""
+    """B-47: a file that no manifest lists was never hashed, so no graph may read it, though it lies beside
+    the others.
+    """
     shutil.copyfile(bundle_copy / WEIGHTS, bundle_copy / "unlisted.bin")
 
     def change(pair: wire.Value) -> wire.Value:
@@ -312,7 +323,7 @@ def test_a_graph_points_to_listed_files_only(refuses: Refusal, bundle_copy: Path
     ],
 )
 def test_a_graph_points_into_its_files(refuses: Refusal, bundle_copy: Path, key: str, value: str):
-    """B-48: offsets and lengths that lead out of a file, or are no numbers, fail by the hash and without it."""
+    """B-48: offsets and lengths beyond a file, or that are no numbers, fail by the hash and without it."""
     graph = wire.set_pointer((bundle_copy / GRAPH).read_bytes(), key, value)
     replace(bundle_copy, GRAPH, graph)
     refuses(bundle_copy, BundleCorruptError, GRAPH)
@@ -320,6 +331,7 @@ def test_a_graph_points_into_its_files(refuses: Refusal, bundle_copy: Path, key:
     refuses(bundle_copy, BundleError, GRAPH)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 @pytest.mark.parametrize("where", ["outside", "inside", "nowhere"])
 def test_a_link_in_place_of_a_file(
@@ -471,7 +483,9 @@ def test_a_moved_bundle_is_hashed_again(hashed: Hashed, bundle_copy: Path, tmp_p
 
 
 def test_a_replaced_file_of_a_known_bundle_is_found(hashed: Hashed, refuses: Refusal, bundle_copy: Path):
-    """B-46, B-52: a weight file of the same size and time, put in place of one that was hashed, is hashed and refused."""
+    """B-46, B-52: a weight file of the same size and time, put in place of one that was hashed, is hashed and
+    refused.
+    """
     hashed(bundle_copy)
     good = bundle_copy / WEIGHTS
     status, data = good.stat(), bytearray(good.read_bytes())
@@ -502,6 +516,7 @@ def test_another_manifest_is_another_bundle(hashed: Hashed, bundle_copy: Path):
     assert hashed(bundle_copy) == set(FILES)
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_no_error(hashed: Hashed, mini_bundle: Path, new_cache: Path):
     """Without a place to remember, every opening hashes."""
     new_cache.write_bytes(b"a file where the directory would be")

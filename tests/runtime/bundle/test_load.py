@@ -1,7 +1,7 @@
 """A bundle on disk: what is not what the manifest promises is refused, named, and costs nothing afterwards.
 
-Rows B-44 to B-60 of the project's table of bad inputs. `refuses` holds rule R0 for each: the exact class, the file's
-name, no path of ours, nothing left behind, and the next good bundle gives its vector.
+Rows B-44 to B-60 of the project's table of bad inputs. `refuses` holds rule R0 for each: the exact class,
+the file's name, no path of ours, nothing left behind, and the next good bundle gives its vector.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import wire
 from numpy.typing import NDArray
 from spoil import Refusal, change_manifest, replace, replace_signed, vector_of
 
-import gte_runtime.bundle.load
 from gte_runtime import Embedder
 from gte_runtime.bundle.directory import Bundle
+from gte_runtime.device.cpu import CpuSession
 from gte_runtime.errors import (
     BundleCorruptError,
     BundleError,
@@ -45,8 +45,9 @@ GRAPH, TABLE, WEIGHTS, TOKENIZER, MANIFEST = (
 def test_a_file_replaced_while_loading(
     refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, same_content: bool
 ):
-    """B-52: ONNX Runtime opens weights by name after they were hashed, so a file replaced in between is noticed."""
-    real = gte_runtime.bundle.load.CpuSession
+    """B-52: ONNX Runtime opens weights by name after they were hashed, so a file replaced in between is
+    noticed.
+    """
     good = (bundle_copy / name).read_bytes()
 
     def session(graph: bytes, folder: Path, *rest: Any, **options: Any) -> Any:
@@ -54,9 +55,9 @@ def test_a_file_replaced_while_loading(
             other = good if same_content else bytes([good[0] ^ 1]) + good[1:]
             (folder / "new").write_bytes(other)
             os.replace(folder / "new", folder / name)
-        return real(graph, folder, *rest, **options)
+        return CpuSession(graph, folder, *rest, **options)
 
-    monkeypatch.setattr(gte_runtime.bundle.load, "CpuSession", session)
+    monkeypatch.setattr("gte_runtime.bundle.load.CpuSession", session)
     if name == TOKENIZER and not same_content:
         # It is read while the session is made: before the file was replaced or after, when its hash tells.
         refuses(bundle_copy, BundleCorruptError, f"{name}: expected")
@@ -68,17 +69,16 @@ def test_a_weight_file_written_to_while_loading(
     refuses: Refusal, bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """B-52: writing into the file that was hashed is noticed like a replacement."""
-    real = gte_runtime.bundle.load.CpuSession
 
     def session(graph: bytes, folder: Path, *rest: Any, **options: Any) -> Any:
-        made = real(graph, folder, *rest, **options)
+        made = CpuSession(graph, folder, *rest, **options)
         if folder == bundle_copy:
             with (folder / WEIGHTS).open("r+b") as file:
                 file.write(b"\xff")
             _later(folder / WEIGHTS)
         return made
 
-    monkeypatch.setattr(gte_runtime.bundle.load, "CpuSession", session)
+    monkeypatch.setattr("gte_runtime.bundle.load.CpuSession", session)
     refuses(bundle_copy, BundleCorruptError, WEIGHTS, "replaced while loading")
 
 
@@ -121,9 +121,12 @@ TOO_NEW: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", TOO_NEW)
 def test_a_graph_for_a_newer_onnx_runtime(refuses: Refusal, bundle_copy: Path, what: str):
-    """B-53: an opset, format or operator that ONNX Runtime does not know is a matter of its version, and both are named."""
+    """B-53: an opset, format or operator that ONNX Runtime does not know is a matter of its version, and both
+    are named.
+    """
     import onnxruntime
 
     replace_signed(bundle_copy, GRAPH, TOO_NEW[what]((bundle_copy / GRAPH).read_bytes()))
@@ -218,6 +221,7 @@ OTHER_SIGNATURES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", OTHER_SIGNATURES)
 def test_a_graph_with_other_inputs_or_outputs(refuses: Refusal, bundle_copy: Path, what: str):
     """B-54: names are compared with the manifest before the first run, and both lists are shown."""
@@ -291,7 +295,9 @@ def test_a_graph_with_an_operator_that_we_never_use(refuses: Refusal, bundle_cop
 
 
 def test_a_bundle_refused_by_its_self_check_is_refused_again(refuses: Refusal, bundle_copy: Path):
-    """The long text of the self-check is run when files are new; a bundle that fails by it alone stays refused."""
+    """The long text of the self-check is run when files are new; a bundle that fails by it alone stays
+    refused.
+    """
 
     def change(raw: dict[str, Any]) -> None:
         longest = max(raw["self_checks"], key=lambda check: len(check["ids"]))
@@ -342,11 +348,12 @@ def test_a_tokenizer_that_is_none(refuses: Refusal, bundle_copy: Path, data: byt
 def test_a_tokenizer_that_the_library_refuses(
     refuses: Refusal, bundle_copy: Path, change: Callable[[dict[str, Any]], object]
 ):
-    """B-56, B-57, B-58: whatever the library raises or panics about, loading or encoding, is a BundleError."""
+    """B-56, B-57, B-58: errors and panics of the library, in loading or encoding, become a BundleError."""
     _spoil_tokenizer(bundle_copy, change)
     refuses(bundle_copy, BundleError, TOKENIZER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -383,7 +390,9 @@ def test_a_tokenizer_that_panics_at_its_first_text(
     ids=["other order", "other words", "other special token"],
 )
 def test_another_tokenizer(refuses: Refusal, bundle_copy: Path, change: Callable[[dict[str, Any]], object]):
-    """B-58, B-60: a tokenizer of the same size but other ids is found by its hash, and without it by the recorded ids."""
+    """B-58, B-60: a tokenizer of the same size but other ids is found by its hash, and without it by the
+    recorded ids.
+    """
     good = (bundle_copy / TOKENIZER).read_bytes()
     replace(bundle_copy, TOKENIZER, good.replace(b"\xe2\x96\x81the", b"\xe2\x96\x81eth"))
     refuses(bundle_copy, BundleCorruptError, TOKENIZER)
@@ -403,11 +412,13 @@ def test_a_tokenizer_with_an_id_beyond_the_table(refuses: Refusal, bundle_copy: 
     refuses(bundle_copy, BundleError, TOKENIZER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block",
     [
         {"truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}},
-        {"padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>"}},
+        {"padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_id": 1, "pad_type_id": 0,
+        "pad_token": "<pad>"}},
     ],
     ids=["truncation", "padding"],
 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""`gte pull` with the hub's own client against a server on loopback that answers like the hub, well and badly."""
+"""`gte pull` with the hub's own client against a server on loopback that answers like the hub, well and
+badly.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +121,7 @@ def weights(machine: Machine) -> int:
 
 @pytest.mark.slow
 def test_from_a_name_to_vectors(machine: Machine, monkeypatch: pytest.MonkeyPatch):
-    """The bundle is found by its name, says where it came from, and nothing is asked of the hub to open it."""
+    """The bundle is found by its name, says where it came from, and opens without any request to the hub."""
     bundle = machine.works()
     manifest = Bundle.open(bundle).manifest
     assert manifest.origin == f"{REPOSITORY}@{commit_of(1)}"
@@ -147,7 +149,9 @@ def test_again(machine: Machine):
 
 @pytest.mark.slow
 def test_a_moved_revision(machine: Machine, golden: Golden):
-    """The main branch moves on: the next pull takes the new commit as a whole, and a pinned one stays what it was."""
+    """The main branch moves on: the next pull takes the new commit as a whole, and a pinned one stays what it
+    was.
+    """
     machine.works()
     config = json.loads((golden.checkpoint / "config.json").read_text(encoding="utf-8")) | {
         "rope_theta": 30000
@@ -167,9 +171,11 @@ def test_a_moved_revision(machine: Machine, golden: Golden):
 def test_a_revision_that_moves_meanwhile(machine: Machine, golden: Golden):
     """Pushed to while files are being downloaded: all of them are of the commit it began with."""
     files = machine.hub.repositories[REPOSITORY][commit_of(1)]
-    machine.hub.on_download = lambda: (
-        machine.hub.add(REPOSITORY, {**files, "model.safetensors": b"x" * 20_000}, 2) and None
-    )
+
+    def push() -> None:
+        machine.hub.add(REPOSITORY, {**files, "model.safetensors": b"x" * 20_000}, 2)
+
+    machine.hub.on_download = push
     assert Bundle.open(machine.works()).manifest.origin == f"{REPOSITORY}@{commit_of(1)}"
 
 
@@ -194,7 +200,9 @@ def test_prompts(machine: Machine, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_a_known_model_with_other_numbers(machine: Machine):
-    """A repository that has a name here, and weights that do not give its published numbers: said, with every number."""
+    """A repository that has a name here, and weights that do not give its published numbers: said, with every
+    number.
+    """
     snowflake = named_models(models_directory())["snowflake-arctic-embed-m-v2.0"]
     machine.hub.add(snowflake.hub, machine.hub.repositories[REPOSITORY][commit_of(1)])
     done = machine.pull(snowflake.name)
@@ -210,12 +218,16 @@ def test_a_known_model_with_other_numbers(machine: Machine):
 
 
 CHUNK = 10 * 2**20
-"""The library writes downloads to disk in pieces of this size; what is in the air is lost with the connection."""
+"""The library writes downloads to disk in pieces of this size; what is in the air is lost with the
+connection.
+"""
 
 
 @pytest.fixture(scope="module")
 def large(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same weights in a file of three such pieces: a table of positions, which is never read, fills it up."""
+    """The same weights in a file of three such pieces: a table of positions, which is never read, fills it
+    up.
+    """
     tensors = read_tensors(golden.checkpoint / "model.safetensors")
     tensors["new.embeddings.position_ids"] = Tensor("I64", (1, 4 * 2**20), bytes(32 * 2**20))
     file = tmp_path_factory.mktemp("large") / "model.safetensors"
@@ -247,7 +259,7 @@ def test_a_connection_that_never_lasts(machine: Machine):
 
 kept_after_a_kill = pytest.mark.skipif(
     int(version("huggingface_hub").split(".")[0]) >= 1,
-    reason="huggingface_hub keeps no partial file from one process to the next since its release 1 or 2 (seen in 2.4)",
+    reason="huggingface_hub keeps no partial file between processes since release 1 or 2 (seen in 2.4)",
 )
 
 
@@ -294,7 +306,9 @@ def test_killed_while_building(machine: Machine):
 
 @pytest.mark.slow
 def test_what_a_killed_build_left(machine: Machine):
-    """Gigabytes of it go when nothing in it has changed for an hour; a build that is going on is left alone, as is what no build made."""
+    """Gigabytes of it go when nothing in it has changed for an hour; a build that is going on is left alone,
+    as is what no build made.
+    """
     pulled = machine.folder / "gte" / "pulled"
     for name, age, marker in (
         (".org--tiny.old", 4000, ".org--tiny.old"),
@@ -320,7 +334,9 @@ def test_what_a_killed_build_left(machine: Machine):
 
 @pytest.mark.slow
 def test_wrong_bytes(machine: Machine):
-    """Of the right size and with another hash, as a broken proxy gives them: removed, and loaded anew by the next pull."""
+    """Of the right size and with another hash, as a broken proxy gives them: removed, and loaded anew by the
+    next pull.
+    """
     machine.hub.trouble.spoil = True
     machine.fails("tokenizer.json of org/tiny", "expected hash", "it was removed")
     machine.hub.trouble.spoil = False
@@ -357,7 +373,9 @@ def test_another_file_than_the_known_one(machine: Machine):
 @pytest.mark.slow
 @pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag", "X-Repo-Commit"])
 def test_a_header_that_is_a_path(machine: Machine, header: str):
-    """The client names files and directories of its cache after headers: one with `..` in it would be written anywhere."""
+    """The client names files and directories of its cache after headers: one with `..` in it would be written
+    anywhere.
+    """
     planted = machine.folder / "planted"
     blobs = machine.folder / "hf" / "hub" / "models--org--tiny" / "blobs"
     machine.hub.trouble.headers = {header: f'"{os.path.relpath(planted, blobs)}"'}
@@ -475,7 +493,10 @@ def test_a_renamed_repository(machine: Machine):
 
 @pytest.mark.slow
 def test_no_network(machine: Machine):
-    """Nobody listens at the endpoint. One line says so; the library's own warnings, one for each of its attempts, do not show."""
+    """Nobody listens at the endpoint.
+
+    One line says so; the library's own warnings, one for each of its attempts, do not show.
+    """
     for name in (REPOSITORY, f"{REPOSITORY}@{commit_of(1)}"):
         done = machine.pull(name, before=PATIENT, HF_ENDPOINT="http://127.0.0.1:9")
         assert done.returncode == 4
@@ -513,7 +534,9 @@ def test_what_is_no_name(name: str):
 
 
 def test_names_and_places():
-    """A known model is the same by its short name, its repository and its pinned commit; other commits have their own place."""
+    """A known model is the same by its short name, its repository and its pinned commit; other commits have
+    their own place.
+    """
     known = named_models(models_directory())
     base = known["gte-multilingual-base"]
     for name in (base.name, base.hub, f"{base.hub}@{base.revision}", f"{base.name}@{base.revision}"):

@@ -106,7 +106,9 @@ def test_another_model(key: str, value: object, known: str):
 @pytest.mark.parametrize("key", ["logn_attention_scale", "logn_attention_clip1"])
 @pytest.mark.parametrize("value", [True, "true", "True", "TRUE"])
 def test_logarithmic_scaling_of_attention(key: str, value: object):
-    """No released model sets it and its two implementations differ, so it is refused; also as the string "true"."""
+    """No released model sets it and its two implementations differ, so it is refused; also as the string
+    "true".
+    """
     refused(f"{key} is set", "not implemented", **{key: value})
 
 
@@ -309,7 +311,9 @@ def test_forms_of_native_rope(parameters: Json, expected: Rope):
 
 
 def test_both_spellings():
-    """A config may hold both, as long as they give the same frequencies; the theta of rope_parameters may stand outside, too."""
+    """A config may hold both, as long as they give the same frequencies; the theta of rope_parameters may
+    stand outside, too.
+    """
     both = parsed(rope_parameters=LINEAR)
     np.testing.assert_allclose(both.rope.frequencies(), parsed().rope.frequencies(), rtol=1e-6)
     assert parsed(rope_scaling=None, rope_theta=160000.0, rope_parameters=LINEAR).rope == both.rope

@@ -116,7 +116,8 @@ def test_a_build_hears_it(checkpoint: Path, golden: Golden, tmp_path: Path):
             assert (gte.encode("a", prompt_name=name).dense == plain[row]).all()
             (part,) = gte.stream(["a"], prompt_name=name)
             assert (part.dense == plain[row]).all()
-        for name in ("other", 3):
+        wrong: list[Any] = ["other", 3]
+        for name in wrong:
             with pytest.raises(ConfigError, match="its prompts are query, passage"):
                 gte.encode("a", prompt_name=name)
 
@@ -129,6 +130,7 @@ def test_a_model_without_prompts(tiny_bundle: Path):
         gte.encode("a", prompt_name="query")
 
 
+@pytest.mark.slow
 def test_known_prompts_where_the_checkpoint_says_nothing(checkpoint: Path, golden: Golden, tmp_path: Path):
     """Of a model that has a name, prompts are known."""
     manifest = build(checkpoint, tmp_path / "bundle", graphs=golden.graphs, prompts={"query": "query: "})

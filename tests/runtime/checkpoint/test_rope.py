@@ -94,7 +94,9 @@ def test_no_theta_alone_gives_them(published: dict[str, Any]):
 
 
 def test_the_mixed_form():
-    """`mixed_b` divides by exp(a i^b) with a chosen so that the last pair is divided by the factor; theta stays."""
+    """`mixed_b` divides by exp(a i^b) with a chosen so that the last pair is divided by the factor; theta
+    stays.
+    """
     rope = Rope.ntk(head_size=32, theta=500.0, factor=4.0, mixed_b=0.75)
     ordinal = np.arange(1, 17)
     a = np.log(4.0) / 16**0.75
@@ -105,7 +107,9 @@ def test_the_mixed_form():
 
 
 def test_the_mixed_form_with_exponent_one_is_the_plain_one():
-    """theta^(-2i/d) / exp(a (i+1)) is (theta factor)^(-2i/d) / factor^(2/d): two spellings of the same frequencies."""
+    """theta^(-2i/d) / exp(a (i+1)) is (theta factor)^(-2i/d) / factor^(2/d): two spellings of the same
+    frequencies.
+    """
     mixed = Rope.ntk(head_size=64, theta=20000.0, factor=8.0, mixed_b=1.0)
     np.testing.assert_allclose(mixed.frequencies(), BASE.frequencies(), rtol=1e-6)
 
@@ -155,7 +159,9 @@ def test_tables_do_not_depend_on_their_length():
 
 
 def test_a_float64_angle_would_be_another():
-    """At the last positions a product in float64 gives other values: why the product is made as upstream makes it."""
+    """At the last positions a product in float64 gives other values: why the product is made as upstream
+    makes it.
+    """
     cos, _ = BASE.tables(8192)
     exact = np.cos(8191.0 * np.array([(160000.0) ** (-2 * i / 64) / 8 ** (2 / 64) for i in range(32)]))
     assert np.abs(cos[8191] - exact).max() > 1e-5

@@ -148,6 +148,7 @@ def test_a_file_cut_anywhere(scratch: Path, cut: int):
     refused(scratch, WHOLE[:cut])
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(flips=st.lists(st.tuples(st.integers(0, START - 1), st.integers(1, 255)), min_size=1, max_size=6))
 def test_a_header_with_other_bytes(scratch: Path, flips: list[tuple[int, int]]):
@@ -269,7 +270,9 @@ def test_a_file_that_is_none(scratch: Path, data: bytes, word: str):
     ids=repr,
 )
 def test_an_entry_that_does_not_fit(scratch: Path, change: dict[str, Any]):
-    """Types, shapes and places that contradict one another or lead out of the file are refused, naming the tensor."""
+    """Types, shapes and places that contradict one another or lead out of the file are refused, naming the
+    tensor.
+    """
     assert "tensor t" in refused(scratch, header_of(entry(**change)))
 
 
@@ -285,7 +288,7 @@ def test_a_long_name_is_not_repeated_in_full(scratch: Path):
 
 
 def test_types_that_may_lie_beside_the_weights(scratch: Path):
-    """Whole numbers and the like are known by size, so that a buffer among the weights does not stop a build."""
+    """Integers and the like are known by size, so that a buffer among the weights does not stop a build."""
     for dtype, size in ITEM_SIZES.items():
         assert (
             opened(

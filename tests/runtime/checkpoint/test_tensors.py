@@ -171,7 +171,7 @@ def test_rows_and_pieces_are_parts_of_the_whole(mini_checkpoint: Path):
     "buffer", ["new.embeddings.rotary_emb.inv_freq", "new.embeddings.position_ids", "new.rotary_emb.inv_freq"]
 )
 def test_tables_that_we_compute_are_passed_over(derived: Derive, buffer: str):
-    """Some exporters store frequencies and positions beside the weights; they are neither read nor refused."""
+    """Some exporters store frequencies and positions with the weights; they are neither read nor refused."""
     with Checkpoint(
         derived(lambda tensors: tensors.update({buffer: Tensor.of(np.zeros(16, np.float32), "F32")}))
     ) as checkpoint:
@@ -372,7 +372,7 @@ def test_files_behind_links(derived: Derive, mini_checkpoint: Path, tmp_path: Pa
 
 
 def test_a_config_with_more(derived: Derive):
-    """A key that nobody has looked at may change the vectors: refused, until the user says that it does not."""
+    """An unknown key may change the vectors: refused, until the user says that it does not."""
     directory = derived(sliding_window=128)
     refused(directory, "sliding_window", "--ignore-unused")
     with Checkpoint(directory, ignore_unused=True) as checkpoint:
@@ -402,7 +402,9 @@ def bare_pooler(tensors: Tensors) -> None:
 )
 @pytest.mark.parametrize("change", [pooler, bare_pooler])
 def test_a_reranker(derived: Derive, names: list[str] | None, change: Callable[[Tensors], None]):
-    """A classifier behind a pooler scores pairs; as a sparse head it would be silently wrong, whatever the config says."""
+    """A classifier behind a pooler scores pairs; as a sparse head it would be silently wrong, whatever the
+    config says.
+    """
     with Checkpoint(derived(change, architectures=names)) as checkpoint:
         assert checkpoint.reranker
         assert not checkpoint.has_sparse_head

@@ -56,7 +56,8 @@ def test_json_on_stdout_and_a_table_on_stderr(tiny_bundle: Path):
     assert found["hardware"]["threads"] == 1
     assert {"python", "numpy", "tokenizers", "gte-runtime"} <= set(found["versions"])
     assert found["options"] == {
-        "tokens": [5, 70], "batch": [3], "seconds": None, "repeats": 100, "warmup": 3, "input_texts": None, "sparse": True,
+        "tokens": [5, 70], "batch": [3], "seconds": None, "repeats": 100, "warmup": 3, "input_texts": None,
+        "sparse": True,
     }  # fmt: skip
     assert [(cell["tokens"], cell["batch"], cell["n"]) for cell in found["cells"]] == [
         (5, 3, 100),
@@ -148,6 +149,7 @@ def test_refusals(tiny_bundle: Path, args: list[str], code: int, says: str, tmp_
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_a_bad_line_is_refused_by_its_number(tiny_bundle: Path, tmp_path: Path):
     """A text left out would change what is measured."""
     source = tmp_path / "in.jsonl"

@@ -31,6 +31,7 @@ def test_build_verify_info(golden, tmp_path: Path):
     assert b"weights-fp32.bin" in broken.stderr
 
 
+@pytest.mark.slow
 def test_what_is_no_checkpoint(model: str, tmp_path: Path):
     """`gte build` says what it was given instead."""
     (tmp_path / "file").touch()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from command_line import gte
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_demo():
     """The demo runs on the default model, and says on stderr what kind of model that is."""
     done = gte("demo")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from command_line import gte, rows
 
 from gte_runtime import Embedder
@@ -31,6 +32,7 @@ def test_embed_with_a_prompt(model: str):
     assert b"has no prompt 'query'" in done.stderr
 
 
+@pytest.mark.slow
 def test_variants_of_the_shipped_model():
     """By name, each is built when it is first asked for."""
     done = gte("embed", "--variant", "cpu-int8", "x")

@@ -8,6 +8,7 @@ import pytest
 from command_line import gte
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
@@ -55,6 +56,7 @@ def test_a_full_disk(model: str):
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The shipped model is built there at first: the error says which directory that is about."""
     (tmp_path / "file").touch()

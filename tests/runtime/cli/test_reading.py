@@ -19,7 +19,9 @@ from gte_runtime.cli.reading import InputFileError, open_rows
 
 
 def test_rows_that_are_done_with_are_forgotten(tmp_path: Path):
-    """Lines and ids of those still to be written are known, and of no others: memory does not grow with the file."""
+    """Lines and ids of those still to be written are known, and of no others: memory does not grow with the
+    file.
+    """
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(f'{{"text": "a", "id": {number}}}\n' for number in range(6)))
     rows = open_rows(str(file), "text")
@@ -54,7 +56,9 @@ def lines_of(data: bytes) -> list[bytes]:
 
 @given(st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\r\n", b"\xef\xbb\xbf", b"bcdef"])), st.integers(1, 9))
 def test_lines_wherever_they_are_cut(parts: list[bytes], size: int):
-    """Pieces end where they like; a line of more than the limit is one that is too long, and the next one is itself again."""
+    """Pieces end where they like; a line of more than the limit is one that is too long, and the next one is
+    itself again.
+    """
     data = b"".join(parts)
     pieces = [data[start : start + size] for start in range(0, len(data), size)]
     with pytest.MonkeyPatch.context() as patch:
@@ -107,8 +111,11 @@ def test_bad_rows_are_named_and_the_rest_is_done(model: str, tmp_path: Path):
     assert "6 of 8 rows were rejected" in talk
 
 
+@pytest.mark.slow
 def test_stdin_is_read_as_a_file_is(model: str, tmp_path: Path):
-    """A blank line is an empty text in either, so that rows and lines stay side by side; only JSONL has lines that are no rows."""
+    """A blank line is an empty text in either, so that rows and lines stay side by side; only JSONL has lines
+    that are no rows.
+    """
     plain = b"one\n\n{two\n"
     (tmp_path / "texts").write_bytes(plain)
     piped = rows(gte("embed", "--model", model, stdin=plain))
@@ -120,7 +127,10 @@ def test_stdin_is_read_as_a_file_is(model: str, tmp_path: Path):
 
 
 def test_a_pipe_is_answered_when_it_pauses(model: str):
-    """A line in, a line out, and on; rows and lines are counted through. What stays open is not taken for the end."""
+    """A line in, a line out, and on; rows and lines are counted through.
+
+    What stays open is not taken for the end.
+    """
     command = [*COMMAND, "embed", "--model", model, "--threads", "1"]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, **pipes, env={**os.environ, "PYTHONUNBUFFERED": ""}) as process:

@@ -45,6 +45,7 @@ def test_rerank_from_stdin(reranker_bundle: Path):
     assert "2 of 4 documents were rejected" in talk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from command_line import gte
 
 
@@ -13,6 +14,7 @@ def test_verify_a_reranker(reranker_bundle: Path):
     assert b"self-check cpu-int8: largest difference" in done.stdout
 
 
+@pytest.mark.slow
 def test_verify_by_name():
     """What `embed` takes by its name, `verify` takes, too."""
     done = gte("verify", "gte-mini")

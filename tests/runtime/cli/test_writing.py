@@ -77,6 +77,7 @@ def test_failed_run_leaves_the_old_file(model: str, tmp_path: Path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.slow
 def test_closed_streams(model: str, tmp_path: Path):
     """Data for a stdout that is closed is exit 6; talk for a closed stderr never gets among the data."""
     command = f"{sys.executable} -c 'from gte_runtime.cli import main; main()'"
@@ -94,6 +95,7 @@ def test_closed_streams(model: str, tmp_path: Path):
     assert (done.returncode, len(rows(done))) == (0, 1)
 
 
+@pytest.mark.slow
 def test_the_input_is_no_output(model: str, tmp_path: Path):
     """Not by its name, nor through a link, nor as stdin: texts would be replaced by their vectors."""
     texts, link = tmp_path / "texts.txt", tmp_path / "link.txt"
@@ -121,6 +123,7 @@ def test_the_input_is_no_output(model: str, tmp_path: Path):
     assert texts.read_text() == "one\ntwo\n"
 
 
+@pytest.mark.slow
 def test_a_link_stays_a_link(model: str, tmp_path: Path):
     """What a link leads to is replaced, with its mode; a new file has what the umask leaves."""
     target, link = tmp_path / "target.npy", tmp_path / "link.npy"
@@ -159,10 +162,14 @@ def test_appended_output(model: str, tmp_path: Path):
     assert np.load(io.BytesIO(together.read_bytes().removeprefix(b"old"))).shape == (1, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_odd_ids(model: str, tmp_path: Path, form: str):
     """An id that UTF-8 cannot hold, or that is no JSON, fails its own row."""
-    lines = b'{"id": "\\ud800", "text": "a"}\n{"id": ["\\udfff"], "text": "b"}\n{"id": NaN, "text": "c"}\n{"id": ["d"], "text": "d"}\n'
+    lines = (
+        b'{"id": "\\ud800", "text": "a"}\n{"id": ["\\udfff"], "text": "b"}\n'
+        b'{"id": NaN, "text": "c"}\n{"id": ["d"], "text": "d"}\n'
+    )
     target = tmp_path / "out"
     done = gte("embed", "--model", model, "--format", form, "-o", str(target), stdin=lines)
     assert done.returncode == 3

@@ -54,7 +54,7 @@ def test_not_normalised(tiny_bundle: Path, golden: Golden):
 
 
 def test_scores_truncate_at_1024(model: GTEEmbedding):
-    """compute_scores cuts at 1024 tokens, encode at 8192: a difference behind token 1024 is seen by one only."""
+    """compute_scores cuts at 1024 tokens, encode at 8192: only one sees a difference after token 1024."""
     long = "a " * 1100
     assert model.compute_scores([(long + "x", long + "y")])[0] == pytest.approx(
         model.compute_scores([(long, long)])[0], abs=1e-6
@@ -67,11 +67,13 @@ def test_signature_is_the_original_one():
     """Parameters by name, order and default."""
     parameters = inspect.signature(GTEEmbedding.encode).parameters
     assert [(p.name, p.default) for p in parameters.values()][2:] == [
-        ("dimension", None), ("max_length", 8192), ("batch_size", 16), ("return_dense", True), ("return_sparse", False),
+        ("dimension", None), ("max_length", 8192), ("batch_size", 16), ("return_dense", True),
+        ("return_sparse", False),
     ]  # fmt: skip
     scores = inspect.signature(GTEEmbedding.compute_scores).parameters
     assert [(p.name, p.default) for p in scores.values()][2:] == [
-        ("dimension", None), ("max_length", 1024), ("batch_size", 16), ("dense_weight", 1.0), ("sparse_weight", 0.1),
+        ("dimension", None), ("max_length", 1024), ("batch_size", 16), ("dense_weight", 1.0),
+        ("sparse_weight", 0.1),
     ]  # fmt: skip
 
 

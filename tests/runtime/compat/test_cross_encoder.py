@@ -26,18 +26,23 @@ def model(reranker_bundle: Path) -> CrossEncoder:
 
 
 def test_same_as_our_own_interface(model: CrossEncoder, reranker_bundle: Path):
-    """Bit for bit what Reranker gives, with and without the logistic function; by either name of the first argument."""
+    """Bit for bit what Reranker gives, with and without the logistic function; by either name of the first
+    argument.
+    """
     with Reranker.open(reranker_bundle) as own:
         assert np.array_equal(model.predict(PAIRS), own.score(PAIRS, sigmoid=True))
         assert np.array_equal(model.predict(PAIRS, activation_fn=lambda logits: logits), own.score(PAIRS))
-    assert np.array_equal(model.predict(sentences=PAIRS), model.predict([list(pair) for pair in PAIRS]))
-    assert np.array_equal(model.predict(np.array(PAIRS)), model.predict(PAIRS))
+    lists: Any = [list(pair) for pair in PAIRS]
+    array: Any = np.array(PAIRS)
+    assert np.array_equal(model.predict(sentences=PAIRS), model.predict(lists))
+    assert np.array_equal(model.predict(array), model.predict(PAIRS))
     with pytest.raises(TypeError, match="older name"):
         model.predict()
 
 
 def test_one_pair_gives_one_number(model: CrossEncoder):
-    for pair in (PAIRS[0], list(PAIRS[0])):
+    pairs: list[Any] = [PAIRS[0], list(PAIRS[0])]
+    for pair in pairs:
         assert model.predict(pair) == model.predict(PAIRS)[0]
 
 
@@ -45,7 +50,8 @@ def test_activation_of_the_constructor(reranker_bundle: Path, model: CrossEncode
     """By its present and its older name; a call's own wins."""
     logits = model.predict(PAIRS, activation_fn=lambda x: x)
     for option in ("activation_fn", "default_activation_function"):
-        other = CrossEncoder(reranker_bundle, **{option: lambda x: x * 2})
+        options: dict[str, Any] = {option: lambda x: x * 2}
+        other = CrossEncoder(reranker_bundle, **options)
         assert np.array_equal(other.predict(PAIRS), logits * 2)
         assert np.array_equal(other.predict(PAIRS, activation_fn=lambda x: x), logits)
 

@@ -30,7 +30,9 @@ def expected_weights(golden: Golden, text: int) -> dict[str, float]:
 
 
 def test_dense_and_lexical_in_one_call(model: BGEM3FlagModel, golden: Golden):
-    """Keys are ids as strings, in order of first occurrence, with the golden weights; dense vectors are the golden ones."""
+    """Keys are ids as strings, in order of first occurrence, with the golden weights; dense vectors are the
+    golden ones.
+    """
     out = model.encode(golden.texts, return_dense=True, return_sparse=True, max_length=8192)
     assert list(out) == ["dense_vecs", "lexical_weights", "colbert_vecs"]
     assert out["colbert_vecs"] is None

@@ -56,7 +56,9 @@ def test_older_name_of_the_first_argument(model: SentenceTransformer, golden: Go
 def test_the_cut_is_not_normalised_unless_asked(
     model: SentenceTransformer, tiny_bundle: Path, golden: Golden
 ):
-    """As the original: Normalize is a module of the model and runs before the cut; normalize_embeddings runs after it."""
+    """As the original: Normalize is a module of the model and runs before the cut; normalize_embeddings runs
+    after it.
+    """
     whole = model.encode(golden.texts)
     assert np.array_equal(model.encode(golden.texts, truncate_dim=32), whole[:, :32])
     cut = model.encode(golden.texts, truncate_dim=32, normalize_embeddings=True)
@@ -70,7 +72,9 @@ def test_the_cut_is_not_normalised_unless_asked(
 
 
 def test_states_of_tokens(tiny_bundle: Path, golden: Golden):
-    """A list of [n, dim], or one of them for a string: special tokens too, neither cut nor normalised, with the prompt in front."""
+    """A list of [n, dim], or one of them for a string: special tokens too, neither cut nor normalised, with
+    the prompt in front.
+    """
     model = SentenceTransformer(str(tiny_bundle), truncate_dim=32, prompts={"query": "query: "})
     with Embedder.open(tiny_bundle) as gte:
         want = gte.token_vectors(golden.texts[:4])
@@ -103,6 +107,7 @@ def test_prompts_are_put_in_front(tiny_bundle: Path):
     assert np.array_equal(default.encode("a"), plain[0])
 
 
+@pytest.mark.slow
 def test_prompts_of_the_model(golden: Golden, tmp_path: Path):
     """A bundle's own prompts are used by name and by method; the constructor's win over them."""
     build(golden.checkpoint, tmp_path / "bundle", graphs=golden.graphs, prompts={"query": "query: "})
@@ -191,7 +196,9 @@ def test_which_similarity(model: SentenceTransformer, tiny_bundle: Path, golden:
 
 
 def test_length_at_which_texts_are_cut(tiny_bundle: Path):
-    """max_seq_length can be set, or come as the tokenizer's model_max_length; without, it is the model's 8192."""
+    """max_seq_length can be set, or come as the tokenizer's model_max_length; without, it is the model's
+    8192.
+    """
     model = SentenceTransformer(str(tiny_bundle))
     assert model.max_seq_length == model.get_max_seq_length() == 8192
     long = ["a " * 50 + "x", "a " * 50 + "y"]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,9 @@ def batch(length: int = 5, texts: int = 1):
 
 @pytest.fixture
 def _interruptible() -> Iterator[None]:
-    """Python's own SIGINT handler, which it does not install where a parent ignores the signal (a shell's `&` does)."""
+    """Python's own SIGINT handler, which it does not install where a parent ignores the signal (a shell's `&`
+    does).
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -81,7 +84,9 @@ def test_close_stops_runs_of_other_threads(session: CpuSession):
 
 
 def test_foreign_threads_leave_nothing_behind(session: CpuSession):
-    """A thread that Python did not start, as a C++ host's are, gets no object that stays in Python's list of threads."""
+    """A thread that Python did not start, as a C++ host's are, gets no object that stays in Python's list of
+    threads.
+    """
     before = threading.enumerate()
     done = _thread.allocate_lock()
     outcome: list[object] = []
@@ -112,7 +117,9 @@ def test_failures_are_ours(session: CpuSession, tiny_bundle: Path):
 
 
 def test_a_lock_held_at_a_fork(session: CpuSession):
-    """Another thread may hold it at that moment; in the child nobody gives it back, and close() does not wait for it."""
+    """Another thread may hold it at that moment; in the child nobody gives it back, and close() does not wait
+    for it.
+    """
     child = 0
     with session._idle:
         child = os.fork()
@@ -130,7 +137,7 @@ def test_ctrl_c_while_a_run_waits_for_its_turn(session: CpuSession, monkeypatch:
     ended: list[type[BaseException] | None] = []
     run_on = session._run_on
 
-    def recorded(*arguments: object) -> object:
+    def recorded(*arguments: Any) -> object:
         try:
             result = run_on(*arguments)
         except BaseException as error:

@@ -42,13 +42,17 @@ def test_provider_options():
     }
     told = provider_options(CudaOptions(devices=(0, 2), memory=5 * 2**30, latency=True), 2, (1, 28))
     assert told == {
-        "device_id": "2", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested", "gpu_mem_limit": "5368709120",
+        "device_id": "2", "use_tf32": "0", "arena_extend_strategy": "kSameAsRequested",
+        "gpu_mem_limit": "5368709120",
         "enable_cuda_graph": "1",
     }  # fmt: skip
 
 
 def test_no_operator_of_a_packed_graph_may_run_on_the_cpu(packed: Bundle, tiny_bundle: Path):
-    """ONNX Runtime would place it there without a word. Padded graphs have arithmetic on shapes that belongs there."""
+    """ONNX Runtime would place it there without a word.
+
+    Padded graphs have arithmetic on shapes that belongs there.
+    """
     strict = "session.disable_cpu_ep_fallback"
     assert session_entries(packed.variant("cuda-fp16"))[strict] == "1"
     assert strict not in session_entries(Bundle.open(tiny_bundle).variant("portable-fp32"))

@@ -31,9 +31,12 @@ def found_all(names: tuple[str, ...]) -> tuple[Library, ...]:
 
 
 GOOD = Findings(
-    python="3.11.7", system="Linux x86_64", cpu="a processor", features=("avx2",), threads=2, quota=1.5, memory_limit=2**30,
-    packages={"gte-runtime": "0.1.0", "onnxruntime-gpu": "1.31.1"}, providers=("tensorrt", "cuda", "cpu"), broken=None,
-    libraries={"cuda": found_all(CUDA), "tensorrt": found_all(TRT)}, devices=Devices("580.95", "13.0", (GPU,)), tensorrt="10.16.1",
+    python="3.11.7", system="Linux x86_64", cpu="a processor", features=("avx2",), threads=2, quota=1.5,
+    memory_limit=2**30,
+    packages={"gte-runtime": "0.1.0", "onnxruntime-gpu": "1.31.1"}, providers=("tensorrt", "cuda", "cpu"),
+    broken=None,
+    libraries={"cuda": found_all(CUDA), "tensorrt": found_all(TRT)},
+    devices=Devices("580.95", "13.0", (GPU,)), tensorrt="10.16.1",
 )  # fmt: skip
 
 
@@ -124,8 +127,10 @@ def test_lines_name_every_library():
     """Found or missing, one by one, with driver, GPU, quota and TensorRT."""
     shown = [" ".join(line) for line in lines(without("cuda", "libcublas.so.13"))]
     for words in (
-        "libcublas.so.13 MISSING", "libcuda.so.1 libcuda.so.1", "driver 580.95", "gpu 0 NVIDIA H200, compute capability 9.0, 150 GiB",
-        "control group grants 1.5 processors (2 threads)", "1.0 GiB", "tensorrt 10.16.1", "onnxruntime-gpu 1.31.1",
+        "libcublas.so.13 MISSING", "libcuda.so.1 libcuda.so.1", "driver 580.95",
+        "gpu 0 NVIDIA H200, compute capability 9.0, 150 GiB",
+        "control group grants 1.5 processors (2 threads)", "1.0 GiB", "tensorrt 10.16.1",
+        "onnxruntime-gpu 1.31.1",
     ):  # fmt: skip
         assert any(words in " ".join(line.split()) for line in shown), words
 
@@ -140,7 +145,9 @@ def test_this_machine():
 
 
 def test_the_command(mini_bundle: Path):
-    """A verdict in the last line, nodes of every variant that can load here, and a reason for the others; as JSON, too."""
+    """A verdict in the last line, nodes of every variant that can load here, and a reason for the others; as
+    JSON, too.
+    """
     shown = CliRunner().invoke(gte, ["doctor", str(mini_bundle), "--provider", "cpu"], standalone_mode=False)
     assert (shown.return_value, shown.exception) == (0, None)
     assert shown.output.splitlines()[-1].startswith("verdict     the CPU is ready")

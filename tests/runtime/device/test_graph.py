@@ -46,7 +46,9 @@ def test_nothing_on_stdout(tiny_bundle: Path, capfd: pytest.CaptureFixture[str])
     reason="reads an x86 processor's features",
 )
 def test_overflow_is_seen_where_it_is():
-    """Processors without VNNI add pairs of int8 products in 16 bits; only there the slower exact kernels are asked for."""
+    """Processors without VNNI add pairs of int8 products in 16 bits; only there the slower exact kernels are
+    asked for.
+    """
     flags = set(
         next(
             line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")

@@ -131,7 +131,8 @@ def run(lane: Lane, batch: Batch) -> Outputs:
 
 
 def near(found: Outputs, expected: Outputs) -> None:
-    # As directions: how far a single value of float16 strays, hangs on the BLAS that the machine's numpy takes.
+    # As directions: how far a single value of float16 strays, hangs on the BLAS that the machine's numpy
+    # takes.
     apart = cut_and_normalise(found.cls) - cut_and_normalise(expected.cls)
     assert np.linalg.norm(apart, axis=1).max() <= 2e-3
     np.testing.assert_allclose(found.token_weights, expected.token_weights, atol=4e-3)
@@ -158,7 +159,9 @@ def test_arrays_on_the_device_are_used_again(lane: tuple[Lane, Evaluated]):
 
 @pytest.mark.parametrize("lane", [CAPTURED_SHAPES[:3]], indirect=True)
 def test_small_requests_replay_and_others_do_not(lane: tuple[Lane, Evaluated], packed: Bundle):
-    """Each bucket is captured once, at the start; requests take the smallest that holds them, and -1 where none does."""
+    """Each bucket is captured once, at the start; requests take the smallest that holds them, and -1 where
+    none does.
+    """
     opened, session = lane
     judged = judge(packed.directory, packed.manifest, "cuda-fp16")
     assert session.graph_ids == ["1", "2", "3"]
@@ -233,11 +236,14 @@ def test_without_memory_a_batch_is_halved_until_it_fits(lane: tuple[Lane, Evalua
 
 
 def test_runs_wait_for_their_turn_and_count(lane: tuple[Lane, Evaluated]):
-    """What waits in a lane is its load; a run that is stopped while it waits never starts, and the others go on."""
+    """What waits in a lane is its load; a run that is stopped while it waits never starts, and the others go
+    on.
+    """
     opened, session = lane
     session.leave.clear()
     session.entered.clear()
-    owner, results = object(), {}
+    owner = object()
+    results: dict[str, Any] = {}
 
     def work(name: str, batch: Batch, whose: object) -> None:
         try:
@@ -268,10 +274,13 @@ def test_ctrl_c_stops_a_run_and_the_lane_lives(lane: tuple[Lane, Evaluated]):
     session.entered.clear()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     main = threading.main_thread().ident
+
+    def interrupt() -> None:
+        session.entered.wait(10)
+        signal.pthread_kill(main, signal.SIGINT)
+
     try:
-        threading.Thread(
-            target=lambda: session.entered.wait(10) and signal.pthread_kill(main, signal.SIGINT)
-        ).start()
+        threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
             run(opened, texts(5))
     finally:
@@ -319,8 +328,8 @@ def test_a_lane_that_does_not_load(packed: Bundle):
 
 def test_work_goes_where_least_waits(packed: Bundle):
     """Of two lanes the one with fewer tokens; of equals the first."""
-    lanes = [SimpleNamespace(load=load) for load in (30, 10, 10)]
-    assert least_loaded(lanes) is lanes[1]  # type: ignore[arg-type]
+    lanes: list[Any] = [SimpleNamespace(load=load) for load in (30, 10, 10)]
+    assert least_loaded(lanes) is lanes[1]
 
 
 def test_padded_graphs_run_in_lanes_too(tiny_bundle: Path):

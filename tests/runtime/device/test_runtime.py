@@ -12,6 +12,7 @@ import pytest
 from gte_runtime.device.runtime import NO_TELEMETRY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imported_before", [False, True])
 def test_nothing_is_reported(tiny_bundle: Path, tmp_path: Path, imported_before: bool):
     """ONNX Runtime's own reports stay off: it keeps no number of the machine, and queues no event."""

@@ -69,7 +69,9 @@ def test_who_waits_for_all_is_not_passed_by():
 
 
 def test_who_could_have_all_leaves_some_for_those_who_wait():
-    """With four free processors and two callers waiting, the first takes what it needs, and both compute at once."""
+    """With four free processors and two callers waiting, the first takes what it needs, and both compute at
+    once.
+    """
     semaphore = ProcessorSemaphore(4)
     everything = semaphore.acquire(4, 4)
     taken: dict[str, int] = {}

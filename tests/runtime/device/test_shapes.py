@@ -34,7 +34,7 @@ def test_a_rounded_shape_holds_what_it_was_made_for(lengths: list[int]):
 
 @given(LENGTHS)
 def test_shapes_come_again(lengths: list[int]):
-    """Tokens in steps, texts in powers of two, longest in blocks of the attention kernel: few shapes in all."""
+    """Tokens in steps, texts in powers of two, longest in blocks of the attention kernel: few shapes."""
     bucket = rounded(lengths)
     assert bucket.tokens % 64 == 0
     assert bucket.texts & (bucket.texts - 1) == 0
@@ -52,7 +52,9 @@ def test_the_smallest_that_holds(lengths: list[int]):
 
 @given(LENGTHS, st.integers(0, 700), st.integers(0, 5), st.integers(0, 300))
 def test_filling_keeps_the_texts(lengths: list[int], more: int, texts: int, longer: int):
-    """In any bucket that holds them the texts stand in a row from token 0, and after so many empty ones; the shape is exact."""
+    """In any bucket that holds them the texts stand in a row from token 0, and after so many empty ones; the
+    shape is exact.
+    """
     tokens, longest = sum(lengths) + more, min(max(lengths) + longer, sum(lengths) + more)
     bucket = Shape(tokens, len(lengths) + -(-more // longest) + texts, longest)
     batch = batch_of(lengths)
@@ -86,6 +88,7 @@ def test_impossible_buckets(shape: tuple[int, int, int]):
         Shape(*shape)
 
 
+@pytest.mark.slow
 def test_filled_runs_give_what_plain_runs_give(golden: Golden, tmp_path: Path):
     """The whole graph, evaluated: one query alone and filled up to every bucket."""
     manifest = build(golden.checkpoint, tmp_path / "bundle", graphs=golden.graphs, variants=("cuda-fp16",))

@@ -1,4 +1,7 @@
-"""TensorRT engines: shapes, keys and what is said where there are none. Nothing here has TensorRT; nothing of it was run anywhere."""
+"""TensorRT engines: shapes, keys and what is said where there are none.
+
+Nothing here has TensorRT; nothing of it was run anywhere.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ def test_everything_an_engine_depends_on_is_in_its_key(field: str):
 
 
 def test_an_engine_is_built_for_its_profile_and_kept_whole():
-    """fp16, explicit shapes for both inputs, one file that holds the engine; never ONNX Runtime's own cache."""
+    """fp16, explicit shapes for both inputs, one file with the engine; never ONNX Runtime's own cache."""
     told = build_options(Profile(longest=128, texts=32), 1, Path("there/context.onnx"), Path("timing"))
     assert told["trt_profile_min_shapes"] == "input_ids:1x1,attention_mask:1x1"
     assert (

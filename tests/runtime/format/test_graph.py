@@ -1,4 +1,7 @@
-"""Looking into ONNX files without the onnx package. That what it sees is true is tested in tests/export/test_graph_facts.py."""
+"""Looking into ONNX files without the onnx package.
+
+That what it sees is true is tested in tests/export/test_graph_facts.py.
+"""
 
 from __future__ import annotations
 

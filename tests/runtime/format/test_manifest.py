@@ -99,15 +99,18 @@ def test_another_format(raw: Json, version: object):
 
 
 FIELDS = (
-    *("model", "made_by", "source", "notice", "architecture", "sparse", "smallest_dim", "tokenizer", "files", "variants", "self_checks"),
+    *("model", "made_by", "source", "notice", "architecture", "sparse", "smallest_dim", "tokenizer",
+        "files", "variants", "self_checks"),
     *("pair_checks", "origin", "prompts", "default_prompt"),
-    *(("architecture", field) for field in ("layers", "hidden_size", "heads", "intermediate_size", "vocab_size", "max_positions")),
+    *(("architecture", field) for field in ("layers", "hidden_size", "heads", "intermediate_size",
+        "vocab_size", "max_positions")),
     ("architecture", "layer_norm_eps"),
     *(("tokenizer", field) for field in ("drop_ids", "longest_piece", "splits_on_whitespace")),
     *(("files", "tokenizer.json", field) for field in ("size", "sha256")),
     *(
         ("variants", "cpu-fp32", field)
-        for field in ("graph", "weights", "batch", "inputs", "outputs", "min_onnxruntime", "tolerance", "flash_from")
+        for field in ("graph", "weights", "batch", "inputs", "outputs", "min_onnxruntime", "tolerance",
+            "flash_from")
     ),
     *(("self_checks", 0, field) for field in ("text", "ids", "dense", "token_weights")),
 )  # fmt: skip
@@ -137,7 +140,7 @@ def test_every_field_is_tried(raw: Json):
     """The list above is that of the format."""
 
     one = {"files": "tokenizer.json", "variants": "cpu-fp32", "self_checks": 0}
-    expected = {(field,) for field in raw} - {("format",)}
+    expected: set[tuple[Any, ...]] = {(field,) for field in raw} - {("format",)}
     expected |= {(name, field) for name in ("architecture", "tokenizer") for field in raw[name]}
     expected |= {(name, key, field) for name, key in one.items() for field in raw[name][key]}
     assert set(PATHS) == expected
@@ -180,7 +183,7 @@ def test_a_reranker_needs_pair_checks(raw: Json):
     "value", [None, True, 7, -1, 1.5, "odd", "", ["odd"], [1.5], [None], {"odd": 1}, [], {}], ids=repr
 )
 def test_a_field_of_another_type(raw: Json, path: tuple[str | int, ...], value: object):
-    """A field of another type is refused when the manifest is read, and never fails later as something else."""
+    """A field of another type is refused when the manifest is read, and never fails later."""
     parent(raw, path)[path[-1]] = value
     if _same_kind(value, path):
         assert parse(raw).to_json()
@@ -320,7 +323,9 @@ def test_a_hash_that_is_none(raw: Json, digest: str):
     ids=name_of,
 )
 def test_half_a_character(raw: Json, path: tuple[str | int, ...]):
-    """A lone surrogate, which JSON can spell and no file or tokenizer takes, is refused here and not where it is used."""
+    """A lone surrogate, which JSON can spell and no file or tokenizer takes, is refused here and not where it
+    is used.
+    """
     parent(raw, path)[path[-1]] = "a\ud800b"
     with pytest.raises(BundleCorruptError, match=r"^manifest.json: .*surrogates not allowed"):
         parse(raw)

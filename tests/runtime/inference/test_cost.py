@@ -53,7 +53,9 @@ def test_costs_of_the_longest_text(variant: str):
 
 
 def test_the_servers_cost_is_the_engines(tiny_bundle: Path):
-    """What the server's queue shares out by has attention in it: one long text costs more than many short ones."""
+    """What the server's queue shares out by has attention in it: one long text costs more than many short
+    ones.
+    """
     with Embedder.open(tiny_bundle) as gte:
         model = EmbeddingModel("tiny", gte)
         assert model.cost(8192) == gte.engine.cost.of_text(8192)

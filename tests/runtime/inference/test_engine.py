@@ -1,7 +1,10 @@
-"""The engine, on a session that computes every result from the ids: whatever is planned, each text gets its own."""
+"""The engine, on a session that computes every result from the ids: whatever is planned, each text gets its
+own.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,12 +56,14 @@ def arrays(texts: Sequence[Sequence[int]]) -> list[Int64]:
 
 
 def spoiling(session: Session, token: int, field: str, value: float) -> Around:
-    """Puts `value` into an output of the texts that contain a token: all of their values if it is zero, else the last one."""
+    """Puts `value` into an output of the texts that contain a token: all of their values if it is zero, else
+    the last one.
+    """
 
     def spoil(batch: Batch, outputs: Outputs) -> Outputs:
         array = getattr(outputs, field)
         bounds = batch.cu_seqlens.tolist()
-        for row, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for row, (start, end) in enumerate(itertools.pairwise(bounds)):
             if token in batch.input_ids[start:end] and len(array):
                 part = array[row : row + 1] if field in ("cls", "logits") else array[start:end]
                 part.reshape(-1)[slice(None) if value == 0 else slice(-1, None)] = value
@@ -111,17 +116,17 @@ def test_any_list_is_as_one_by_one(
     together = engine(FromIds(provider, workers), batch, budget).run(ids, token_states=True)
     for row, one in enumerate(ids):
         alone = engine(FromIds(provider), batch).run([one], token_states=True)[0]
-        both = (together[row], alone)
-        assert np.array_equal(*(state.cls for state in both))
-        assert np.array_equal(*(state.token_weights for state in both))
-        assert np.array_equal(*(np.asarray(state.token_states) for state in both))
+        assert np.array_equal(together[row].cls, alone.cls)
+        assert np.array_equal(together[row].token_weights, alone.token_weights)
+        assert np.array_equal(together[row].token_states, alone.token_states)
 
 
 def test_no_texts():
     """Empty arrays of the right shape, and no run."""
     session = FromIds()
     found = engine(session).run([], token_states=True)
-    assert (len(found), found.cls.shape, found.cls.dtype) == (0, (0, FromIds.width), np.float32)
+    assert (len(found), found.cls.shape) == (0, (0, FromIds.width))
+    assert found.cls.dtype == np.float32
     assert found.token_weights == found.token_states == []
     assert reranker(session).run([]).logits.shape == (0,)
     assert engine(session).run_unchecked([]).finite().shape == (0,)
@@ -147,7 +152,9 @@ def test_states_of_tokens_only_when_asked_for(asked: bool):
 def test_done_counts_every_text_once(
     texts: list[list[int]], machine: tuple[tuple[str, str], int], budget: Budget | None
 ):
-    """What a progress bar adds up is the number of texts; `lap` hears of the plan, then of each run and its results."""
+    """What a progress bar adds up is the number of texts; `lap` hears of the plan, then of each run and its
+    results.
+    """
     (batch, provider), workers = machine
     session = FromIds(provider, workers)
     counts: list[int] = []
@@ -162,7 +169,9 @@ def test_done_counts_every_text_once(
 @pytest.mark.parametrize("field", ["cls", "token_weights", "token_states"])
 @pytest.mark.parametrize("place", [0, 3, 6])
 def test_a_text_that_is_not_finite_is_named(field: str, value: float, place: int):
-    """One value in the state, in a weight or in a token's state is enough; the error has the first such text's index."""
+    """One value in the state, in a weight or in a token's state is enough; the error has the first such
+    text's index.
+    """
     rows = [[5, n + 10] + [5] * n for n in range(7)]
     session = spoiling(FromIds(workers=2), place + 10, field, value)
     with pytest.raises(NonFiniteOutputError, match=rf"texts\[{place}\]") as caught:
@@ -222,7 +231,9 @@ def test_budgets():
 
 
 def test_the_plan_is_the_sessions():
-    """A CPU's runs may have all processors; on GPUs each run has one device, and a call is spread over all of them."""
+    """A CPU's runs may have all processors; on GPUs each run has one device, and a call is spread over all of
+    them.
+    """
     lengths = [8000] * 4
     assert engine(FromIds("cpu", 2)).plan(lengths).on_all > 0
     assert engine(FromIds("cuda", 2), "packed").plan(lengths).on_all == 0
@@ -234,7 +245,9 @@ def test_the_plan_is_the_sessions():
 
 
 def test_the_cost_is_the_engines():
-    """Where starting a run costs nothing, texts of different lengths do not share one; where it costs much, they do."""
+    """Where starting a run costs nothing, texts of different lengths do not share one; where it costs much,
+    they do.
+    """
     lengths = [2, 10] * 8
     for run, groups in ((0.0, 2), (1e6, 1)):
         planner = Engine(FromIds(), variant(), 4, cost=Cost(run=run, scores=1, cache_tokens=10**6))
@@ -252,7 +265,7 @@ def test_what_a_graph_gives():
 
 @given(texts, st.sets(st.integers(1, 99), max_size=4), st.sets(st.integers(1, 99), max_size=4))
 def test_each_text_has_its_result_or_its_error(texts: list[list[int]], failing: set[int], zeros: set[int]):
-    """Texts that fail, alone or with others in their batch, and texts that are not finite harm nobody else."""
+    """Texts that fail and texts that are not finite do not affect the others of their batch."""
     session = FromIds()
     session.failures = {token: EngineError(f"token {token}") for token in failing}
     around: Session = session
@@ -271,7 +284,7 @@ def test_each_text_has_its_result_or_its_error(texts: list[list[int]], failing: 
             assert isinstance(outcome, State)
             assert np.array_equal(outcome.cls, session.cls(text))
             assert np.array_equal(outcome.token_weights, session.weights(text))
-            assert np.array_equal(np.asarray(outcome.token_states), session.states(text))
+            assert np.array_equal(outcome.token_states, session.states(text))
 
 
 def test_a_batch_without_failures_is_one_run():
@@ -294,7 +307,9 @@ def test_a_failing_text_fails_alone():
 
 @pytest.mark.parametrize("error", [Cancelled("stopped"), ForkedProcessError()], ids=["cancelled", "forked"])
 def test_what_is_no_texts_fault_is_not_halved(error: EngineError):
-    """A stopped run stays stopped, and in a child of fork() no run can succeed: one run, its error for every text."""
+    """A stopped run stays stopped, and in a child of fork() no run can succeed: one run, its error for every
+    text.
+    """
     session = FromIds()
     session.failures[7] = error
     outcomes = engine(session).run_batch(arrays([[1, 2], [7, 3], [1, 4]]))

@@ -45,7 +45,9 @@ def test_a_batch_that_runs_stays_whole():
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=12), st.sets(st.integers(0, 11)))
 def test_a_failing_text_fails_alone(lengths: list[int], bad: set[int]):
-    """Wherever failing texts lie: each has its error, the others their own outputs, in the order of the batch."""
+    """Wherever failing texts lie: each has its error, the others their own outputs, in the order of the
+    batch.
+    """
     batch, error = texts(*lengths), EngineError("it broke")
 
     def run(part: Batch, halved: bool) -> Outputs:

@@ -54,7 +54,7 @@ def test_ragged_groups_keep_their_budget(lengths: list[int], budget: Budget):
 
 @given(lengths, budgets)
 def test_the_path_follows_the_own_length(lengths: list[int], budget: Budget):
-    """A group never mixes texts of the two attention paths, and long ones share runs only with their equals."""
+    """A group never mixes the two attention paths, and long texts share runs only with equally long ones."""
     ids = [np.zeros(n, np.int64) for n in lengths]
     for group in plan_ragged(lengths, FLASH, budget):
         members = {lengths[row] for row in group}
@@ -100,7 +100,7 @@ def test_short_texts_are_grouped_where_it_costs_least(lengths: list[int], run: f
 
 
 def test_few_long_texts_do_not_make_many_short_ones_pay():
-    """Two hundred queries beside a few passages: in one masked run every query would be padded to a passage."""
+    """Two hundred queries and a few passages: in one masked run every query would be padded to a passage."""
     groups = plan_ragged([8] * 200 + [60] * 4, FLASH, Budget(), Cost(scores=500))
     assert sorted(len(group) for group in groups) == [4, 200]
 
@@ -158,7 +158,7 @@ def test_a_text_beyond_the_budget_runs_alone():
 def test_budgets_check_themselves(field: str, value: object):
     """A budget that is no positive integer is refused by name."""
     with pytest.raises(ConfigError, match=field):
-        Budget(**{field: value})
+        Budget(**{field: value})  # type: ignore[arg-type]
 
 
 LENGTHS = st.lists(st.integers(2, 600), min_size=1, max_size=40)

@@ -1,4 +1,6 @@
-"""Libraries that ONNX Runtime's providers are linked with: which they are, where they are, which package has them."""
+"""Libraries that ONNX Runtime's providers are linked with: which they are, where they are, which package has
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a process holds after many batches of random shapes, and after an engine was closed. Each in a process of its own."""
+"""What a process holds after many batches of random shapes, and after an engine was closed.
+
+Each in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ def run(code: str, *arguments: object) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
+@pytest.mark.slow
 def test_random_shapes_leave_memory_flat(mini_bundle: Path):
     """Of 80 batches of lengths to 3000, the last 30 reach at most 2 % more than the 30 before."""
     first, second = run(RANDOM_SHAPES, mini_bundle)

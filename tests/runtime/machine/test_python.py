@@ -24,6 +24,7 @@ print(failure)
 AROUND = """
 import numpy  # what numpy does when it is imported is numpy's: its OpenBLAS starts a thread
 import atexit, logging, os, signal, sys, threading, warnings
+TASKS = "/proc/self/task"
 def look():
     return {
         "signals": {s: signal.getsignal(s) for s in signal.valid_signals()},
@@ -31,7 +32,7 @@ def look():
         "argv": list(sys.argv),
         "path": list(sys.path),
         "folder": os.getcwd(),
-        "threads": len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else threading.active_count(),
+        "threads": len(os.listdir(TASKS)) if os.path.isdir(TASKS) else threading.active_count(),
         "filters": list(warnings.filters),
         "handlers": list(logging.getLogger().handlers),
         "hooks": (sys.excepthook, sys.stdout, sys.stderr, threading.excepthook),
@@ -56,7 +57,9 @@ def test_a_sub_interpreter_is_refused_at_import():
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_an_import_changes_nothing(stream: str):
-    """No thread, signal handler, environment variable, warning filter, log handler or output comes from an import."""
+    """No thread, signal handler, environment variable, warning filter, log handler or output comes from an
+    import.
+    """
     done = subprocess.run(
         [sys.executable, "-c", AROUND], capture_output=True, text=True, timeout=60, check=False
     )

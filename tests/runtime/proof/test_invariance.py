@@ -1,4 +1,6 @@
-"""Whether equal bits hold on this machine: measured with the real session, and with one whose kernels break it."""
+"""Whether equal bits hold on this machine: measured with the real session, and with one whose kernels break
+it.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ from doubles import Around
 from invariance import assert_as_alone
 
 from gte_runtime import Embedder, Reranker
-from gte_runtime.bundle import load as loading
 from gte_runtime.bundle.directory import Bundle
 from gte_runtime.bundle.load import known_invariance
 from gte_runtime.device.cpu import CpuSession
+from gte_runtime.device.runtime import runtime
 from gte_runtime.inference.batch import Batch
 from gte_runtime.inference.session import Outputs
 from gte_runtime.proof.invariance import LENGTHS, measure
@@ -58,7 +60,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], list[Around]]:
             made.append(other_for_few_rows(CpuSession(*arguments, **options), change))
             return made[-1]
 
-        monkeypatch.setattr(loading, "CpuSession", other)
+        monkeypatch.setattr("gte_runtime.bundle.load.CpuSession", other)
         return made
 
     return breaking
@@ -120,7 +122,7 @@ def test_measured_once_for_each_number_of_threads_and_runtime(
     first, again = runs(1), runs(1)
     assert first > again + len(LENGTHS)
     assert runs(2) > again + len(LENGTHS)
-    monkeypatch.setattr(loading.runtime(), "__version__", "9.0.0")
+    monkeypatch.setattr(runtime(), "__version__", "9.0.0")
     change = nowhere
     made = broken(change)
     assert runs(1) > again + len(LENGTHS)
@@ -132,7 +134,8 @@ def test_a_note_that_cannot_be_read_is_none(tiny_bundle: Path, tmp_path: Path):
     bundle = Bundle.open(tiny_bundle)
     assert known_invariance(bundle, "cpu-fp32", 1) is not None
     (note,) = (tmp_path / "cache" / "measured").iterdir()
-    for damaged in ({"cpu-fp32": 0.0}, dict.fromkeys(json.loads(note.read_text()), "0.0"), []):
+    notes: list[Any] = [{"cpu-fp32": 0.0}, dict.fromkeys(json.loads(note.read_text()), "0.0"), []]
+    for damaged in notes:
         note.write_text(json.dumps(damaged))
         assert known_invariance(bundle, "cpu-fp32", 1) is None
     with Embedder.open(tiny_bundle, threads=1) as engine:

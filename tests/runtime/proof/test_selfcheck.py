@@ -54,7 +54,10 @@ class Recorded(FromIds):
 
 
 def turned(check: SelfCheck, by: float) -> Float32:
-    """The recorded vector, and at a right angle to it so much more: their distance is about `by`. Not normalised."""
+    """The recorded vector, and at a right angle to it so much more: their distance is about `by`.
+
+    Not normalised.
+    """
     vector = check.vector().astype(np.float64)
     across = np.roll(vector, 1) - (np.roll(vector, 1) @ vector) * vector
     return (7 * (vector + by * across / np.linalg.norm(across))).astype(np.float32)
@@ -89,7 +92,9 @@ def test_recorded_values_pass(manifest: Manifest, tokenizer: Tokenizer):
 
 
 def test_every_check_counts(manifest: Manifest, tokenizer: Tokenizer):
-    """A vector that is off by more than the tolerance fails, in whichever text; one that is off by less is measured."""
+    """A vector that is off by more than the tolerance fails, in whichever text; one that is off by less is
+    measured.
+    """
     for number in range(len(manifest.self_checks)):
         near = Recorded(manifest, number, cls=0.9 * TOLERANCE)
         assert self_check(manifest, VARIANT, tokenizer, near, thorough=True) == pytest.approx(
@@ -101,7 +106,9 @@ def test_every_check_counts(manifest: Manifest, tokenizer: Tokenizer):
 
 
 def test_every_weight_counts(manifest: Manifest, tokenizer: Tokenizer):
-    """Token weights may be off by five tolerances, as a share of the largest, and by no more: too much or too little."""
+    """Token weights may be off by five tolerances, as a share of the largest, and by no more: too much or too
+    little.
+    """
     for number in range(len(manifest.self_checks)):
         for sign in (1, -1):
             near = Recorded(manifest, number, weights=sign * 4.9 * TOLERANCE)
@@ -127,7 +134,9 @@ def test_weights_of_a_model_without_sparse_head(manifest: Manifest, tokenizer: T
 
 
 def test_the_long_text_only_where_it_is_thorough(manifest: Manifest, tokenizer: Tokenizer):
-    """At every load the short texts run together; the first time and in `gte verify` the long one too, by itself."""
+    """At every load the short texts run together; the first time and in `gte verify` the long one too, by
+    itself.
+    """
     flash_from = manifest.variants[VARIANT].flash_from
     short = [check for check in manifest.self_checks if len(check.ids) < flash_from]
     assert 0 < len(short) < len(manifest.self_checks)

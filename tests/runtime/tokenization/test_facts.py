@@ -43,7 +43,9 @@ def mini() -> Tokenizer:
 
 
 def test_facts(mini: Tokenizer):
-    """What the manifest keeps: XLM-R's kind can be cut anywhere, BERT's between words, and an unknown normaliser nowhere."""
+    """What the manifest keeps: XLM-R's kind can be cut anywhere, BERT's between words, and an unknown
+    normaliser nowhere.
+    """
     assert mini.record.drop_ids == (0, 1, 2, 3)
     assert mini.record.splits_on_whitespace
     assert 8 <= mini.record.longest_piece <= 16

@@ -77,7 +77,9 @@ def ties() -> bytes:
 
 
 def seesaw() -> bytes:
-    """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character decides its first token."""
+    """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character
+    decides its first token.
+    """
     return unigram(
         {
             "▁": -2,
@@ -190,7 +192,7 @@ LONG = st.lists(SPAN, min_size=1, max_size=30).map("".join)
 @settings(max_examples=300, deadline=None)
 @given(text=LONG, room=st.integers(1, 60), near=st.booleans())
 def test_a_cut_text_has_the_tokens_of_the_whole(pair: Pair, text: str, room: int, near: bool):
-    """Whatever the text, a limit small or near its length gives the ids and the flag of tokenizing all of it."""
+    """Whatever text and limit: the ids and the flag are those of tokenizing all of it."""
     if near:
         room = max(1, len(pair.plain.encode(text, add_special_tokens=False).ids) + room % 5 - 2)
     pair.compare(text, room + pair.ours.specials)

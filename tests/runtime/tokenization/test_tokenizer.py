@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,9 @@ def ties() -> bytes:
 
 
 def seesaw() -> bytes:
-    """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character decides its first token."""
+    """A run of "ab" is cut before each b or before each a, by whether its length is even: its last character
+    decides its first token.
+    """
     return unigram(
         {
             "▁": -2,
@@ -144,14 +147,18 @@ def test_too_long_is_counted(mini: Tokenizer):
         mini.encode(["word " * 100_000], max_length=10, truncate=False)
 
 
+@cache
+def opened(data: Path, encode_special_tokens: bool) -> Tokenizer:
+    return Tokenizer(data.read_bytes(), encode_special_tokens=encode_special_tokens)
+
+
 @pytest.mark.parametrize("literal", ["<s>", "</s>", "<pad>", "<mask>", "<unk>"])
 @pytest.mark.parametrize("data", [MINI, TINY], ids=["mini", "tiny"])
 def test_special_tokens_in_untrusted_text(data: Path, literal: str):
-    """B-8: with the option no text leads to a special id, all others are tokenized as ever, and `<s>` stays in front."""
-    careful, reference = (
-        Tokenizer(data.read_bytes(), encode_special_tokens=True),
-        Tokenizer(data.read_bytes()),
-    )
+    """B-8: with the option no text leads to a special id, all others are tokenized as ever, and `<s>` stays
+    in front.
+    """
+    careful, reference = opened(data, True), opened(data, False)
     special = reference.encode([literal], max_length=20)[0].ids[1]
     (found,) = careful.encode([f"a {literal} b{literal}"], max_length=40)
     assert special not in found.ids[1:-1] or literal == "<unk>"
