@@ -219,7 +219,7 @@ def test_scores_do_not_limit_long_texts():
 
 
 def test_a_group_beyond_the_budget_is_split_evenly():
-    """Into as few runs as fit, of as many tokens each: three of four texts, not two of five and one of two."""
+    """Into as few runs as fit, of as many tokens each: three runs of four texts, not of five, five and two."""
     cost = Cost(run=10**6)
     assert sizes_of(plan_ragged([10] * 12, FLASH, Budget(max_tokens=50), cost)) == [4, 4, 4]
     assert sizes_of(plan_ragged([10] * 12, FLASH, Budget(max_scores=500), cost)) == [4, 4, 4]
@@ -339,7 +339,7 @@ def test_the_most_expensive_run_is_first(lengths: list[int], budget: Budget, wor
 
 
 def test_a_run_beyond_its_part_of_the_budget_is_alone():
-    """Of two processors each may hold half of the budget: a run of exactly that much is still beside others."""
+    """Of two processors each may hold half of the budget: a run of exactly that much is beside others."""
     cost = Cost(cache_tokens=200, all_threads=0.1)
     for max_tokens, on_all in ((400, 0), (399, 8)):
         budget = Budget(max_tokens=max_tokens)
