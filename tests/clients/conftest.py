@@ -1,7 +1,8 @@
-"""A live `gte serve` for real clients, with a key. Each folder has an environment of its own: see `make test-clients`.
+"""A live `gte serve` for real clients, with a key. Each folder has an environment of its own: see `make
+test-clients`.
 
-Nothing of gte_runtime is imported: what a client should have got is asked of the server's own dialect, whose bits are
-held to the library's by tests/server.
+Nothing of gte_runtime is imported: what a client should have got is asked of the server's own dialect, whose
+bits are held to the library's by tests/server.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import numpy as np
 import pytest
 
 GTE = os.environ.get("GTE_CLI")
-"""The `gte` command to serve with. Without it nothing here is collected: these tests are not for our own environment."""
+"""The `gte` command to serve with. Without it nothing here is collected: these tests are not for our own
+environment."""
 
 collect_ignore_glob = [] if GTE else ["*"]
 
@@ -39,8 +41,11 @@ TEXTS = [
 
 # Clients that look for news or report home have nobody to talk to here.
 os.environ |= {
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True", "HAYSTACK_TELEMETRY_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1",
-}  # fmt: skip
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "HAYSTACK_TELEMETRY_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "NO_PROXY": "127.0.0.1",
+}
 
 
 @dataclass(frozen=True)

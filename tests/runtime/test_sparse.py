@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ def obvious(pairs: list[tuple[int, float]]) -> dict[int, float]:
 
 def vector_of(pairs: list[tuple[int, float]]) -> SparseVector:
     ids, weights = np.array([p[0] for p in pairs], np.int64), np.array([p[1] for p in pairs], np.float32)
-    return sparse_vector(ids, weights, DROP)
+    return sparse_vector(ids, weights, set(DROP))  # any iterable; np.isin would not look into a set
 
 
 @given(tokens)
@@ -75,3 +76,57 @@ def test_strings_merge_pieces():
         np.array([6, 7, 5, 0]), np.array([1.0, 0.5, 2.0, 9.0], np.float32), DROP, names.__getitem__
     )
     assert list(found.items()) == [("is", 2.0), ("", 0.5)]
+
+
+@given(tokens)
+def test_by_string_is_the_obvious_dictionary(pairs: list[tuple[int, float]]):
+    """Against the slow way, with two ids to each string: same keys in the same order, same weights."""
+    expected: dict[str, float] = {}
+    for token, weight in pairs:
+        if token in DROP or weight <= 0:
+            continue
+        expected[str(token // 2)] = max(weight, expected.get(str(token // 2), 0.0))
+    ids, weights = np.array([p[0] for p in pairs], np.int64), np.array([p[1] for p in pairs], np.float32)
+    found = by_string(ids, weights, iter(DROP), lambda token: str(token // 2))
+    assert list(found.items()) == list(expected.items())
+
+
+def test_a_weight_of_zero_is_no_token():
+    """ReLU gives zeros: they are in neither form; a token's place is that of its first positive weight."""
+    ids, weights = np.array([5, 6, 5]), np.array([0.0, 1.0, 2.0], np.float32)
+    assert list(by_string(ids, weights, (), str).items()) == [("6", 1.0), ("5", 2.0)]
+    assert sparse_vector(ids[:1], weights[:1], ()).as_dict() == by_string(ids[:1], weights[:1], (), str) == {}
+
+
+def test_as_many_weights_as_ids():
+    """Arrays of different lengths are a bug of the caller, never cut to the shorter one."""
+    with pytest.raises(ValueError, match=r"zip\(\)"):
+        by_string(np.array([5, 6]), np.ones(1, np.float32), (), str)
+    with pytest.raises(ValueError, match=r"zip\(\)"):
+        SparseVector(np.array([5, 6], np.int32), np.ones(1, np.float32)).as_dict()
+
+
+def test_dot_is_summed_in_float64():
+    """16777217 has no float32: a sum in float32 would lose the 1. The result is Python's float."""
+    left = SparseVector(np.array([5, 6], np.int32), np.array([2.0**24, 1.0], np.float32))
+    right = SparseVector(np.array([5, 6, 7], np.int32), np.array([1.0, 1.0, 9.0], np.float32))
+    assert left.dot(right) == right.dot(left) == 2.0**24 + 1
+    assert type(left.dot(right)) is float
+    assert left.dot(vector_of([])) == 0.0
+
+
+def test_csr_of_vectors_without_tokens():
+    """No texts, or texts without weights: empty arrays of the promised types, and a row for each text."""
+    for count in (0, 2):
+        data, indices, indptr, shape = SparseVectors([vector_of([])] * count, width=13).to_csr()
+        assert (data.dtype, indices.dtype, indptr.dtype) == (np.float32, np.int32, np.int64)
+        assert (len(data), len(indices), indptr.tolist(), shape) == (0, 0, [0] * (count + 1), (count, 13))
+
+
+def test_vectors_are_a_sequence():
+    """Length, iteration and indices, each as of the list they were made from."""
+    parts = [vector_of([(5, 1.0), (6, 2.0)]), vector_of([(7, 1.0)])]
+    vectors = SparseVectors(iter(parts), width=13)
+    assert list(vectors) == parts
+    assert [len(vectors), *map(len, vectors)] == [2, 2, 1]
+    assert list(vectors[:1]) == parts[:1]

@@ -120,14 +120,14 @@ def test_a_part_of_a_stream(gte: Embedder, golden: Golden):
     steps = Steps(gte.manifest, gte.tokenizer, engine)
     good, bad, last = steps.tokens([golden.texts[0], golden.texts[2], golden.texts[1]])
     refused = InputError("no text", index=101)
-    part = steps.part(100, [good, refused, bad, last], True, True, 64)
+    part = steps.run_part(100, [good, refused, bad, last], True, True, 64)
     assert part.index.tolist() == [100, 103]
     assert [(one.index, type(one.error)) for one in part.rejected] == [
         (101, InputError),
         (102, NonFiniteOutputError),
     ]
     assert np.array_equal(part.dense, gte.encode([golden.texts[0], golden.texts[1]]).dense)
-    empty = steps.part(7, [refused], True, True, 64)
+    empty = steps.run_part(7, [refused], True, True, 64)
     assert (len(empty), empty.dense.shape, len(empty.rejected)) == (0, (0, 64), 1)
 
 

@@ -1,4 +1,5 @@
-"""mteb's wrappers for servers, against /v1/embeddings and /v1/rerank. They send no key to /v1/models, so this server has none."""
+"""mteb's wrappers for servers, against /v1/embeddings and /v1/rerank. They send no key to /v1/models, so this
+server has none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The client of Java's own library, which asks for HTTP/2 with its first request and takes HTTP/1.1 for an answer."""
+"""The client of Java's own library, which asks for HTTP/2 with its first request and takes HTTP/1.1 for an
+answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""LangChain's OpenAIEmbeddings. It needs check_embedding_ctx_length=False: otherwise it sends token ids of another model."""
+"""LangChain's OpenAIEmbeddings. It needs check_embedding_ctx_length=False: otherwise it sends token ids of
+another model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Clients of Node.js: openai, cohere-ai and @huggingface/inference, each in one script that prints what it got."""
+"""Clients of Node.js: openai, cohere-ai and @huggingface/inference, each in one script that prints what it
+got."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,3 +80,76 @@ def test_halves_are_the_whole(lengths: list[int]):
     assert np.array_equal(np.concatenate((first.rows, second.rows)), batch.rows)
     assert len(first.rows) >= 1 <= len(second.rows)
     assert first.cu_seqlens[0] == second.cu_seqlens[0] == 0
+
+
+@given(LENGTHS)
+def test_the_last_offsets_are_those_of_padding(lengths: list[int]):
+    """Every place of the padded batch is there once, int32, those of padding in order after the tokens."""
+    offsets = packed_inputs(batch_of(lengths))["token_offset"]
+    longest = max(lengths)
+    padding = [row * longest + column for row, n in enumerate(lengths) for column in range(n, longest)]
+    assert offsets.dtype == np.int32
+    assert offsets.ravel()[sum(lengths) :].tolist() == padding
+
+
+@pytest.mark.parametrize("longest", [3, 4, 9])
+def test_packed_arrays_may_be_longer_than_their_texts(longest: int):
+    """With a shape that is given, everything but `token_offset` stays as it is."""
+    batch = batch_of([3, 2])
+    inputs, own = packed_inputs(batch, longest), packed_inputs(batch)
+    assert inputs["token_offset"].shape == (2, longest)
+    assert inputs["token_offset"].ravel()[:5].tolist() == [0, 1, 2, longest, longest + 1]
+    assert inputs["position_ids"].tolist() == [0, 1, 2, 0, 1]
+    assert all(np.array_equal(inputs[name], own[name]) for name in own if name != "token_offset")
+    assert inputs["input_ids"] is batch.input_ids
+    assert inputs["cu_seqlens"] is batch.cu_seqlens
+
+
+def test_arrays_have_the_types_of_the_graphs():
+    """By example, for all three kinds of graph: names, types, and 0 where padding points to no token."""
+    batch = make_batch(np.array([4, 9]), [np.arange(10 * n, 10 * n + n) for n in range(10)], 5)
+    ragged, packed, padded = ragged_inputs(batch), packed_inputs(batch), padded_inputs(batch)
+    assert ragged["padded_index"].tolist() == [[0, 1, 2, 3, 0, 0, 0, 0, 0], [4, 5, 6, 7, 8, 9, 10, 11, 12]]
+    assert ragged["flat_index"].tolist() == [0, 1, 2, 3, *range(9, 18)]
+    assert ragged["position_ids"].tolist() == packed["position_ids"].tolist() == [*range(4), *range(9)]
+    assert padded["input_ids"].tolist() == [[40, 41, 42, 43, 0, 0, 0, 0, 0], [*range(90, 99)]]
+    assert padded["attention_mask"].tolist() == [[1] * 4 + [0] * 5, [1] * 9]
+    assert ragged["uniform"].dtype == np.bool_
+    assert ragged["uniform"].shape == ()
+    for inputs in (ragged, packed):
+        assert inputs["cu_seqlens"].dtype == np.int32
+    for inputs, names in (
+        (ragged, ("input_ids", "position_ids", "padded_index", "flat_index")),
+        (packed, ("input_ids", "position_ids")),
+        (padded, ("input_ids", "attention_mask")),
+    ):
+        assert {inputs[name].dtype for name in names} == {np.dtype(np.int64)}
+    assert packed.keys() == {"input_ids", "position_ids", "cu_seqlens", "token_offset"}
+
+
+@pytest.mark.parametrize(("length", "uniform"), [(4, False), (5, True), (6, True)])
+def test_the_path_changes_at_flash_from(length: int, uniform: bool):
+    """A text of exactly `flash_from` tokens takes the path without a mask; the graph is told."""
+    batch = make_batch(np.array([1]), [np.arange(9), np.arange(length)], 5)
+    assert batch.uniform is uniform
+    assert ragged_inputs(batch)["uniform"] == uniform
+    assert (batch.rows.tolist(), batch.lengths.tolist()) == ([1], [length])
+
+
+@given(LENGTHS.filter(lambda lengths: len(lengths) > 1))
+def test_halves_are_cut_at_half_of_the_tokens(lengths: list[int]):
+    """Against the slow way: texts go to the first half until it has half of the tokens; not the last one."""
+    cut = 1
+    while cut < len(lengths) - 1 and 2 * sum(lengths[:cut]) < sum(lengths):
+        cut += 1
+    first, second = halves(batch_of(lengths))
+    assert first.lengths.tolist() == lengths[:cut]
+    assert second.lengths.tolist() == lengths[cut:]
+    assert first.cu_seqlens.dtype == second.cu_seqlens.dtype == np.int32
+
+
+@pytest.mark.parametrize("length", [100, 128])
+def test_halves_take_the_path_of_the_whole(length: int):
+    """Which path through attention a text takes does not change when its batch is halved."""
+    batch = batch_of([length] * 4)
+    assert [half.uniform for half in halves(batch)] == [batch.uniform] * 2 == [length == 128] * 2

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from gte_runtime.errors import ConfigError
-from gte_runtime.inference.batch import (
-    make_batch,
-)
+from gte_runtime.format.manifest import STATES, Variant
+from gte_runtime.inference.batch import make_batch
 from gte_runtime.inference.cost import Cost
 from gte_runtime.inference.plan import (
+    SMALLEST_PACKED,
     Budget,
+    Plan,
+    _cheapest,
     budget_at_the_same_time,
     budget_of_each_device,
     plan_packed,
     plan_padded,
     plan_ragged,
+    plan_runs,
     runs_on_all,
 )
 
@@ -184,3 +190,179 @@ def test_several_devices_share_a_call():
     assert len(plan_packed(lengths, budget_of_each_device(Budget(max_tokens=32768), sum(lengths), 1))) == 1
     assert len(plan_packed(lengths, budget_of_each_device(Budget(max_tokens=32768), sum(lengths), 4))) == 4
     assert len(plan_packed([16] * 8, budget_of_each_device(Budget(max_tokens=32768), 128, 4))) == 1
+
+
+# Limits: what fills a budget exactly fits
+
+
+def sizes_of(groups: list[NDArray[np.int64]]) -> list[int]:
+    return [len(group) for group in groups]
+
+
+def test_what_fills_a_budget_fits():
+    """A run may have exactly `max_tokens` tokens and `max_scores` scores, and not one more."""
+    wide = Budget(max_tokens=10**9, max_scores=10**9)
+    for plan in (partial(plan_ragged, flash_from=FLASH), plan_padded):
+        assert sizes_of(plan([10] * 6, budget=replace(wide, max_tokens=60))) == [6]
+        assert sizes_of(plan([10] * 6, budget=replace(wide, max_scores=600))) == [6]
+        assert sorted(sizes_of(plan([10] * 6, budget=replace(wide, max_tokens=59)))) in ([3, 3], [1, 5])
+        assert sorted(sizes_of(plan([10] * 6, budget=replace(wide, max_scores=599)))) in ([3, 3], [1, 5])
+    assert sizes_of(plan_packed([10] * 6, replace(wide, max_tokens=60))) == [6]
+    assert sizes_of(plan_packed([10] * 6, replace(wide, max_tokens=59))) == [5, 1]
+    assert sizes_of(plan_ragged([FLASH] * 7, FLASH, Budget(max_tokens=3 * FLASH))) == [3, 3, 1]
+    assert sizes_of(plan_ragged([FLASH] * 7, FLASH, Budget(max_tokens=3 * FLASH - 1))) == [2, 2, 2, 1]
+
+
+def test_scores_do_not_limit_long_texts():
+    """Their path through attention stores no scores: only tokens limit a run."""
+    assert sizes_of(plan_ragged([FLASH] * 4, FLASH, Budget(max_scores=1))) == [4]
+
+
+def test_a_group_beyond_the_budget_is_split_evenly():
+    """Into as few runs as fit, of as many tokens each: three runs of four texts, not five, five and two."""
+    cost = Cost(run=10**6)
+    assert sizes_of(plan_ragged([10] * 12, FLASH, Budget(max_tokens=50), cost)) == [4, 4, 4]
+    assert sizes_of(plan_ragged([10] * 12, FLASH, Budget(max_scores=500), cost)) == [4, 4, 4]
+    groups = plan_ragged([2] * 20 + [40], FLASH, Budget(max_tokens=40, max_scores=10**6), cost)
+    assert sizes_of(groups) == [20, 1]
+
+
+@given(lengths, budgets)
+def test_equals_keep_their_order(lengths: list[int], budget: Budget):
+    """Every sort is stable, so a plan does not depend on numpy's version: equal texts stay in order."""
+    for groups in (
+        plan_ragged(lengths, FLASH, budget),
+        plan_padded(lengths, budget),
+        plan_packed(lengths, budget),
+    ):
+        rows = [int(row) for group in groups for row in group]
+        for length in set(lengths):
+            equal = [row for row in rows if lengths[row] == length]
+            assert equal == sorted(equal)
+
+
+@given(
+    st.lists(st.integers(2, 12), min_size=1, max_size=7),
+    budgets,
+    st.floats(0, 200),
+    st.integers(1, 3000),
+)
+def test_groups_that_the_budget_splits_cost_more(lengths: list[int], budget: Budget, run: float, scores: int):
+    """Each further run that a group needs costs `run`: against all ways to cut the lengths that occur."""
+    cost, sizes = Cost(run=run, scores=scores), np.array(sorted(lengths))
+
+    def price(group: list[int]) -> float:
+        tokens, longest = sum(group), group[-1]
+        runs = 1
+        while runs * budget.max_tokens < tokens or runs * budget.max_scores < len(group) * longest**2:
+            runs += 1
+        return cost.of(len(group), tokens, longest) + (runs - 1) * run
+
+    found = _cheapest(np.arange(len(sizes)), sizes, budget, cost)
+    assert np.concatenate(found).tolist() == list(range(len(sizes)))
+    places = [place for place in range(1, len(sizes)) if sizes[place - 1] < sizes[place]]
+    prices = [
+        sum(price(part.tolist()) for part in np.split(sizes, cuts))
+        for count in range(len(places) + 1)
+        for cuts in itertools.combinations(places, count)
+    ]
+    assert sum(price(sizes[group].tolist()) for group in found) == pytest.approx(min(prices))
+
+
+# Shares
+
+
+def test_work_is_shared_from_the_smallest_share_on():
+    """By example: 20 tokens for each of four runs are enough, 19 are not; a last token is rounded up."""
+    cost = Cost(run=40.0, all_threads=0.5, cache_tokens=100)
+    assert cost.smallest_share(4) == 20
+    found = [
+        budget_at_the_same_time(Budget(), n, 4, cost).max_tokens for n in (0, 1, 76, 77, 80, 81, 400, 404)
+    ]
+    assert found == [1, 1, 76, 20, 20, 21, 100, 100]
+    assert budget_at_the_same_time(Budget(max_tokens=7), 80, 4, cost).max_tokens == 7
+
+
+def test_scores_are_divided():
+    """Runs at the same time hold together as many scores as one may; at least one each."""
+    scores = [budget_at_the_same_time(Budget(max_scores=n), 10, 4).max_scores for n in (1, 3, 4, 11, 12)]
+    assert scores == [1, 1, 1, 2, 3]
+
+
+def test_devices_share_from_the_smallest_run_on():
+    """A device gets its part of the tokens, rounded up, but no fewer than make a run worth it."""
+    budget, least = Budget(max_tokens=10**6, max_scores=77), SMALLEST_PACKED
+    for tokens, expected in ((40_000, 10_000), (40_001, 10_001), (4 * least, least), (4 * least - 9, least)):
+        assert budget_of_each_device(budget, tokens, 4) == replace(budget, max_tokens=expected)
+    assert budget_of_each_device(Budget(max_tokens=100), 40_000, 4) == Budget(max_tokens=100)
+
+
+def test_many_runs_on_all():
+    """Up to sixteen runs, or all of them, run on all processors before the others run at the same time."""
+    assert runs_on_all([], 4, 0.9) == 0
+    assert runs_on_all([1000.0] * 16 + [1.0] * 4000, 32, 0.99) == 16
+    assert runs_on_all([1000.0] * 5, 4, 0.99) == 1
+    assert runs_on_all([1000.0] * 21, 32, 0.99) == 21
+    assert runs_on_all([100.0, 1.0], 1, 0.5) == 0
+
+
+# The whole plan
+
+
+def variant(batch: str) -> Variant:
+    return Variant(
+        graph="g.onnx",
+        weights=(),
+        batch=batch,
+        inputs=(),
+        outputs=STATES,
+        min_onnxruntime="1.0",
+        tolerance=0.0,
+        flash_from=FLASH,
+    )
+
+
+@given(lengths, budgets, st.integers(1, 5))
+def test_the_most_expensive_run_is_first(lengths: list[int], budget: Budget, workers: int):
+    """Runs descend by cost; those that are too large for a part of the budget have all processors."""
+    cost = Cost()
+    plan = plan_runs(lengths, variant("ragged"), budget, workers, cost, on_cpu=True)
+    tokens = [sum(lengths[row] for row in group) for group in plan.groups]
+    costs = [
+        cost.of(len(group), total, max(lengths[row] for row in group))
+        for group, total in zip(plan.groups, tokens, strict=True)
+    ]
+    assert costs == sorted(costs, reverse=True)
+    assert sorted(row for group in plan.groups for row in group.tolist()) == list(range(len(lengths)))
+    large = sum(total > budget.max_tokens // workers for total in tokens)
+    assert plan.on_all == max(large, runs_on_all(costs, workers, cost.all_threads))
+
+
+def test_a_run_beyond_its_part_of_the_budget_is_alone():
+    """Of two processors each may hold half of the budget: a run of exactly that much is beside others."""
+    cost = Cost(cache_tokens=200, all_threads=0.1)
+    for max_tokens, on_all in ((400, 0), (399, 8)):
+        budget = Budget(max_tokens=max_tokens)
+        plan = plan_runs([200] * 8, variant("ragged"), budget, 2, cost, on_cpu=True)
+        assert (sizes_of(plan.groups), plan.on_all) == ([1] * 8, on_all)
+
+
+def test_padded_plans():
+    """The largest run is first; on a CPU each has all processors, on GPUs none waits for another."""
+    budget = Budget(max_tokens=100)
+    for on_cpu in (True, False):
+        plan = plan_runs([10, 50, 20, 50, 10], variant("padded"), budget, 2, Cost(), on_cpu=on_cpu)
+        assert [group.tolist() for group in plan.groups] == [[1, 3], [0, 4, 2]]
+        assert plan.on_all == (2 if on_cpu else 0)
+
+
+def test_packed_plans_are_spread_over_devices():
+    """As `plan_packed` with a device's part; no run has more than one device."""
+    lengths, budget = [4096] * 6, Budget(max_tokens=32768)
+    plan = plan_runs(lengths, variant("packed"), budget, 3, Cost(), on_cpu=False)
+    assert ([group.tolist() for group in plan.groups], plan.on_all) == ([[0, 1], [2, 3], [4, 5]], 0)
+
+
+@pytest.mark.parametrize("batch", ["ragged", "padded", "packed"])
+def test_no_texts_no_runs(batch: str):
+    assert plan_runs([], variant(batch), Budget(), 2, Cost(), on_cpu=True) == Plan([], 0)

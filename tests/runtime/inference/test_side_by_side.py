@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from doubles import FromIds
 
 from gte_runtime.errors import Cancelled, EngineError
 from gte_runtime.inference.batch import Batch, make_batch
@@ -88,3 +89,110 @@ def test_leaving_early_stops_the_others():
 def test_nothing_to_run():
     """No batches, no runs."""
     assert list(run_all(Recorder(2), [], 0)) == []
+
+
+class Watching(FromIds):
+    """Runs take a moment; notes how many went on at the same time, and in which threads."""
+
+    def __init__(self, workers: int, provider: str = "cpu") -> None:
+        super().__init__(provider, workers)
+        self.now = self.most = 0
+        self.threads: set[str] = set()
+        self.lock = threading.Lock()
+
+    def run(
+        self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
+    ) -> Outputs:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.threads.add(threading.current_thread().name)
+        time.sleep(0.005)
+        outputs = super().run(batch, share, owner, states=states)
+        with self.lock:
+            self.now -= 1
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("workers", "count", "wide", "shares"),
+    [
+        (3, 1, 0, ["any"]),
+        (3, 1, 1, ["any"]),
+        (1, 1, 0, ["any"]),
+        (1, 3, 0, ["all", "all", "all"]),
+        (3, 4, 0, ["one", "one", "one", "one"]),
+        (3, 4, 2, ["all", "all", "one", "one"]),
+        (3, 4, 4, ["all", "all", "all", "all"]),
+        (3, 4, 3, ["all", "all", "all", "one"]),
+    ],
+)
+def test_how_many_processors_each_run_gets(workers: int, count: int, wide: int, shares: list[str]):
+    """The first runs take all of them, one after the other and in order; then each run takes one."""
+    session = Watching(workers)
+    found = list(run_all(session, batches(count), wide))
+    assert [run[1] for run in session.runs] == shares
+    assert [index for index, *_ in found[:wide]] == list(range(wide))
+    assert sorted(index for index, *_ in found) == list(range(count))
+    assert session.most <= max(1, min(workers, count - wide))
+    assert session.threads <= {"gte-run", threading.current_thread().name}
+
+
+def test_runs_at_the_same_time():
+    """As many as there are workers, no more; they share one owner, by which all of them can be stopped."""
+    session = Watching(3)
+    list(run_all(session, batches(12), 0))
+    assert session.most == 3
+    owners = {id(owner) for _, _, owner, _ in session.runs}
+    assert len(owners) == 1
+    assert None not in [owner for _, _, owner, _ in session.runs]
+
+
+@pytest.mark.parametrize("states", [False, True])
+def test_states_are_fetched_in_every_run(states: bool):
+    """On all processors and on one."""
+    session = Watching(2)
+    found = list(run_all(session, batches(4), 2, states=states))
+    assert {run[3] for run in session.runs} == {states}
+    assert {len(outputs.token_states) for _, _, outputs in found} == {2 if states else 0}
+
+
+def test_each_result_comes_with_its_batch():
+    """Made just before its run, in whichever thread."""
+    for index, batch, outputs in run_all(Watching(2), batches(6), 2):
+        assert batch.input_ids.tolist() == [index, index]
+        assert outputs.cls[0, 0] == index
+
+
+def test_batches_are_made_one_by_one():
+    """Before a result is taken, no more batches are made than run: their arrays need memory."""
+    made: list[int] = []
+
+    def make(n: int) -> Batch:
+        made.append(n)
+        return batches(n + 1)[n]()
+
+    results = run_all(Watching(1), [partial(make, n) for n in range(5)], 0)
+    for n in range(5):
+        next(results)
+        assert made == list(range(n + 1))
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_whatever_is_raised_in_a_thread_is_raised_here(error: type[BaseException]):
+    """Also by the making of a batch, and also what is no Exception; a caller is never left waiting."""
+
+    def broken() -> Batch:
+        raise error
+
+    with pytest.raises(error):
+        list(run_all(Watching(2), [*batches(3), broken, *batches(3)], 0))
+    assert not [t for t in threading.enumerate() if t.name == "gte-run"]
+
+
+def test_a_failure_on_all_processors_ends_the_call():
+    """Nothing after it runs."""
+    session = Recorder(2, fail=1)
+    with pytest.raises(EngineError, match="it broke"):
+        list(run_all(session, batches(4), 4))
+    assert session.shares == ["all", "all"]

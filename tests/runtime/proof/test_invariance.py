@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doubles import Around
+from doubles import Around, FromIds
 from invariance import assert_as_alone
 
 from gte_runtime import Embedder, Reranker
@@ -20,9 +20,10 @@ from gte_runtime.bundle.directory import Bundle
 from gte_runtime.bundle.load import known_invariance
 from gte_runtime.device.cpu import CpuSession
 from gte_runtime.device.runtime import runtime
+from gte_runtime.format.manifest import LOGITS, STATES, Variant
 from gte_runtime.inference.batch import Batch
 from gte_runtime.inference.session import Outputs
-from gte_runtime.proof.invariance import LENGTHS, measure
+from gte_runtime.proof.invariance import LENGTHS, Invariance, measure
 
 FEW = 20
 """Rows below which the other kernel rounds in its own way."""
@@ -176,3 +177,111 @@ def test_the_bound_of_the_property_tests(tiny_bundle: Path, broken):
         assert_as_alone(engine, alone + np.float32(engine.info["batch_difference"]), alone)
         with pytest.raises(AssertionError):
             assert_as_alone(engine, alone + np.float32(1e-4), alone)
+
+
+# By example, on a session that computes results from ids
+
+
+def of(batch: str = "ragged", flash_from: int = 128, outputs: tuple[str, ...] = STATES) -> Variant:
+    return Variant(
+        graph="g.onnx",
+        weights=(),
+        batch=batch,
+        inputs=(),
+        outputs=outputs,
+        min_onnxruntime="1.0",
+        tolerance=0.0,
+        flash_from=flash_from,
+    )
+
+
+@pytest.mark.parametrize(
+    ("flash_from", "lengths"), [(128, LENGTHS), (34, LENGTHS[:-1]), (35, LENGTHS), (3, (2,))]
+)
+def test_what_is_run(flash_from: int, lengths: tuple[int, ...]):
+    """Every text alone, all in both orders, three in which one is twice; at last two of `flash_from`."""
+    session = FromIds()
+    assert measure(session, of(flash_from=flash_from), range(10, 19)) == 0.0
+    runs = [([len(text) for text in texts], share) for texts, share, *_ in session.runs]
+    first, last = lengths[0], lengths[-1]
+    assert runs == [
+        *(([length], "all") for length in lengths),
+        ([*lengths], "all"),
+        ([*lengths][::-1], "one"),
+        ([first, last, first], "one"),
+        ([flash_from], "all"),
+        ([flash_from], "all"),
+        ([flash_from, flash_from], "one"),
+    ]
+    ids = [10, 11, 12, 13, 14, 15, 16, 17, 18]
+    assert session.runs[0][0] == [ids[:2]]
+    equal = session.runs[-1][0]
+    assert equal == [(ids * flash_from)[:flash_from], (ids[::-1] * flash_from)[:flash_from]]
+
+
+@pytest.mark.parametrize("batch", ["packed", "padded"])
+def test_one_path_is_measured_once(batch: str):
+    """Only ragged graphs have a second path through attention."""
+    session = FromIds()
+    assert measure(session, of(batch), range(10, 19)) == 0.0
+    assert len(session.runs) == len(LENGTHS) + 3
+
+
+def with_others(change: Callable[[Outputs], object], **options: Any) -> Around:
+    """Changes the outputs of batches of several texts."""
+
+    def changed(batch: Batch, out: Outputs) -> Outputs:
+        if len(batch.rows) > 1:
+            change(out)
+        return out
+
+    return Around(FromIds(**options), changed)
+
+
+def test_the_measure_of_vectors():
+    """The Euclidean distance of the normalised ones: of opposite vectors it is 2, whatever their lengths."""
+
+    def turn(out: Outputs) -> None:
+        out.cls[...] *= -3
+
+    assert measure(with_others(turn), of(), range(10, 19)) == pytest.approx(2, rel=1e-6)
+
+
+def test_bits_that_normalising_hides_count():
+    """Twice the vector is the same direction and not the same bits: the smallest difference there is."""
+
+    def double(out: Outputs) -> None:
+        out.cls[...] *= 2
+
+    assert measure(with_others(double), of(), range(10, 19)) == np.finfo(np.float32).tiny
+
+
+@pytest.mark.parametrize(("token", "expected"), [(4, 0.25), (8, 0.25), (16, 0.125), (32, 0.0625)])
+def test_the_measure_of_weights(token: int, expected: float):
+    """The largest difference, as a share of the largest weight where that is above 1 (a token's is 1/8)."""
+
+    def add(out: Outputs) -> None:
+        out.token_weights[-1] -= 0.25
+
+    assert measure(with_others(add), of(), [token]) == expected
+
+
+@pytest.mark.parametrize(("ids", "expected"), [([5], 0.25), ([2, 2], 0.0625), ([7, 7], 0.0625)])
+def test_the_measure_of_scores(ids: list[int], expected: float):
+    """The difference, as a share of the score where that is above 1, whatever its sign."""
+
+    def add(out: Outputs) -> None:
+        out.logits[...] += 0.25
+
+    session = with_others(add, logits=True)
+    assert measure(session, of(flash_from=3, outputs=LOGITS), ids) == expected
+
+
+@pytest.mark.parametrize(
+    ("promised", "difference", "holds"),
+    [(True, 0.0, True), (True, 1e-9, False), (True, None, False), (False, 0.0, False)],
+)
+def test_what_is_told(promised: bool, difference: float | None, holds: bool):
+    """It holds where it is promised, was measured, and no bit differed."""
+    info = Invariance(promised, difference).as_info()
+    assert info == {"batch_invariant": holds, "batch_difference": difference}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +172,119 @@ def test_scores_of_a_reranker(reranker_bundle: Path):
         for by in (1.1 * TOLERANCE * scale, -1.1 * TOLERANCE * scale, np.nan):
             with pytest.raises(SelfCheckFailed, match="a score of the self-check is"):
                 self_check(manifest, VARIANT, tokenizer, Recorded(manifest, number, cls=by), thorough=True)
+
+
+class Exact(Recorded):
+    """Gives these vectors, weights and logits for every check, whatever the manifest records."""
+
+    def __init__(
+        self, manifest: Manifest, cls: Sequence[float] = (), weight: float = 0.0, logit: float = 0.0
+    ) -> None:
+        super().__init__(manifest)
+        self.state, self.weight, self.score = np.array(cls, np.float32), weight, logit
+
+    def run(
+        self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
+    ) -> Outputs:
+        if self.logits_by_ids:
+            return Outputs(NOTHING, NOTHING, np.full(len(batch.rows), self.score, np.float32))
+        weights = np.full(len(batch.input_ids), self.weight, np.float32)
+        return Outputs(np.stack([self.state] * len(batch.rows)), weights)
+
+
+def recording(manifest: Manifest, tolerance: float, weight: float) -> Manifest:
+    """Every check records the vector (1, 0, 0, 0) and the same weight for every token."""
+    variant = replace(manifest.variants[VARIANT], tolerance=tolerance)
+    checks = tuple(
+        replace(check, dense=(1.0, 0.0, 0.0, 0.0), token_weights=(weight,) * len(check.ids))
+        for check in manifest.self_checks
+    )
+    return replace(manifest, variants=manifest.variants | {VARIANT: variant}, self_checks=checks)
+
+
+def test_a_difference_of_exactly_the_tolerance_passes(manifest: Manifest, tokenizer: Tokenizer):
+    """Vectors: opposite ones are 2 apart. Lengths do not count, so (-3, 0, 0, 0) is as (-1, 0, 0, 0)."""
+    recorded = recording(manifest, 2.0, 1.0)
+    opposite = Exact(recorded, (-3, 0, 0, 0), 1.0)
+    assert self_check(recorded, VARIANT, tokenizer, opposite, thorough=True) == 2.0
+    with pytest.raises(SelfCheckFailed) as caught:
+        self_check(recording(manifest, 1.99, 1.0), VARIANT, tokenizer, opposite, thorough=True)
+    assert caught.value.cos == -1.0
+
+
+@pytest.mark.parametrize(("recorded", "most"), [(0.0, 0.625), (0.5, 1.125), (1.0, 1.625), (4.0, 6.5)])
+def test_weights_of_exactly_five_tolerances_pass(
+    manifest: Manifest, tokenizer: Tokenizer, recorded: float, most: float
+):
+    """As a share of the largest weight, but of no less than 1: 5/8 from weights up to 1, 5/2 from 4."""
+    expected = recording(manifest, 0.125, recorded)
+    self_check(expected, VARIANT, tokenizer, Exact(expected, (1, 0, 0, 0), most), thorough=True)
+    with pytest.raises(SelfCheckFailed, match="token weights") as caught:
+        self_check(expected, VARIANT, tokenizer, Exact(expected, (1, 0, 0, 0), most + 0.01), thorough=True)
+    assert caught.value.cos == 1.0
+
+
+@pytest.mark.parametrize(
+    ("recorded", "nearest"), [(0.0, 0.25), (0.5, 0.75), (-1.0, -0.75), (4.0, 5.0), (-4.0, -3.0), (4.0, 3.0)]
+)
+def test_a_score_of_exactly_the_tolerance_passes(reranker_bundle: Path, recorded: float, nearest: float):
+    """As a share of the score where that is above 1, whatever the signs: 1/4 up to 1, 1 from 4."""
+    manifest = Bundle.open(reranker_bundle).manifest
+    variant = replace(manifest.variants[VARIANT], tolerance=0.25)
+    checks = tuple(replace(check, logit=recorded) for check in manifest.pair_checks)
+    manifest = replace(manifest, variants=manifest.variants | {VARIANT: variant}, pair_checks=checks)
+    tokenizer = Tokenizer((reranker_bundle / "tokenizer.json").read_bytes())
+    assert self_check(manifest, VARIANT, tokenizer, Exact(manifest, logit=nearest), thorough=True) == 0.25
+    further = nearest + np.sign(nearest - recorded) * 0.01
+    with pytest.raises(SelfCheckFailed, match="a score"):
+        self_check(manifest, VARIANT, tokenizer, Exact(manifest, logit=further), thorough=True)
+
+
+def test_the_path_of_a_check_is_that_of_its_text(manifest: Manifest, tokenizer: Tokenizer):
+    """A text of exactly `flash_from` tokens runs alone, and only where the check is thorough."""
+    lengths = [len(check.ids) for check in manifest.self_checks]
+    for flash_from in sorted(set(lengths)):
+        variant = replace(manifest.variants[VARIANT], flash_from=flash_from)
+        changed = replace(manifest, variants=manifest.variants | {VARIANT: variant})
+        short = [length for length in lengths if length < flash_from]
+        expected = ([short] if short else []) + [[length] for length in lengths if length >= flash_from]
+        for thorough in (True, False):
+            session = Recorded(changed)
+            self_check(changed, VARIANT, tokenizer, session, thorough=thorough)
+            found = [[len(text) for text in run[0]] for run in session.runs]
+            assert found == (expected if thorough else [run for run in expected if run == short])
+
+
+def test_pairs_run_as_texts_do(reranker_bundle: Path):
+    """The short ones together, the long one alone and only where it is thorough; other ids are refused."""
+    manifest = Bundle.open(reranker_bundle).manifest
+    tokenizer = Tokenizer((reranker_bundle / "tokenizer.json").read_bytes())
+    lengths = [len(check.ids) for check in manifest.pair_checks]
+    flash_from = manifest.variants[VARIANT].flash_from
+    short = [length for length in lengths if length < flash_from]
+    assert 1 < len(short) == len(lengths) - 1
+    for thorough in (True, False):
+        session = Recorded(manifest)
+        self_check(manifest, VARIANT, tokenizer, session, thorough=thorough)
+        runs = [[len(text) for text in run[0]] for run in session.runs]
+        assert runs == [short, [max(lengths)]][: 1 + thorough]
+    changed = replace(manifest.pair_checks[0], query="another query")
+    with pytest.raises(BundleError, match="tokenizer and model do not belong together"):
+        self_check(
+            replace(manifest, pair_checks=(changed, *manifest.pair_checks[1:])),
+            VARIANT,
+            tokenizer,
+            Recorded(manifest),
+            thorough=True,
+        )
+
+
+def test_what_is_told_is_the_largest_difference(manifest: Manifest, tokenizer: Tokenizer):
+    """Not the first nor the last check's."""
+    session = Recorded(manifest, 1, cls=0.5 * TOLERANCE)
+    assert self_check(manifest, VARIANT, tokenizer, session, thorough=True) == pytest.approx(
+        0.5 * TOLERANCE, rel=0.01
+    )
 
 
 def test_another_weight_is_noticed_at_load(tiny_bundle: Path, tmp_path: Path):

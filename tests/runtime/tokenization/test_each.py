@@ -1,4 +1,4 @@
-"""A list of texts of which some may be refused: every text has its tokens or its own error."""
+"""Of several inputs some may be refused: each has its tokens or its own error."""
 
 from __future__ import annotations
 
@@ -9,53 +9,53 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gte_runtime.errors import InputError
-from gte_runtime.tokenization import Tokens
-from gte_runtime.tokenization.each import encode_each
+from gte_runtime.errors import ConfigError, InputError
+from gte_runtime.tokenization import Tokens, encode_each
 
 
-class Tokenizing:
-    """Refuses empty strings, as a tokenizer does: with the position of the first."""
+class Encoder:
+    """Gives each number as the tokens of itself, and refuses odd ones."""
 
     def __init__(self) -> None:
-        self.calls: list[int] = []
+        self.calls: list[tuple[list[int], int]] = []
 
-    def __call__(self, texts: Sequence[str], first: int) -> list[Tokens]:
-        self.calls.append(len(texts))
-        for index, text in enumerate(texts, first):
-            if not text:
-                raise InputError("an empty text", index=index)
-        return [Tokens(np.arange(len(text)), False) for text in texts]
+    def __call__(self, numbers: Sequence[int], first_index: int) -> list[Tokens]:
+        self.calls.append((list(numbers), first_index))
+        for index, number in enumerate(numbers, first_index):
+            if number % 2:
+                raise InputError(f"{number} is odd", index=index)
+        return [Tokens(np.array([number]), False) for number in numbers]
 
 
-@given(st.lists(st.text("ab", max_size=3)), st.integers(0, 1000))
-def test_each_has_its_tokens_or_its_error(texts: list[str], first: int):
-    """In order, and errors carry the position in what the user gave."""
-    found = encode_each(Tokenizing(), texts, first)
-    assert len(found) == len(texts)
-    for index, (text, one) in enumerate(zip(texts, found, strict=True)):
-        if text:
-            assert isinstance(one, Tokens)
-            assert len(one.ids) == len(text)
-        else:
+@given(st.lists(st.integers(0, 20), max_size=8), st.integers(0, 99))
+def test_each_has_its_tokens_or_its_error(numbers: list[int], first: int):
+    """In the order of the inputs, errors with the positions in the caller's input."""
+    found = encode_each(Encoder(), numbers, first)
+    assert len(found) == len(numbers)
+    for index, (number, one) in enumerate(zip(numbers, found, strict=True), first):
+        if number % 2:
             assert isinstance(one, InputError)
-            assert one.index == first + index
+            assert (one.index, one.reason) == (index, f"{number} is odd")
+        else:
+            assert isinstance(one, Tokens)
+            assert one.ids.tolist() == [number]
 
 
-def test_all_at_once_unless_one_is_refused():
-    """Good texts are tokenized together, which uses all processors."""
-    tokenizing = Tokenizing()
-    encode_each(tokenizing, ["a", "b", "ab"])
-    assert tokenizing.calls == [3]
-    encode_each(tokenizing, ["a", "", "ab"])
-    assert tokenizing.calls == [3, 3, 1, 1, 1]
+def test_good_inputs_are_tokenized_at_once():
+    """One call for all, which tokenizes in parallel; one by one only after an error."""
+    encode = Encoder()
+    encode_each(encode, [2, 4, 6])
+    assert encode.calls == [([2, 4, 6], 0)]
+    encode.calls.clear()
+    encode_each(encode, [2, 3], 7)
+    assert encode.calls == [([2, 3], 7), ([2], 7), ([3], 8)]
 
 
 def test_other_errors_are_raised():
-    """Only a refused input is a text's own error."""
+    """A wrong option is no text's fault."""
 
-    def broken(texts: Sequence[str], first: int) -> list[Tokens]:
-        raise ZeroDivisionError
+    def encode(numbers: Sequence[int], first_index: int) -> list[Tokens]:
+        raise ConfigError("max_length is 0")
 
-    with pytest.raises(ZeroDivisionError):
-        encode_each(broken, ["a"])
+    with pytest.raises(ConfigError, match="max_length is 0"):
+        encode_each(encode, [1, 2])

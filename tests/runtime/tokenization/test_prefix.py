@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gte_runtime.tokenization import Tokenizer
-from gte_runtime.tokenization.prefix import Prefixes
+from gte_runtime.tokenization.prefix import Prefixes, _common
+from gte_runtime.tokenization.tokenizer import FIRST_GUESS
 
 ROOT = Path(__file__).parents[3]
 
@@ -246,6 +247,72 @@ def test_long_texts_are_not_tokenized_whole(mini: Tokenizer, text: str, monkeypa
     assert found.truncated == (text[0] != " ")
     if text[0] == " ":
         assert found.ids.tolist() == mini.encode(["end"], max_length=512)[0].ids.tolist()
+
+
+@given(st.lists(st.integers(0, 2), max_size=9), st.lists(st.integers(0, 2), max_size=9))
+def test_common_beginnings(left: list[int], right: list[int]):
+    """Against the slow way, token by token."""
+    count = 0
+    while left[: count + 1] == right[: count + 1] and count < min(len(left), len(right)):
+        count += 1
+    assert _common(left, right) == count
+
+
+def prefixes(source: str) -> Prefixes:
+    return Tokenizer(SOURCES[source]())._prefixes
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 5000])
+def test_long_runs_of_spaces_become_short(count: int):
+    """From 256 on two are left, the first and the last one: an added token may strip what is next to it."""
+    run = ("\t" + " " * count + "\n")[: count - 1] + "\n" if count > 1 else "\n"
+    text = f"a{run}b{run}{chr(0xA0) * 300}c"
+    short = run if count < 256 else run[0] + run[-1]
+    assert prefixes("mini").shorten(text) == f"a{short}b{short}{chr(0xA0) * 300}c"
+
+
+def test_where_nothing_is_proven():
+    """Without words that are tokenized by themselves no beginning is proven, and spaces stay."""
+    raw = json.loads(TINY.read_text(encoding="utf-8"))
+    raw["normalizer"] = {"type": "Replace", "pattern": {"String": "  "}, "content": "x"}
+    found = Tokenizer(json.dumps(raw).encode())._prefixes
+    text = "the word " * 400 + " " * 900
+    assert (found.shorten(text), found.proven(text, 900, 9)) == (text, [])
+    assert prefixes("wordpiece").proven("x" * 900, 500, 9) == []  # a word of BERT's kind is never cut
+    assert prefixes("mini").proven("\u0301" * 900, 500, 9) == []  # combining marks belong together
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=LONG, size=st.integers(1, 300), room=st.integers(1, 60))
+def test_what_is_proven_begins_the_whole(pair: Pair, text: str, size: int, room: int):
+    """Whatever the size and the room: the ids are those with which the whole text begins, never others."""
+    found = pair.ours._prefixes.proven(text + " end" * (1 + size), size, room)
+    whole = pair.plain.encode(text + " end" * (1 + size), add_special_tokens=False).ids
+    assert found == whole[: len(found)]
+
+
+@pytest.mark.parametrize("source", ["mini", "tiny"])
+def test_enough_is_proven(source: str):
+    """Of ordinary text and of Chinese without spaces nearly all tokens of the prefix are, so one will do."""
+    plain = tokenizers.Tokenizer.from_str(SOURCES[source]().decode())
+    found = prefixes(source)
+    for span in ("the quick sort ", "北京是中华人民共和国的首都"):
+        text = span * 200
+        ids = found.proven(text, 900, 200)
+        whole = plain.encode(text[:900], add_special_tokens=False).ids
+        assert len(ids) >= min(len(whole), 200 + 64) - 40
+
+
+@pytest.mark.parametrize("token", ["<mask>", "</s>"])
+@pytest.mark.parametrize("filler", ["the ", "北京"])
+def test_no_cut_near_an_added_token(pair: Pair, token: str, filler: str):
+    """Wherever it is: across the cut, right behind it, or a space away, which it may strip."""
+    room = 20
+    size = (room + 1) * FIRST_GUESS
+    for place in range(size - 12, size + 12):
+        for spaces in ("", " "):
+            text = (filler * 99)[:place] + spaces + token + spaces + filler * 999
+            pair.compare(text, room + pair.ours.specials)
 
 
 def test_the_negative_control(monkeypatch: pytest.MonkeyPatch):

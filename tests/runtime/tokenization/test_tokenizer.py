@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gte_runtime.errors import BundleError, InputTooLongError
 from gte_runtime.tokenization import Tokenizer
+from gte_runtime.tokenization.tokenizer import _mapped_panics, _template
 
 ROOT = Path(__file__).parents[3]
 
@@ -212,3 +217,221 @@ def test_blocks_in_the_file_do_not_apply():
     assert [t.ids.tolist() for t in limited.encode(texts, max_length=100)] == [
         t.ids.tolist() for t in free.encode(texts, max_length=100)
     ]
+
+
+# Limits, by one token
+
+THE, A, B = 32, 4, 5
+"""Ids of words, in BERT's kind."""
+
+
+@given(count=st.integers(0, 12), limit=st.integers(6, 14))
+def test_a_text_is_cut_at_the_limit(count: int, limit: int):
+    """Of `count` tokens those stay that fit beside the two special ones; cut is what has one more."""
+    tokenizer = Tokenizer(wordpiece())
+    texts = ["", "a " * count]
+    empty, found = tokenizer.encode(texts, max_length=limit)
+    assert found.ids.tolist() == [2, *[A] * min(count, limit - 2), 3]
+    assert (found.ids.dtype, empty.ids.tolist(), empty.truncated) == (np.int64, [2, 3], False)
+    assert found.truncated == (count > limit - 2)
+    if count <= limit - 2:
+        assert tokenizer.encode(texts, max_length=limit, truncate=False)[1].ids.tolist() == found.ids.tolist()
+        return
+    with pytest.raises(InputTooLongError) as caught:
+        tokenizer.encode(texts, max_length=limit, truncate=False)
+    assert (caught.value.index, caught.value.tokens, caught.value.limit) == (1, count + 2, limit)
+
+
+@given(first=st.integers(0, 9), second=st.integers(0, 9), limit=st.integers(6, 22))
+def test_a_pair_is_cut_at_the_limit(first: int, second: int, limit: int):
+    """Three special tokens; the longer text loses its last token until both fit, of equals the first."""
+    tokenizer = Tokenizer(wordpiece())
+    pairs = [("", ""), ("a " * first, "b " * second)]
+    a, b = first, second
+    while a + b > limit - 3:
+        # Of two that were equal from the start the second keeps the odd token.
+        a, b = (a - 1, b) if a > b or (a == b and first <= second) else (a, b - 1)
+    empty, found = tokenizer.encode_pairs(pairs, max_length=limit)
+    assert found.ids.tolist() == [2, *[A] * a, 3, *[B] * b, 3]
+    assert (found.truncated, found.ids.dtype) == (first + second > limit - 3, np.int64)
+    assert (empty.ids.tolist(), empty.truncated) == ([2, 3, 3], False)
+    if not found.truncated:
+        assert len(tokenizer.encode_pairs(pairs, max_length=limit, truncate=False)) == 2
+        return
+    with pytest.raises(InputTooLongError, match=rf"^pairs\[8\]: {first + second + 3} tokens") as caught:
+        tokenizer.encode_pairs(pairs, max_length=limit, truncate=False, first_index=7)
+    assert (caught.value.index, caught.value.field, caught.value.limit) == (8, "pairs", limit)
+    assert caught.value.tokens == first + second + 3
+
+
+@pytest.mark.parametrize(
+    ("pair", "first", "second"),
+    [
+        (("the " * 9000, "a"), [THE] * 11, [A]),
+        (("a", "the " * 9000), [A], [THE] * 11),
+        (("the " * 9000, "a " * 9001), [THE] * 6, [A] * 6),
+    ],
+)
+def test_pairs_with_texts_that_are_not_tokenized_whole(
+    pair: tuple[str, str], first: list[int], second: list[int]
+):
+    """Such a text is the longer one; how many tokens the pair has is known from below only."""
+    tokenizer = Tokenizer(wordpiece())
+    (found,) = tokenizer.encode_pairs([pair], max_length=15)
+    assert (found.ids.tolist(), found.truncated) == ([2, *first, 3, *second, 3], True)
+    with pytest.raises(
+        InputTooLongError, match=r"^pairs\[0\]: at least \d+ tokens, the limit is 15"
+    ) as caught:
+        tokenizer.encode_pairs([pair], max_length=15, truncate=False)
+    assert 15 < caught.value.tokens < 9000
+
+
+# The file's own facts
+
+
+def test_special_tokens_around_texts_and_pairs(mini: Tokenizer):
+    """XLM-R's and BERT's, found by encoding a text."""
+    bert = Tokenizer(wordpiece())
+    assert (mini.prefix, mini.suffix, mini.specials) == ([0], [2], 2)
+    assert (bert.prefix, bert.suffix, bert.specials) == ([2], [3], 2)
+    assert (mini.pair_template, mini.pair_specials) == (([0], [2, 2], [2]), 4)
+    assert (bert.pair_template, bert.pair_specials) == (([2], [3], [3]), 3)
+
+
+def with_template(single: str, pair: str) -> bytes:
+    """BERT's kind with other special tokens."""
+    tokenizer = tokenizers.Tokenizer.from_str(wordpiece().decode())
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    data: bytes = tokenizer.to_str().encode()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("single", "prefix", "suffix"),
+    [
+        ("$A", [], []),
+        ("$A [SEP]", [], [3]),
+        ("[CLS] $A", [2], []),
+        ("[CLS] [SEP] $A [SEP] [SEP]", [2, 3], [3, 3]),
+    ],
+)
+def test_other_special_tokens(single: str, prefix: list[int], suffix: list[int]):
+    """None, or several on one side; limits count them."""
+    tokenizer = Tokenizer(with_template(single, "[CLS] $A $B"))
+    assert (tokenizer.prefix, tokenizer.suffix, tokenizer.specials) == (prefix, suffix, len(prefix + suffix))
+    (found,) = tokenizer.encode(["the the the"], max_length=len(prefix + suffix) + 2)
+    assert found.ids.tolist() == [*prefix, THE, THE, *suffix]
+
+
+@pytest.mark.parametrize(
+    ("single", "pair"),
+    [
+        ("[CLS] $A [SEP]", "$A $B"),
+        ("[CLS] $A", "[SEP] $A $B"),
+        ("$A", "$A $B"),
+        ("[CLS] $A", "$A $B [SEP]"),
+    ],
+)
+def test_a_file_without_pairs(single: str, pair: str):
+    """Without special tokens for pairs, or with other ones in front than those of texts, it is no
+    reranker's."""
+    tokenizer = Tokenizer(with_template(single, pair))
+    with pytest.raises(BundleError, match="no special tokens for pairs"):
+        tokenizer.encode_pairs([("a", "b")], max_length=9)
+
+
+def test_ids_that_change_between_special_tokens():
+    """Where a text has other ids there than alone, special tokens cannot be told from it."""
+
+    class Changing:
+        def encode(self, text: str, add_special_tokens: bool) -> SimpleNamespace:
+            return SimpleNamespace(ids=[0, 6, 2] if add_special_tokens else [5])
+
+    with pytest.raises(BundleError, match="the special tokens around a text could not be found"):
+        _template(Changing())
+
+
+def test_ids_have_rows_in_the_embedding_table():
+    """The largest id, of the vocabulary or of an added token, is the last row at most."""
+    for data, largest in ((wordpiece(), 33), (TINY.read_bytes(), 1500)):
+        tokenizer = Tokenizer(data)
+        tokenizer.check_ids(largest + 1)
+        with pytest.raises(BundleError, match=rf"has id {largest}, the embedding table has {largest} rows"):
+            tokenizer.check_ids(largest)
+
+
+def test_a_vocabulary_without_an_unknown_token():
+    """It fails with the first character that it lacks, so it is refused before that."""
+    raw = json.loads(TINY.read_text(encoding="utf-8"))
+    raw["model"]["unk_id"] = None
+    tokenizer = Tokenizer(json.dumps(raw).encode())
+    with pytest.raises(BundleError, match=r"^tokenizer.json: the tokenizer failed: "):
+        tokenizer.check_ids(10**6)
+
+
+def test_a_record_that_is_given_is_not_read_again(mini: Tokenizer):
+    """What a manifest records is used; without it the file says the same."""
+    record = replace(mini.record, longest_piece=3)
+    assert Tokenizer(MINI.read_bytes(), record).record is record
+    assert Tokenizer(MINI.read_bytes()).record == mini.record
+
+
+# Back to texts
+
+
+def test_texts_of_ids(mini: Tokenizer):
+    """A piece is decoded without the mark of its space, a special token by its name; careful or not."""
+    ids = mini.encode(["the quick"], max_length=20)[0].ids.tolist()
+    for tokenizer in (mini, Tokenizer(MINI.read_bytes(), encode_special_tokens=True)):
+        assert "".join(map(tokenizer.decode, ids[1:-1])) == "thequick"
+        assert [tokenizer.decode(token) for token in (0, 2, 2)] == ["<s>", "</s>", "</s>"]
+    assert mini.join(ids, True) == "the quick"
+    assert mini.join(ids, False) == "<s> the quick</s>"
+    assert mini.join(iter(ids), True) == "the quick"
+
+
+def test_spans(mini: Tokenizer):
+    """Where each token is in the text, in characters, without special tokens around it."""
+    text = "北京 <mask> the"
+    spans = mini.spans(text)
+    assert [token for token, *_ in spans] == mini.encode([text], max_length=50)[0].ids.tolist()[1:-1]
+    assert [text[start:end].strip() for _, start, end in spans if start or end > 1] == [
+        "北京",
+        "<mask>",
+        "the",
+    ]
+
+
+def test_careful_tokenizers_without_scores():
+    """A WordPiece vocabulary is a dictionary; there `[SEP]` is spelled like any word."""
+    careful = Tokenizer(wordpiece(), encode_special_tokens=True)
+    (found,) = careful.encode(["[SEP] the"], max_length=20)
+    assert (found.ids[0], found.ids[-1], found.ids[-2]) == (2, 3, THE)
+    assert 3 not in found.ids[1:-1]
+
+
+def test_added_tokens_that_are_not_special_stay():
+    """A careful tokenizer only takes the special ones out of the text."""
+    raw = json.loads(TINY.read_text(encoding="utf-8"))
+    raw["added_tokens"].append(raw["added_tokens"][-1] | {"id": 1501, "content": "@@", "special": False})
+    data = json.dumps(raw).encode()
+    for tokenizer in (Tokenizer(data), Tokenizer(data, encode_special_tokens=True)):
+        assert len(tokenizer.encode(["a@@b"], max_length=20)[0].ids) == 5
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_is_no_panic_goes_through(error: type[BaseException]):
+    """Ctrl-C while a text is tokenized is Ctrl-C."""
+    with pytest.raises(error), _mapped_panics():
+        raise error
+    with (
+        pytest.raises(BundleError, match=r"^tokenizer\.json: cannot be read: why$"),
+        _mapped_panics("cannot be read"),
+    ):
+        raise ValueError("why")
+    inner = BundleError("as it was")
+    with pytest.raises(BundleError) as caught, _mapped_panics():
+        raise inner
+    assert caught.value is inner
