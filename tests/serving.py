@@ -178,7 +178,8 @@ class Gate:
                 raise Cancelled("stopped")
         if self.poison in batch.lengths:
             raise EngineError("it broke in /secret/place/graph.onnx")
-        return self.session.run(batch, "any", owner, states=states)
+        outputs: Outputs = self.session.run(batch, "any", owner, states=states)
+        return outputs
 
     def stop(self, owner: object) -> None:
         self.stopped.set()
@@ -229,7 +230,7 @@ def gated(bundle: Path, **options: Any) -> Iterator[tuple[Here, Gate]]:
     """A server whose runs wait while the test clears the gate's `open`."""
     with Embedder.open(bundle, threads=1) as embedder:
         gate = Gate(embedder.engine.session)
-        embedder.engine.session = gate  # type: ignore[assignment]
+        embedder.engine.session = gate
         here = Here(embedder, Options(**{"patience": 0, **options}))
         try:
             yield here, gate

@@ -203,6 +203,7 @@ def test_tei_tokenize_and_decode(server: Process, gte: Embedder):
     assert len(nested) == 2
     assert server.post("/decode", {"ids": [10**9]}).status_code == 422
     assert server.post("/decode", {"ids": [-1]}).status_code == 422
+    many: list[Any]
     for many in ([5] * 300_001, [[]] * 300_001, [[5] * 200_000, [5] * 200_000]):
         refused = server.post("/decode", {"ids": many})
         assert refused.status_code == 422

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,7 @@ def test_token_ids_are_run_as_they_are(tiny_bundle: Path):
         assert both[0]["sparse"] == both[1]["sparse"]
         runs = len(gate.runs)
         rows = gte.manifest.architecture.vocab_size
+        bad: list[Any]
         for bad in ([-1], [0, rows], [[0, 1], [rows]], [[]], [0] * 8193, [2**40]):
             refused = here.post("/v1/embeddings", {"input": bad})
             assert refused.status_code == 400, bad

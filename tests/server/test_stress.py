@@ -35,6 +35,7 @@ from serving import (
 
 from gte_runtime import Embedder
 from gte_runtime.server.dialects import native
+from gte_runtime.server.dispatch import Runner
 from gte_runtime.server.scheduler import Item, Request, Run
 
 GOOD = b'{"input": "good"}'
@@ -382,7 +383,8 @@ def test_draining(quick: tuple[Here, Gate]):
     assert statuses([future.result() for future in futures]) == {200: 3}
     assert b" 200 " in read_all(late)
     assert read_all(half) == b""
-    late.close(), half.close()
+    late.close()
+    half.close()
     pool.shutdown()
     with pytest.raises(OSError, match="refused"):
         here.connect()
@@ -398,7 +400,8 @@ def test_sigterm_ends_with_0(tiny_bundle: Path, tmp_path: Path):
     out, _ = process.process.communicate(timeout=20)
     assert (process.process.returncode, out) == (0, b"")
     assert "Traceback" not in process.log_text()
-    idle.close(), half.close()
+    idle.close()
+    half.close()
 
 
 ENDLESS = """
@@ -463,8 +466,9 @@ def test_a_slow_machine_is_not_stuck(tiny_bundle: Path):
     with gated(tiny_bundle) as (here, _):
         assert here.post("/v1/encode", SIX).status_code == 200
         dispatcher = here.server.dispatcher
-        waits = Item(Request(here.server.models[0], [1000], [None]), 0, 1000, None)
-        run = Run(here.server.models[0], [waits], "one", 1, taken=time.monotonic() - 300)
+        model: Runner = here.server.models[0]
+        waits = Item(Request(model, [1000], [None]), 0, 1000, None)
+        run = Run(model, [waits], "one", 1, taken=time.monotonic() - 300)
         dispatcher.scheduler.running.add(run)
         dispatcher._seconds_per_token = 0.1 / dispatcher.scheduler.slots
         assert dispatcher.stuck(120) == []
