@@ -1,4 +1,4 @@
-"""The graph evaluator without onnx and PyTorch: kernels by example, and the packed graph of the golden model."""
+"""The graph evaluator without onnx and PyTorch: kernels by example, and the golden model's packed graph."""
 
 from __future__ import annotations
 
