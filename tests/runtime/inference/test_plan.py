@@ -21,6 +21,7 @@ from gte_runtime.inference.plan import (
     Budget,
     Plan,
     _cheapest,
+    _pieces,
     budget_at_the_same_time,
     budget_of_each_device,
     plan_packed,
@@ -219,12 +220,31 @@ def test_scores_do_not_limit_long_texts():
 
 
 def test_a_group_beyond_the_budget_is_split_evenly():
-    """Into as few runs as fit, of as many tokens each: three runs of four texts, not of five, five and two."""
+    """Into as few runs as fit, of as many tokens each: runs of four, four and four texts, not five, five, two."""
     cost = Cost(run=10**6)
     assert sizes_of(plan_ragged([10] * 12, FLASH, Budget(max_tokens=50), cost)) == [4, 4, 4]
     assert sizes_of(plan_ragged([10] * 12, FLASH, Budget(max_scores=500), cost)) == [4, 4, 4]
     groups = plan_ragged([2] * 20 + [40], FLASH, Budget(max_tokens=40, max_scores=10**6), cost)
     assert sizes_of(groups) == [20, 1]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "budget", "expected"),
+    [
+        ([10, 10, 10, 10], Budget(max_tokens=20, max_scores=10**6), [2, 2]),
+        ([10, 20, 30, 40], Budget(max_tokens=50, max_scores=10**6), [1, 1, 1, 1]),
+        ([10, 10, 20, 20, 20, 20], Budget(max_tokens=10**6, max_scores=900), [2, 1, 1, 1, 1]),
+        ([10, 10, 20, 20, 20, 20], Budget(max_tokens=60, max_scores=1200), [3, 2, 1]),
+        ([10] * 5, Budget(max_tokens=10**6, max_scores=200), [2, 2, 1]),
+    ],
+)
+def test_an_even_split_that_is_too_large_is_split_further(
+    sizes: list[int], budget: Budget, expected: list[int]
+):
+    """Half of the tokens may be too much for a run, or too many scores: each run keeps both limits."""
+    groups = _pieces(np.arange(len(sizes)), np.array(sizes), budget)
+    assert np.concatenate(groups).tolist() == list(range(len(sizes)))
+    assert sizes_of(groups) == expected
 
 
 @given(lengths, budgets)
@@ -345,6 +365,13 @@ def test_a_run_beyond_its_part_of_the_budget_is_alone():
         budget = Budget(max_tokens=max_tokens)
         plan = plan_runs([200] * 8, variant("ragged"), budget, 2, cost, on_cpu=True)
         assert (sizes_of(plan.groups), plan.on_all) == ([1] * 8, on_all)
+
+
+def test_a_run_costs_what_its_longest_text_makes_it_cost():
+    """In the path with a mask all are padded to the longest: four texts up to 40 cost more than one of 64."""
+    cost = Cost(run=10**5, scores=1)
+    plan = plan_runs([64, 2, 2, 2, 40], variant("ragged"), Budget(), 1, cost, on_cpu=True)
+    assert [group.tolist() for group in plan.groups] == [[1, 2, 3, 4], [0]]
 
 
 def test_padded_plans():
