@@ -220,7 +220,7 @@ def test_scores_do_not_limit_long_texts():
 
 
 def test_a_group_beyond_the_budget_is_split_evenly():
-    """Into as few runs as fit, of as many tokens each: runs of four, four and four texts, not five, five, two."""
+    """Into as few runs as fit, of as many tokens each: three times four texts, not five, five, two."""
     cost = Cost(run=10**6)
     assert sizes_of(plan_ragged([10] * 12, FLASH, Budget(max_tokens=50), cost)) == [4, 4, 4]
     assert sizes_of(plan_ragged([10] * 12, FLASH, Budget(max_scores=500), cost)) == [4, 4, 4]
