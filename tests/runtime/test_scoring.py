@@ -108,6 +108,13 @@ def test_sigmoid(logits: list[float]):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-44)
 
 
+def test_sigmoid_is_rounded_once():
+    """The nearest float32, near 0 and far from it: it is computed in float64."""
+    values = np.concatenate((np.linspace(-30, 30, 601), np.linspace(-2, 2, 401))).astype(np.float32)
+    expected = 1 / (1 + np.exp(-values.astype(np.float64)))
+    np.testing.assert_allclose(sigmoid(values), expected, rtol=2**-24)
+
+
 def test_sigmoid_by_example():
     """Half at 0, and as far above it as below it."""
     found = sigmoid(np.array([0.0, 2.0, -2.0, 1e4, -1e4, np.inf, -np.inf], np.float32))

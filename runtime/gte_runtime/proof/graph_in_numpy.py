@@ -203,9 +203,11 @@ def _constant(node: Node) -> Array:
 
 
 def _gather(node: Node, table: Array, index: Array) -> Array:
-    if index.size and not -len(table) <= index.min() <= index.max() < len(table):
-        raise IndexError(f"an index of {index.min()} to {index.max()} into {len(table)} rows")
-    return np.asarray(table.take(index, axis=node.attributes.get("axis", 0)))
+    axis = node.attributes.get("axis", 0)
+    rows = table.shape[axis]
+    if index.size and not -rows <= index.min() <= index.max() < rows:
+        raise IndexError(f"an index of {index.min()} to {index.max()} into {rows} rows")
+    return np.asarray(table.take(index, axis=axis))
 
 
 def _gelu(node: Node, x: Array) -> Array:

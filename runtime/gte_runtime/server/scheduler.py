@@ -200,7 +200,6 @@ class Scheduler(Generic[M]):
             self._remove(gone)
             self.held -= sum(item.length for item in gone)
             self._done(gone)
-        request.deadline = None
         return len(gone)
 
     def expire(self, now: float) -> list[Request[M]]:
@@ -208,7 +207,7 @@ class Scheduler(Generic[M]):
         late = []
         while self._deadlines and (self._deadlines[0][0] <= now or not self._deadlines[0][2].waiting):
             request = heapq.heappop(self._deadlines)[2]
-            if request.waiting and request.deadline is not None:
+            if request.waiting:
                 self.drop(request)
                 late.append(request)
         return late

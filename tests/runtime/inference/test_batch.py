@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gte_runtime.inference.batch import (
@@ -137,6 +137,10 @@ def test_the_path_changes_at_flash_from(length: int, uniform: bool):
 
 
 @given(LENGTHS.filter(lambda lengths: len(lengths) > 1))
+@example([9, 2, 2])
+@example([2, 2, 2, 9])
+@example([3, 2, 5])
+@example([3, 2, 6])
 def test_halves_are_cut_at_half_of_the_tokens(lengths: list[int]):
     """Against the slow way: texts go to the first half until it has half of the tokens; not the last one."""
     cut = 1
@@ -153,3 +157,9 @@ def test_halves_take_the_path_of_the_whole(length: int):
     """Which path through attention a text takes does not change when its batch is halved."""
     batch = batch_of([length] * 4)
     assert [half.uniform for half in halves(batch)] == [batch.uniform] * 2 == [length == 128] * 2
+
+
+def test_halves_of_texts_without_tokens():
+    """A tokenizer without special tokens gives an empty text none; halving ends with them too."""
+    first, second = halves(batch_of([0, 0, 0]))
+    assert (len(first.rows), len(second.rows)) == (1, 2)

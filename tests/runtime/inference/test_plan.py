@@ -21,6 +21,7 @@ from gte_runtime.inference.plan import (
     Budget,
     Plan,
     _cheapest,
+    _pieces,
     budget_at_the_same_time,
     budget_of_each_device,
     plan_packed,
@@ -227,6 +228,25 @@ def test_a_group_beyond_the_budget_is_split_evenly():
     assert sizes_of(groups) == [20, 1]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "budget", "expected"),
+    [
+        ([10, 10, 10, 10], Budget(max_tokens=20, max_scores=10**6), [2, 2]),
+        ([10, 20, 30, 40], Budget(max_tokens=50, max_scores=10**6), [1, 1, 1, 1]),
+        ([10, 10, 20, 20, 20, 20], Budget(max_tokens=10**6, max_scores=900), [2, 1, 1, 1, 1]),
+        ([10, 10, 20, 20, 20, 20], Budget(max_tokens=60, max_scores=1200), [3, 2, 1]),
+        ([10] * 5, Budget(max_tokens=10**6, max_scores=200), [2, 2, 1]),
+    ],
+)
+def test_an_even_split_that_is_too_large_is_split_further(
+    sizes: list[int], budget: Budget, expected: list[int]
+):
+    """Half of the tokens may be too much for a run, or too many scores: each run keeps both limits."""
+    groups = _pieces(np.arange(len(sizes)), np.array(sizes), budget)
+    assert np.concatenate(groups).tolist() == list(range(len(sizes)))
+    assert sizes_of(groups) == expected
+
+
 @given(lengths, budgets)
 def test_equals_keep_their_order(lengths: list[int], budget: Budget):
     """Every sort is stable, so a plan does not depend on numpy's version: equal texts stay in order."""
@@ -345,6 +365,13 @@ def test_a_run_beyond_its_part_of_the_budget_is_alone():
         budget = Budget(max_tokens=max_tokens)
         plan = plan_runs([200] * 8, variant("ragged"), budget, 2, cost, on_cpu=True)
         assert (sizes_of(plan.groups), plan.on_all) == ([1] * 8, on_all)
+
+
+def test_a_run_costs_what_its_longest_text_makes_it_cost():
+    """In the path with a mask all are padded to the longest: four texts up to 40 cost more than one of 64."""
+    cost = Cost(run=10**5, scores=1)
+    plan = plan_runs([64, 2, 2, 2, 40], variant("ragged"), Budget(), 1, cost, on_cpu=True)
+    assert [group.tolist() for group in plan.groups] == [[1, 2, 3, 4], [0]]
 
 
 def test_padded_plans():

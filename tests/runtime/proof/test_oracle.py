@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from golden import Golden
+from reranking import RERANKER
 
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.proof.oracle import forward
@@ -22,3 +24,39 @@ def test_oracle(golden: Golden):
             assert relative(found.cls, golden.cls()[number]) <= 5e-6
             assert relative(found.hidden[-1], golden.arrays[f"last_{number}"]) <= 5e-6
             assert relative(found.token_weights, golden.weights(number)) <= 5e-6
+
+
+def test_magnitudes(golden: Golden):
+    """Of each linear layer's inputs and each norm's outputs, by channel: one's are the next one's."""
+    with Checkpoint(golden.checkpoint) as checkpoint:
+        found = forward(checkpoint, golden.ids(0))
+        layers = checkpoint.config.architecture.layers
+    before = "embeddings.norm"
+    for n in range(layers):
+        at = f"layers.{n}"
+        for part in ("query", "key", "value"):
+            assert np.array_equal(found.largest[f"{at}.{part}"], found.largest[before])
+        for part in ("gate", "up"):
+            assert np.array_equal(found.largest[f"{at}.{part}"], found.largest[f"{at}.attention_norm"])
+        before = f"{at}.mlp_norm"
+    assert np.array_equal(found.largest[before], np.abs(found.hidden).max(0))
+    assert np.array_equal(found.largest["token_head"], found.largest[before])
+    assert found.cls.dtype == np.float64
+    assert found.logit == 0.0
+
+
+def test_a_reranker_has_a_logit():
+    """The logit is of the first token alone, and its head's inputs are measured too."""
+    with Checkpoint(RERANKER) as checkpoint:
+        found = forward(checkpoint, np.array([0, 5, 6, 2]))
+        pooler, logit = (
+            {
+                part: checkpoint.read(f"pair_head.{name}.{part}").astype(np.float64)
+                for part in ("weight", "bias")
+            }
+            for name in ("pooler", "logit")
+        )
+    pooled = np.tanh(found.cls @ pooler["weight"].T + pooler["bias"])
+    assert found.logit == pytest.approx(float((pooled @ logit["weight"].T + logit["bias"])[0]))
+    assert np.array_equal(found.largest["pair_head.pooler"], np.abs(found.cls))
+    assert np.array_equal(found.token_weights, np.zeros(4))
