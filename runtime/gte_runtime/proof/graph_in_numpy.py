@@ -31,11 +31,12 @@ from ..format.graph import (
     NODE_ATTRIBUTE,
     TENSOR_NAME,
     TENSOR_RAW_DATA,
+    TENSOR_TYPE,
     VALUE_NAME,
     operator,
     pointer,
 )
-from ..format.protobuf import all_of, fields, integer, message, text
+from ..format.protobuf import all_of, fields, integer, message, text, values_of
 from ..inference.batch import Batch, packed_inputs
 from ..inference.session import NOTHING, Outputs, Share
 
@@ -50,7 +51,7 @@ ATTRIBUTE_NAME, ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_INTS
     8,
     20,
 )
-TENSOR_DIMS, TENSOR_TYPE = 1, 2
+TENSOR_DIMS = 1
 DTYPES = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16}
 
 
@@ -118,7 +119,7 @@ class NumpySession:
 
 def _node(data: bytes) -> Node:
     return Node(
-        operator=operator(data),
+        operator=operator(values_of(data)),
         inputs=tuple(text(name) for name in all_of(data, NODE_INPUT)),
         outputs=tuple(text(name) for name in all_of(data, NODE_OUTPUT)),
         attributes=dict(_attribute(attribute) for attribute in all_of(data, NODE_ATTRIBUTE)),
@@ -151,7 +152,7 @@ def _tensor(data: bytes) -> Array:
 
 
 def _initializer(data: bytes, folder: Path) -> tuple[str, Array]:
-    found, place = dict(fields(data)), pointer(data)
+    found, place = dict(fields(data)), pointer(values_of(data))
     name = text(found[TENSOR_NAME])
     if place is None:
         return name, _tensor(data)
