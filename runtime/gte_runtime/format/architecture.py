@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .values import Bounds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
@@ -27,7 +29,7 @@ class Architecture:
         return self.hidden_size // self.heads
 
 
-BOUNDS = {
+BOUNDS: Bounds = {
     (Architecture, "layers"): (1, 1000),
     (Architecture, "hidden_size"): (1, 2**16),
     (Architecture, "heads"): (1, 2**16),

@@ -82,11 +82,11 @@ SCHEMA: Schema = {
     "TensorShapeProto": {1: _many("Dimension")},
     "Dimension": {1: _NUMBER, 2: _TEXT, 3: _TEXT},
 }  # fmt: skip
-"""The messages of onnx.proto and their fields, but those that no graph of ours has and that could hold what is not
-inspected: functions, training information, quantization annotations, the settings of several devices, and types
-other than tensors. A file with any other field is refused, so that ONNX Runtime runs only what was inspected."""
+"""The messages of onnx.proto and their fields, without those that no graph of ours has and that could hold what
+is not inspected: functions, training information, quantization annotations, settings of several devices, types
+other than tensors. A file with any other field is refused, so ONNX Runtime runs only what was inspected."""
 
-DECIMAL = re.compile(r"[0-9]{1,19}")
+DECIMAL = re.compile(r"-?[0-9]{1,19}")
 
 OPERATORS = {
     "Abs", "Add", "Cast", "Clip", "Concat", "Constant", "Div", "Gather", "Gelu", "If",
@@ -148,7 +148,7 @@ def inspect_graph(data: bytes, name: str) -> GraphFacts:
 def check_pointers(
     facts: GraphFacts, graph: str, weights: tuple[str, ...], files: Mapping[str, FileRecord]
 ) -> None:
-    """Check that a graph points only into its own weight files, and inside their bounds.
+    """Check that a graph points only into its own weight files, and that each ends with its last tensor.
 
     Args:
         facts: what `inspect_graph` found.
@@ -159,15 +159,20 @@ def check_pointers(
     Raises:
         BundleError: naming the graph and the file.
     """
+    ends = dict.fromkeys(weights, 0)
     for pointer in facts.pointers:
         if pointer.file not in weights:
             raise BundleError(f"{graph} reads {pointer.file[:80]!r}, which is none of its weight files")
-        if (
-            pointer.offset < 0
-            or pointer.length < 0
-            or pointer.offset + pointer.length > files[pointer.file].size
-        ):
+        end = pointer.offset + pointer.length
+        if min(pointer.offset, pointer.length) < 0 or end > files[pointer.file].size:
             raise BundleError(f"{graph}: {pointer.name[:80]} lies outside of {pointer.file}")
+        ends[pointer.file] = max(ends[pointer.file], end)
+    for file, end in ends.items():
+        if files[file].size != end:
+            raise BundleError(
+                f"{file} has {files[file].size} bytes, the last tensor that {graph} reads ends at "
+                f"byte {end}; they do not belong together"
+            )
 
 
 def check_operators(facts: GraphFacts, graph: str) -> None:

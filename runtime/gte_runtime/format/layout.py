@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import BundleError
 from .manifest import PLAIN_NAME
-from .values import parse_json, read_as, shown
+from .values import Bounds, parse_json, read_as, shown
 
 FORMAT = 1
 
@@ -81,7 +81,7 @@ class Tensor:
 
 
 MAX_DIMENSIONS = 8
-BOUNDS = {(Tensor, "offset"): (0, 2**40), (Tensor, "shape"): (1, 2**40)}
+BOUNDS: Bounds = {(Tensor, "offset"): (0, 2**40), (Tensor, "shape"): (1, 2**40)}
 """The least and the most of each number: no weight file has a terabyte."""
 
 

@@ -287,7 +287,7 @@ def _check_values(manifest: Manifest) -> None:
     _expect(
         manifest.pair_checks if manifest.reranker else manifest.self_checks, "at least one self-check", "none"
     )
-    checks = (*manifest.self_checks, *manifest.pair_checks)
+    checks: list[SelfCheck | PairCheck] = [*manifest.self_checks, *manifest.pair_checks]
     _expect(len(checks) <= MAX_CHECKS, f"at most {MAX_CHECKS} self-checks", f"{len(checks)}")
     longest = min(MAX_CHECK_IDS, a.max_positions)
     for one in checks:

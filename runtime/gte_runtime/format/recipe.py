@@ -15,7 +15,7 @@ from ..machine.files import read_regular
 from .architecture import BOUNDS, Architecture
 from .manifest import BOUNDS as MANIFEST_BOUNDS
 from .manifest import LOGITS, PLAIN_NAME, VECTORS, Variant
-from .values import read_as
+from .values import Bounds, read_as
 
 FORMAT = 1
 FILE = "recipe.toml"
@@ -43,7 +43,7 @@ class GraphRecipe:
     """The largest difference to the oracle that a build accepts; see `manifest.Variant.tolerance`."""
 
 
-GRAPH_BOUNDS = {(GraphRecipe, "tolerance"): MANIFEST_BOUNDS[Variant, "tolerance"]}
+GRAPH_BOUNDS: Bounds = {(GraphRecipe, "tolerance"): MANIFEST_BOUNDS[Variant, "tolerance"]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ RENAME_SWAP = 2
 
 
 LARGEST = 64 * 2**20
-"""Bytes that `read_regular` reads at most: the largest file that is read whole is a tokenizer.json of 17 MB."""
+"""Bytes that `read_regular` reads at most. The largest that is read whole, a tokenizer.json, has 17 MB."""
 
 
 def read_regular(path: Path, limit: int = LARGEST) -> bytes:
