@@ -137,7 +137,7 @@ def test_the_undamaged_file_is_read(folder: Path, name: str):
 @pytest.mark.parametrize("name", READERS)
 @settings(max_examples=examples(25))
 @given(seed=st.integers(0, 2**32))
-@example(seed=0)
+@example(seed=225191397)  # a key of 5000 characters, which a message repeated in full
 def test_a_damaged_file(folder: Path, name: str, seed: int):
     """Flips, cuts, splices, doubled parts and odd values anywhere."""
     data = (folder / name).read_bytes()

@@ -25,6 +25,7 @@ from ..errors import (
     CheckpointError,
     ConfigError,
     GteError,
+    OutOfMemory,
     OutputError,
     SelfCheckFailed,
 )
@@ -115,6 +116,8 @@ def build(
                 publish(staged, bundle, overwrite=overwrite, keep_existing=keep_existing)
         except GteError:
             raise
+        except MemoryError:
+            raise OutOfMemory("not enough memory to build this checkpoint") from None
         except OSError as error:
             raise OutputError(f"{bundle.name[:80]} could not be written: {error.strerror or error}") from None
     return manifest

@@ -82,9 +82,9 @@ SCHEMA: Schema = {
     "TensorShapeProto": {1: _many("Dimension")},
     "Dimension": {1: _NUMBER, 2: _TEXT, 3: _TEXT},
 }  # fmt: skip
-"""The messages of onnx.proto and their fields, without those that no graph of ours has and that could hold what
-is not inspected: functions, training information, quantization annotations, settings of several devices, types
-other than tensors. A file with any other field is refused, so ONNX Runtime runs only what was inspected."""
+"""The messages of onnx.proto and their fields, without those that no graph of ours has and that could hold
+what is not inspected: functions, training information, quantization annotations, settings of several devices,
+types other than tensors. A file with any other field is refused: ONNX Runtime runs only what was inspected."""
 
 DECIMAL = re.compile(r"-?[0-9]{1,19}")
 

@@ -65,5 +65,5 @@ def read_named(file: Path) -> NamedModel:
     except (KeyError, ValueError, OSError, RecursionError, MemoryError) as error:
         raise BundleError(f"{at} cannot be read: {str(error)[:120]}") from None
     if raw:
-        raise BundleError(f"{at} has an unknown {min(raw)}")
+        raise BundleError(f"{at} has an unknown {min(raw)[:80]}")
     return named

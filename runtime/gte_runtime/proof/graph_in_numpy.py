@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import erf, sqrt
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleError, Cancelled
+from ..errors import BundleError, Cancelled, GteError
 from ..format.graph import (
     GRAPH_INITIALIZER,
     GRAPH_NODE,
@@ -98,14 +99,16 @@ class NumpySession:
     workers = 1
 
     def __init__(self, graph: bytes, folder: Path) -> None:
-        self._evaluator: Evaluator | None = Evaluator(graph, folder)
+        with _told():
+            self._evaluator: Evaluator | None = Evaluator(graph, folder)
 
     def run(
         self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
     ) -> Outputs:
         if self._evaluator is None:
             raise Cancelled("this engine is closed")
-        found = self._evaluator.run(packed_inputs(batch))
+        with _told():
+            found = self._evaluator.run(packed_inputs(batch))
         given = found["token_states"][0].astype(np.float32) if states else NOTHING
         cls, weights, logits = (found.get(name, NOTHING) for name in ("cls", "token_weights", "logits"))
         return Outputs(cls, weights, logits, given)
@@ -115,6 +118,27 @@ class NumpySession:
 
     def close(self) -> None:
         self._evaluator = None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what numpy and Python raise for a graph that does not fit together into a BundleError."""
+    try:
+        yield
+    except GteError:
+        raise
+    except (
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+        OSError,
+        StopIteration,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise BundleError(f"the graph cannot be evaluated: {str(error)[:120]}") from None
+    except struct.error:
+        raise BundleError("the graph cannot be evaluated: an attribute of another size") from None
 
 
 def _node(data: bytes) -> Node:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from damage import damage
+from fuzzing import examples
+from golden import Golden
+from spoil import replace_signed
+
+from gte_runtime import GteError
+from gte_runtime.building.build import build
+from gte_runtime.cli.verify import check_itself
 
 FILES = ("tokenizer.json", "cpu-fp32.onnx", "table-fp16.bin", "weights-fp32.bin")
 INT8 = ("cpu-int8.onnx", "table-int8.bin", "weights-int8.bin")
@@ -121,3 +131,14 @@ def test_damaged_int8_with_hashes_that_fit(tiny_bundle: Path, tmp_path: Path):
     assert words(lines) <= {"refused", "same", "equal", "other"}, [
         line for line in lines if "RAW" in line or "NAN" in line
     ][:5]
+
+
+def test_damaged_graphs_for_gpus_with_hashes_that_fit(golden: Golden, tmp_path: Path):
+    """`gte verify` runs such a graph in numpy, which raises many kinds of errors: all become ours."""
+    bundle = tmp_path / "bundle"
+    build(golden.checkpoint, bundle, graphs=golden.graphs, variants=("cuda-fp16",))
+    good = (bundle / "cuda-fp16.onnx").read_bytes()
+    for seed in range(examples(30)):
+        replace_signed(bundle, "cuda-fp16.onnx", damage(good, seed))
+        with contextlib.suppress(GteError), np.errstate(all="ignore"):
+            check_itself(bundle, lambda line: None)
