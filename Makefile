@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 UV = 0.13.9
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check lint fix test-clients test-floors test-newest test-gpu test-stand-in wheel-test mteb-test export clean
+.PHONY: demo test check lint fix test-clients test-floors test-newest test-gpu test-stand-in wheel-test mteb-test fuzz export clean
 
 demo: $(VENV)/.runtime  ## set up the runtime and embed the model card's texts
 	$(BIN)/gte demo
@@ -82,6 +82,12 @@ wheel-test:  ## the wheel alone, in an environment of its own
 
 mteb-test: $(VENV)-mteb/.mteb  ## mteb's evaluation of our models, in an environment of its own
 	$(VENV)-mteb/bin/python -m pytest -p no:cacheprovider tests/contract/test_mteb.py
+
+# Every fuzz test tries FACTOR times its usual number of examples; hypothesis keeps what failed in .hypothesis.
+FACTOR ?= 100
+fuzz: $(VENV)/.dev  ## damaged input for every reader, for minutes rather than seconds
+	GTE_FUZZ=$(FACTOR) $(BIN)/python -m pytest -n auto -q tests/runtime/test_readers.py tests/runtime/bundle/test_damage.py \
+	  tests/runtime/checkpoint/test_safetensors.py tests/export/test_graph_facts.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-gpu $(VENV)-wheel $(VENV)-mteb $(VENV)-clients $(VENV)-floors $(VENV)-newest dist

@@ -6,7 +6,6 @@ The tests of this project cannot do that, since the weights are not available to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from .embedder import Embedder
 from .errors import BundleError
 from .format.manifest import Manifest
 from .format.named import NamedModel
+from .format.values import parse_json
 from .machine.files import read_regular
 from .reranker import Reranker
 from .tokenization import Tokenizer
@@ -55,12 +55,12 @@ def known_as(manifest: Manifest, models: Mapping[str, NamedModel]) -> NamedModel
 def read_published(model: NamedModel) -> list[Numbers]:
     """The numbers that are published for a model; empty for some."""
     try:
-        raw = json.loads(read_regular(model.directory / FILE).decode("utf-8"))
+        raw = parse_json(read_regular(model.directory / FILE))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
         raise BundleError(f"{model.name}/{FILE} cannot be read: {str(error)[:120]}") from None
-    if raw.get("format") != FORMAT:
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise BundleError(f"{model.name}/{FILE} has another format; this version reads {FORMAT}")
     checks: list[Numbers] = raw["checks"]
     return checks

@@ -25,6 +25,7 @@ from ..errors import (
     CheckpointError,
     ConfigError,
     GteError,
+    OutOfMemory,
     OutputError,
     SelfCheckFailed,
 )
@@ -115,6 +116,8 @@ def build(
                 publish(staged, bundle, overwrite=overwrite, keep_existing=keep_existing)
         except GteError:
             raise
+        except MemoryError:
+            raise OutOfMemory("not enough memory to build this checkpoint") from None
         except OSError as error:
             raise OutputError(f"{bundle.name[:80]} could not be written: {error.strerror or error}") from None
     return manifest
@@ -195,6 +198,7 @@ def _stage(staged: Path, inputs: Inputs, chosen: Sequence[GraphRecipe]) -> Stage
         prompts=inputs.settings.prompts,
         default_prompt=inputs.settings.default_prompt,
     )
+    _check_manifest(manifest)
     return Staged(
         staged,
         manifest,
@@ -234,12 +238,14 @@ def _choose(recipe: Recipe, variants: Iterable[str], table: str) -> list[GraphRe
 
 def _tokenizer_json(checkpoint: Path) -> bytes:
     try:
-        data = read_regular(checkpoint / "tokenizer.json")
-    except OSError:
+        data = read_regular(checkpoint / "tokenizer.json", manifests.MAX_TOKENIZER)
+    except FileNotFoundError:
         raise CheckpointError(
             f"no tokenizer.json in {checkpoint.name}; "
             "the tokenizer belongs to the checkpoint and is not replaced"
         ) from None
+    except OSError as error:
+        raise CheckpointError(f"tokenizer.json cannot be read: {error.strerror or error}") from None
     if data.startswith(LFS_POINTER):
         raise CheckpointError("tokenizer.json is a Git LFS pointer, not the file itself; run git lfs pull")
     return data
@@ -258,7 +264,7 @@ def _write_graphs(staged: Path, source: Path, chosen: Iterable[GraphRecipe]) -> 
     files = {}
     for graph in chosen:
         try:
-            data = read_regular(source / graph.file)
+            data = read_regular(source / graph.file, manifests.MAX_GRAPH)
         except OSError:
             raise BundleCorruptError(
                 graph.file,
@@ -298,13 +304,27 @@ def _manifest(
         else min(TRAINED_DIM, config.architecture.hidden_size // 2),
         tokenizer=tokenizer.record,
         files=files,
-        variants={graph.variant: _variant(graph) for graph in chosen},
+        variants={graph.variant: _variant(graph, config.architecture.max_positions) for graph in chosen},
         self_checks=tuple(answer.self_check() for answer in answers if answer.pair is None),
         pair_checks=tuple(answer.pair_check() for answer in answers if answer.pair is not None),
     )
 
 
-def _variant(graph: GraphRecipe) -> Variant:
+def _check_manifest(manifest: Manifest) -> None:
+    """Raises CheckpointError for a manifest that no reader would accept, such as one with prompts of a
+    megabyte."""
+    try:
+        manifests.parse_manifest(manifest.to_json().encode())
+    except UnicodeEncodeError:
+        found = "a name, notice or prompt with a lone surrogate, which UTF-8 cannot encode"
+    except BundleCorruptError as error:
+        found = f"{error.got}, the format allows {error.expected}"
+    else:
+        return
+    raise CheckpointError(f"the bundle of this checkpoint could not be opened: its manifest has {found}")
+
+
+def _variant(graph: GraphRecipe, positions: int) -> Variant:
     return Variant(
         graph=_graph_name(graph),
         weights=graph.weights,
@@ -313,7 +333,7 @@ def _variant(graph: GraphRecipe) -> Variant:
         outputs=graph.outputs,
         min_onnxruntime=graph.min_onnxruntime,
         tolerance=graph.tolerance,
-        flash_from=FLASH_FROM,
+        flash_from=min(FLASH_FROM, positions),
     )
 
 

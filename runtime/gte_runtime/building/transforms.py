@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import all_finite
 from ..errors import BundleError
 from ..format.layout import Tensor
 from .material import CHUNK_ROWS, Material
@@ -28,13 +29,21 @@ def pieces(tensor: Tensor, material: Material) -> Iterator[Array]:
     """Yield a tensor's values in C order, in one or several pieces, little-endian in the tensor's dtype.
 
     Raises:
-        BundleError: the transform returned another number of values than the tensor's shape has.
+        BundleError: the transform returned another number of values than the tensor's shape has, or a value
+            that is not finite in its type.
     """
     dtype = np.dtype(tensor.dtype)
     done = 0
     for piece in TRANSFORMS[tensor.transform](tensor, material):
         done += piece.size
-        yield np.ascontiguousarray(piece, dtype=dtype.newbyteorder("<"))
+        with np.errstate(over="ignore"):  # told below, with the tensor's name
+            written = np.ascontiguousarray(piece, dtype=dtype.newbyteorder("<"))
+        if not all_finite(piece if dtype.kind == "i" else written):
+            raise BundleError(
+                f"{tensor.name}: {tensor.transform} gave a value that {tensor.dtype} cannot hold; "
+                "build another variant, such as cpu-fp32"
+            )
+        yield written
     if done != prod(tensor.shape):
         raise BundleError(
             f"{tensor.name}: {tensor.transform} gave {done} values for shape {list(tensor.shape)}"

@@ -37,7 +37,7 @@ def write_weights(
     for graph in chosen:
         for file in graph.weights:
             layouts.setdefault(file, _read_layout(source, file))
-        _check_pointers(graph, (source / graph.file).read_bytes(), layouts)
+        _check_pointers(graph, read_regular(source / graph.file), layouts)
     return {file: _write_weight_file(staged / file, layout, material) for file, layout in layouts.items()}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -106,13 +107,17 @@ class Bundle:
             )
         return self.manifest.variants[name]
 
-    def check(self, files: tuple[str, ...], verify: Verify = "auto") -> Checked:
+    def check(
+        self, files: tuple[str, ...], verify: Verify = "auto", before: Callable[[], object] | None = None
+    ) -> Checked:
         """Check files against the manifest: their kind, their size and, if they are new or changed, their
         hash.
 
         Args:
             files: names of files of the bundle.
             verify: "always" hashes every file again.
+            before: called before anything is hashed, if anything is to be: the check of a graph, which is
+                small, bounds the sizes of the weight files, which may be terabytes.
 
         Raises:
             BundleCorruptError: a file is absent, not a regular file, or of another size or content.
@@ -123,6 +128,8 @@ class Bundle:
         fresh = {
             name: identity for name, identity in identities.items() if memory.get(self._key(name)) != identity
         }
+        if fresh and before is not None:
+            before()
         for name in fresh:
             self._hash(name)
         return Checked(identities, bool(fresh))
@@ -181,6 +188,14 @@ class Bundle:
         data = _read(self.directory, name, limit=self.manifest.files[name].size)
         self._compare(name, hashlib.sha256(data).hexdigest(), data[:32])
         return data
+
+    def pieces(self, name: str, offset: int, length: int) -> Iterator[bytes]:
+        """Read a part of a file in pieces."""
+        with _Opened(self.directory, name) as descriptor:
+            end = offset + length
+            while offset < end and (piece := os.pread(descriptor.fd, min(CHUNK, end - offset), offset)):
+                yield piece
+                offset += len(piece)
 
     def _hash(self, name: str) -> None:
         digest = hashlib.sha256()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from ..arrays import all_finite
 from ..device.cpu import CpuSession
-from ..device.runtime import runtime
-from ..errors import ConfigError, GteError
-from ..format.graph import check_operators, check_pointers, inspect_graph
+from ..device.runtime import knows_operator, runtime
+from ..errors import BundleError, BundleVersionError, ConfigError, GteError
+from ..format.graph import OPERATORS, GraphFacts, check_operators, check_pointers, inspect_graph
 from ..inference.session import Session
 from ..machine import processor
 from ..machine.cache import recall, remember
@@ -21,6 +25,9 @@ from .directory import Bundle, Verify
 if TYPE_CHECKING:
     from ..device.cuda import CudaOptions
     from ..device.tensorrt import EngineSource
+
+FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
+"""The floating-point types of weights, by their numbers in onnx.proto."""
 
 MEASURED = "measured"
 """The kind of cache note about batch invariance: {conditions of the measurement: largest difference}."""
@@ -70,11 +77,11 @@ def load(
         ProviderError: the provider is not available or failed.
     """
     manifest, variant = bundle.manifest, bundle.variant(name)
-    checked = bundle.check(manifest.files_of(name), verify)
+    facts: list[GraphFacts] = []
+    checked = bundle.check(
+        manifest.files_of(name), verify, before=lambda: facts.append(inspect_variant(bundle, name))
+    )
     graph = bundle.read(variant.graph)
-    facts = inspect_graph(graph, variant.graph) if checked.fresh else None
-    if facts is not None:
-        check_pointers(facts, variant.graph, variant.weights, manifest.files)
     # In parallel: session and tokenizer take about the same time, and ONNX Runtime releases the GIL.
     with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
         opened = loading.submit(_open, bundle, name, graph, provider, threads, gpu)
@@ -87,11 +94,11 @@ def load(
             raise
     session = opened.result()
     try:
-        if facts is not None:
-            check_operators(facts, variant.graph)
+        if checked.fresh:
             tokenizer.check_ids(manifest.architecture.vocab_size)
         bundle.unchanged(checked)
         self_check(manifest, name, tokenizer, session, thorough=checked.fresh)
+        check_finite(bundle, facts)
         invariance = _invariance(bundle, name, session, provider, threads)
     except BaseException:
         session.close()
@@ -99,6 +106,46 @@ def load(
     bundle.remember(checked)
     give_back()  # the memory that loading needed: a sixth of what a process with full-size int8 weights held
     return Loaded(session, tokenizer, invariance, _captured(session))
+
+
+def inspect_variant(bundle: Bundle, name: str) -> GraphFacts:
+    """Read the graph of a variant and check what it would run and read, without running it.
+
+    Raises:
+        BundleCorruptError: the graph is not the one that the manifest records.
+        BundleVersionError: it has an operator that the installed ONNX Runtime does not know.
+        BundleError: it is no graph, or has an operator, a pointer or a weight file of a size that is not
+            allowed.
+    """
+    manifest, variant = bundle.manifest, bundle.variant(name)
+    facts = inspect_graph(bundle.read(variant.graph), variant.graph)
+    if unknown := [kind for kind in facts.operators if kind not in OPERATORS and not knows_operator(kind)]:
+        raise BundleVersionError(
+            f"{variant.graph} needs a newer ONNX Runtime than {runtime().__version__}, although its "
+            f"manifest promises that ORT >= {variant.min_onnxruntime} will do: it has no operator "
+            f"{unknown[0][:80]}"
+        )
+    check_operators(facts, variant.graph)
+    check_pointers(facts, variant.graph, variant.weights, manifest.files)
+    return facts
+
+
+def check_finite(bundle: Bundle, graphs: Iterable[GraphFacts]) -> None:
+    """Check that no weight of these graphs is NaN or infinite. The self-check reads only the rows of the
+    embedding table that its texts need, and int8 arithmetic can turn NaN into a finite number.
+
+    Raises:
+        BundleError: naming the tensor.
+    """
+    for pointer in dict.fromkeys(pointer for facts in graphs for pointer in facts.pointers):
+        if (kind := FLOATS.get(pointer.element)) is None:
+            continue
+        for piece in bundle.pieces(pointer.file, pointer.offset, pointer.length):
+            if not all_finite(np.frombuffer(piece[: len(piece) // kind.itemsize * kind.itemsize], kind)):
+                raise BundleError(
+                    f"{pointer.file}: tensor {pointer.name[:80]} holds NaN or infinity; "
+                    "build the bundle again from an undamaged checkpoint"
+                )
 
 
 def _captured(session: Session) -> dict[str, Any] | None:
@@ -178,6 +225,7 @@ def engine_source(bundle: Bundle, name: str) -> EngineSource:
     from ..device.tensorrt import EngineSource
 
     variant = bundle.variant(name)
+    inspect_variant(bundle, name)
     return EngineSource(
         model=bundle.manifest.model,
         digest=bundle.digest,

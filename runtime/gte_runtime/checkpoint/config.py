@@ -5,7 +5,6 @@ This module reads no tensors and no file but config.json.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
-from ..format.architecture import Architecture
+from ..format.architecture import BOUNDS, Architecture
+from ..format.values import parse_json, shown
 from ..machine.files import read_regular
 from .rope import Rope
 
@@ -53,6 +53,9 @@ WITHOUT_EFFECT = {
 
 ROPE_KEYS = {"type", "rope_type", "factor", "mixed_b", "rope_theta"}
 
+MAX_BYTES = 2**20
+"""Of config.json, which is read whole. It has some 2 kB."""
+
 LARGEST = 2.0**63
 """No number of a config is that large. The bound also excludes infinity and integers beyond float."""
 
@@ -82,14 +85,14 @@ def read_config(path: Path) -> Config:
     """
     file = path / "config.json" if path.is_dir() else path
     try:
-        raw = json.loads(read_regular(file).decode("utf-8"))
+        raw = parse_json(read_regular(file, MAX_BYTES))
     except FileNotFoundError:
         raise CheckpointError(
             f"no config.json in {path.name or path}; a checkpoint directory has one"
         ) from None
     except OSError as error:
-        raise CheckpointError(f"{file.name} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file.name} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
         raise CheckpointError(f"{file.name} cannot be read as JSON: {str(error)[:120]}") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{file.name} holds a {type(raw).__name__}, not an object")
@@ -103,7 +106,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         CheckpointError: naming the key, what it holds and what is implemented.
     """
     _refuse_other_models(raw)
-    hidden, heads = _integer(raw, "hidden_size"), _integer(raw, "num_attention_heads")
+    hidden, heads = _integer(raw, "hidden_size"), _integer(raw, "num_attention_heads", "heads")
     if hidden % heads or (hidden // heads) % 2:
         raise CheckpointError(
             f"hidden_size {hidden} over num_attention_heads {heads}: "
@@ -111,19 +114,18 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         )
     if raw.get("head_dim") not in (None, hidden // heads):
         raise CheckpointError(
-            f"head_dim is {_shown(raw['head_dim'])}; "
-            f"hidden_size over num_attention_heads is {hidden // heads}"
+            f"head_dim is {shown(raw['head_dim'])}; hidden_size over num_attention_heads is {hidden // heads}"
         )
     eps = raw.get("layer_norm_eps", 1e-12)
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not 0 <= eps < 1:
-        raise CheckpointError(f"layer_norm_eps is {_shown(eps)}; expected a small positive number")
+        raise CheckpointError(f"layer_norm_eps is {shown(eps)}; expected a small positive number")
     architecture = Architecture(
-        layers=_integer(raw, "num_hidden_layers"),
+        layers=_integer(raw, "num_hidden_layers", "layers"),
         hidden_size=hidden,
         heads=heads,
         intermediate_size=_integer(raw, "intermediate_size"),
-        vocab_size=_integer(raw, "vocab_size", 30528),
-        max_positions=_integer(raw, "max_position_embeddings", 2048),
+        vocab_size=_integer(raw, "vocab_size", default=30528),
+        max_positions=_integer(raw, "max_position_embeddings", "max_positions", 2048),
         layer_norm_eps=float(eps),
     )
     names = _list(raw, "architectures")
@@ -131,7 +133,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
     return Config(
         architecture=architecture,
         rope=_rope(raw, architecture.head_size),
-        type_vocab_size=_integer(raw, "type_vocab_size", 1, least=0),
+        type_vocab_size=_integer(raw, "type_vocab_size", default=1),
         names_reranker=any("SequenceClassification" in str(name) for name in names),
         trained_dims=tuple(sorted(d for d in dims if isinstance(d, int) and 0 < d <= hidden)),
         unknown=tuple(sorted(str(key)[:80] for key in raw.keys() - READ - WITHOUT_EFFECT)),
@@ -149,7 +151,7 @@ def _refuse_other_models(raw: Mapping[str, Any]) -> None:
     for key, (default, values) in allowed.items():
         value = raw.get(key, default)
         if value not in values:
-            raise CheckpointError(f"{key} is {_shown(value)}; implemented: {', '.join(values)}")
+            raise CheckpointError(f"{key} is {shown(value)}; implemented: {', '.join(values)}")
     for key in ("logn_attention_scale", "logn_attention_clip1"):
         if _flag(raw, key):
             # Upstream's present code ignores it, its code of June 2024 scaled the queries. No released
@@ -194,7 +196,7 @@ def _rope(raw: Mapping[str, Any], head_size: int) -> Rope:
 def _native_rope(raw: Mapping[str, Any], native: Any, theta: float, head_size: int) -> Rope:
     """From `rope_parameters`, as transformers 5 writes it."""
     if not isinstance(native, Mapping):
-        raise CheckpointError(f"rope_parameters is {_shown(native)}; expected an object")
+        raise CheckpointError(f"rope_parameters is {shown(native)}; expected an object")
     kind = _kind(native, "rope_parameters", "default")
     if "rope_theta" not in native and "rope_theta" not in raw:
         # The default is 10000 in upstream's class and 160000 in that of transformers: a guess could be
@@ -210,7 +212,7 @@ def _native_rope(raw: Mapping[str, Any], native: Any, theta: float, head_size: i
         return Rope(head_size=head_size, theta=theta, divisor=_number(native, "factor"))
     if kind != "ntk":
         raise CheckpointError(
-            f"rope_parameters has rope_type {_shown(kind)}; implemented: default, linear, ntk"
+            f"rope_parameters has rope_type {shown(kind)}; implemented: default, linear, ntk"
         )
     return _ntk(native, theta, head_size)
 
@@ -221,12 +223,12 @@ def _upstream_rope(raw: Mapping[str, Any], theta: float, head_size: int) -> Rope
     if scaling is None:
         return Rope(head_size=head_size, theta=theta)
     if not isinstance(scaling, Mapping):
-        raise CheckpointError(f"rope_scaling is {_shown(scaling)}; expected an object or null")
+        raise CheckpointError(f"rope_scaling is {shown(scaling)}; expected an object or null")
     kind = _kind(scaling, "rope_scaling", None)
     if kind == "default":
         return Rope(head_size=head_size, theta=theta)
     if kind != "ntk":
-        raise CheckpointError(f"rope_scaling has type {_shown(kind)}; implemented: ntk")
+        raise CheckpointError(f"rope_scaling has type {shown(kind)}; implemented: ntk")
     return _ntk(scaling, theta, head_size)
 
 
@@ -240,8 +242,7 @@ def _kind(scaling: Mapping[str, Any], name: str, default: Any) -> Any:
     kinds = [scaling[key] for key in ("rope_type", "type") if key in scaling]
     if len(kinds) == 2 and kinds[0] != kinds[1]:
         raise CheckpointError(
-            f"{name} has rope_type {_shown(kinds[0])} and type {_shown(kinds[1])}, "
-            "which contradict each other"
+            f"{name} has rope_type {shown(kinds[0])} and type {shown(kinds[1])}, which contradict each other"
         )
     return kinds[0] if kinds else default
 
@@ -251,32 +252,31 @@ def _ntk(scaling: Mapping[str, Any], theta: float, head_size: int) -> Rope:
     return Rope.ntk(head_size=head_size, theta=theta, factor=_number(scaling, "factor"), mixed_b=mixed_b)
 
 
-def _integer(raw: Mapping[str, Any], key: str, default: int | None = None, least: int = 1) -> int:
+def _integer(raw: Mapping[str, Any], key: str, field: str = "", default: int | None = None) -> int:
+    """A number of the architecture, whose field of `Architecture` gives its bounds."""
+    least, most = BOUNDS[Architecture, field or key] if key != "type_vocab_size" else (0, 2**16)
     value = raw.get(key, default)
     if value is None:
         raise CheckpointError(f"config.json has no {key}")
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-        raise CheckpointError(f"{key} is {_shown(value)}; expected an integer of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise CheckpointError(
+            f"{key} is {shown(value)}; expected an integer of at least {least} and at most {most}"
+        )
     return value
 
 
 def _number(raw: Mapping[str, Any], key: str, default: float | None = None) -> float:
     value = raw.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < LARGEST:
-        raise CheckpointError(f"{key} is {_shown(value)}; expected a positive number")
+        raise CheckpointError(f"{key} is {shown(value)}; expected a positive number")
     return float(value)
 
 
 def _list(raw: Mapping[str, Any], key: str) -> list[Any]:
     value = raw.get(key) or []
     if not isinstance(value, list) or raw.get(key) is False:
-        raise CheckpointError(f"{key} is {_shown(value)}; expected a list")
+        raise CheckpointError(f"{key} is {shown(value)}; expected a list")
     return value
-
-
-def _shown(value: object) -> str:
-    """A value for an error message. It may be of any length, so only its beginning."""
-    return repr(value)[:80]
 
 
 def _flag(raw: Mapping[str, Any], key: str) -> bool:
@@ -286,4 +286,4 @@ def _flag(raw: Mapping[str, Any], key: str) -> bool:
         return value.lower() == "true"
     if value is None or isinstance(value, bool):
         return bool(value)
-    raise CheckpointError(f"{key} is {_shown(value)}; expected true or false")
+    raise CheckpointError(f"{key} is {shown(value)}; expected true or false")

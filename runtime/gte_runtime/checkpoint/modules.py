@@ -6,17 +6,20 @@ further layer, would run and return vectors that are silently wrong: so it is re
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
+from ..format.values import parse_json, shown
 from ..machine.files import read_regular
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
 FILES = (MODULES, PROMPTS, "1_Pooling/config.json")
 """Files that a download includes, where the repository has them."""
+
+MAX_BYTES = 2**20
+"""Of each file, which is read whole. They have some 1 kB."""
 
 PLAIN = ("Transformer", "Pooling", "Normalize")
 """Modules that this package implements: the encoder, its pooling, L2 normalisation."""
@@ -41,25 +44,25 @@ def read_settings(checkpoint: Path) -> Settings:
     """
     for module in _read(checkpoint, MODULES, []):
         kind = (
-            str(module.get("type", "")).rsplit(".", 1)[-1] if isinstance(module, dict) else repr(module)[:40]
+            str(module.get("type", "")).rsplit(".", 1)[-1] if isinstance(module, dict) else shown(module)[:40]
         )
         if kind not in PLAIN:
             raise CheckpointError(
                 f"{MODULES} puts a {kind[:80]} behind the encoder; implemented: {', '.join(PLAIN)}"
             )
         if kind == "Pooling":
-            _check_pooling(checkpoint, f"{module.get('path')}/config.json")
+            _check_pooling(checkpoint, module.get("path"))
     raw = _read(checkpoint, PROMPTS, {})
     prompts = raw.get("prompts") or {}
     default = raw.get("default_prompt_name") or ""
     if not isinstance(prompts, dict) or not all(
         isinstance(text, str) for item in prompts.items() for text in item
     ):
-        raise CheckpointError(f"{PROMPTS}: prompts is {repr(prompts)[:80]}; expected names and texts")
-    if default and default not in prompts:
+        raise CheckpointError(f"{PROMPTS}: prompts is {shown(prompts)}; expected names and texts")
+    if default and (not isinstance(default, str) or default not in prompts):
         raise CheckpointError(
-            f"{PROMPTS}: default_prompt_name is {default!r:.80}, "
-            f"which is none of the prompts ({', '.join(prompts)})"
+            f"{PROMPTS}: default_prompt_name is {shown(default)}, "
+            f"which is none of the prompts ({', '.join(prompts)[:200]})"
         )
     # Where a model has no prompts, sentence-transformers writes some that are empty.
     return Settings(
@@ -67,8 +70,13 @@ def read_settings(checkpoint: Path) -> Settings:
     )
 
 
-def _check_pooling(checkpoint: Path, name: str) -> None:
+def _check_pooling(checkpoint: Path, folder: Any) -> None:
     """Raises CheckpointError for any pooling but that of the first token."""
+    if not isinstance(folder, str) or folder in ("", ".", "..") or {"/", "\\", "\0"} & set(folder):
+        raise CheckpointError(
+            f"{MODULES} keeps the pooling in {shown(folder)}; expected the name of a folder of the checkpoint"
+        )
+    name = f"{folder}/config.json"
     raw = _read(checkpoint, name, None)
     if raw is None:
         raise CheckpointError(
@@ -84,17 +92,17 @@ def _check_pooling(checkpoint: Path, name: str) -> None:
     if not set(modes) <= {"cls", "cls_token"} or not modes:
         found = ", ".join(modes) or "none"
         raise CheckpointError(
-            f"{name}: the pooling is {found[:80]}; implemented is the state of the first token (cls)"
+            f"{name[:80]}: the pooling is {found[:80]}; implemented is the state of the first token (cls)"
         )
 
 
 def _read(checkpoint: Path, name: str, absent: Any) -> Any:
     """Parsed JSON, or `absent` where there is no such file. A list where `absent` is one, else an object."""
     try:
-        raw = json.loads(read_regular(checkpoint / name).decode("utf-8"))
+        raw = parse_json(read_regular(checkpoint / name, MAX_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return absent
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{name[:80]} cannot be read: {str(getattr(error, 'strerror', None) or error)[:120]}"
         ) from None

@@ -6,9 +6,9 @@ little-endian; a JSON header; the tensors' bytes. This module knows nothing abou
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -19,9 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CheckpointError
+from ..format.values import parse_json
 
-MAX_HEADER = 100_000_000
-"""Bytes: the limit of the reference implementation."""
+MAX_HEADER = 16 * 2**20
+"""Bytes. A header has some 100 for each tensor, and a model of this family has a few hundred tensors. The
+reference implementation allows 100 MB, which as Python objects would take gigabytes."""
+
+MAX_DIMENSIONS = 8
+"""Of a tensor. Weights have one or two."""
 
 ITEM_SIZES = {
     "F64": 8,
@@ -47,20 +52,33 @@ class Entry:
     shape: tuple[int, ...]
     offset: int
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * ITEM_SIZES[self.dtype]
+
 
 class SafetensorsFile(Mapping[str, Entry]):
     """The entries of one file by name; `read` returns their values. Close it, or use it in a `with`.
 
     Raises:
-        CheckpointError: the header is not that of a safetensors file, or does not fit the file's size.
+        CheckpointError: the file cannot be read, is not a safetensors file, or breaks a rule of the format:
+            the tensors must fill it without overlaps and holes, and no key may occur twice.
     """
 
     def __init__(self, path: Path) -> None:
         self.name = path.name
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            self._entries = _parse_header(file.read(min(size, 8)), file.read, size, self.name)
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            # Not blocking, so that a named pipe is refused by its mode and does not wait for a writer.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise CheckpointError(f"{self.name} is not a regular file")
+                size = status.st_size
+                self._entries = _parse_header(file.read(min(size, 8)), file.read, size, self.name)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise CheckpointError(f"{self.name} cannot be read: {error.strerror or error}") from None
 
     def __getitem__(self, name: str) -> Entry:
         return self._entries[name]
@@ -103,21 +121,48 @@ def _parse_header(prefix: bytes, read: Any, size: int, name: str) -> dict[str, E
         raise CheckpointError(
             f"{name} is not a safetensors file, or is cut off: {size} bytes, header of {length}"
         )
+    data = read(length)
+    # The format demands it; without it, spaces in front would be accepted here and refused elsewhere.
+    if not data.startswith(b"{"):
+        raise CheckpointError(f"{name} has a header that is not JSON, or not an object")
     try:
-        header = json.loads(read(length))
-    except (ValueError, RecursionError) as error:
+        header = parse_json(data)
+    except ValueError as error:
         raise CheckpointError(f"{name} has a header that is not JSON: {str(error)[:120]}") from None
-    if not isinstance(header, dict):
-        raise CheckpointError(f"{name} has a header that is not an object")
-    header.pop("__metadata__", None)
-    return {tensor: _entry(tensor, record, 8 + length, size, name) for tensor, record in header.items()}
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise CheckpointError(f"{name}: the header entry __metadata__ is not understood")
+    start = 8 + length
+    entries = {tensor: _entry(tensor, record, start, size, name) for tensor, record in header.items()}
+    _check_order(entries, start, size, name)
+    return entries
+
+
+def _check_order(entries: Mapping[str, Entry], start: int, size: int, name: str) -> None:
+    """Check that the tensors fill the file: none overlaps another, and nothing lies between or behind them.
+
+    The format demands it, so that no two readers see different values and no file hides anything.
+    """
+    end = start
+    for tensor, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].size)):
+        if entry.offset != end:
+            what = "overlaps another tensor" if entry.offset < end else "leaves a hole in front of it"
+            raise CheckpointError(f"{name}: tensor {tensor[:80]} {what}; the format forbids it")
+        end += entry.size
+    if end != size:
+        raise CheckpointError(
+            f"{name} has {size - end} bytes after its last tensor; the format forbids it, download it again"
+        )
 
 
 def _entry(tensor: str, record: Any, start: int, size: int, name: str) -> Entry:
     shown = tensor[:80]
     try:
-        dtype, shape, (begin, end) = record["dtype"], tuple(record["shape"]), record["data_offsets"]
-        if not isinstance(dtype, str) or any(type(n) is not int for n in (*shape, begin, end)):
+        dtype, sizes, offsets = record["dtype"], record["shape"], record["data_offsets"]
+        if not isinstance(dtype, str) or not isinstance(sizes, list) or not isinstance(offsets, list):
+            raise TypeError
+        shape, (begin, end) = tuple(sizes), offsets
+        if any(type(number) is not int for number in (*shape, begin, end)):
             raise TypeError
     except (TypeError, KeyError, ValueError):
         raise CheckpointError(f"{name}: the header entry of tensor {shown} is not understood") from None
@@ -125,14 +170,20 @@ def _entry(tensor: str, record: Any, start: int, size: int, name: str) -> Entry:
         raise CheckpointError(
             f"{name}: tensor {shown} has type {dtype[:80]}; implemented: {', '.join(FLOATS)}"
         )
-    if min(shape, default=0) < 0 or not 0 <= begin <= end:
+    # Checked before the product of the shape, which could have millions of digits.
+    if (
+        len(shape) > MAX_DIMENSIONS
+        or not all(0 <= number < 2**63 for number in shape)
+        or not 0 <= begin <= end
+    ):
         raise CheckpointError(f"{name}: the header entry of tensor {shown} is not understood")
     if end > size - start:
         raise CheckpointError(
             f"{name}: tensor {shown} ends at byte {start + end}, the file has {size}; download it again"
         )
-    if end - begin != prod(shape) * ITEM_SIZES[dtype]:
+    entry = Entry(dtype, shape, start + begin)
+    if end - begin != entry.size:
         raise CheckpointError(
             f"{name}: tensor {shown} has {end - begin} bytes, its shape {str(list(shape))[:80]} does not fit"
         )
-    return Entry(dtype, shape, start + begin)
+    return entry

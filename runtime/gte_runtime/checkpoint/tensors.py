@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import all_finite
 from ..errors import CheckpointError
 from .config import Config, read_config
 from .safetensors import FLOATS, SafetensorsFile
@@ -110,24 +111,34 @@ class Checkpoint:
     def read(self, name: str) -> NDArray[np.float32]:
         """A tensor as float32, in [out, in] orientation."""
         source = self._sources[name]
-        values: NDArray[np.float32] = self._file.read(source.tensor, slice(source.start, source.stop)).astype(
-            np.float32
-        )
-        return values
+        return self._rows(source, source.start, source.stop).astype(np.float32)
 
     def read_rows(self, name: str, chunk: int) -> Iterator[NDArray[Any]]:
         """Yield a matrix in pieces of `chunk` rows, float16 or float32 as stored, to keep memory small."""
         source = self._sources[name]
         for start in range(0, source.shape[0], chunk):
-            rows = slice(source.start + start, source.start + min(start + chunk, source.shape[0]))
-            yield self._file.read(source.tensor, rows)
+            stop = min(start + chunk, source.shape[0])
+            yield self._rows(source, source.start + start, source.start + stop)
 
     def rows(self, name: str, index: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """The rows `index` of a matrix, float32 [len(index), width]. The other rows are not read."""
-        tensor = self._sources[name].tensor
-        return np.stack([self._file.read(tensor, slice(int(i), int(i) + 1))[0] for i in index]).astype(
-            np.float32
-        )
+        source = self._sources[name]
+        return np.stack([self._rows(source, int(i), int(i) + 1)[0] for i in index]).astype(np.float32)
+
+    def _rows(self, source: Source, start: int, stop: int | None) -> NDArray[Any]:
+        """Rows of a tensor of the file as stored.
+
+        Raises:
+            CheckpointError: a value is NaN or infinite. A bundle with it could give finite vectors that are
+                wrong, because int8 has no NaN.
+        """
+        values = self._file.read(source.tensor, slice(start, stop))
+        if not all_finite(values):
+            raise CheckpointError(
+                f"tensor {source.tensor[:80]} of {self._file.name} holds NaN or infinity; "
+                "the checkpoint is damaged, download it again"
+            )
+        return values
 
     def close(self) -> None:
         """Release the file. No tensor can be read afterwards."""

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from ..errors import GteError
+from .terminal import tell
 
 COMMANDS = {
     "demo": "Embed the model card's texts and show what comes out.",
@@ -95,9 +96,7 @@ def main() -> None:
 
 
 def _complain(message: str) -> None:
-    # A file name in a message may have line breaks or lone surrogates, which cannot be printed.
-    line = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
-    print(f"gte: {line}", file=sys.stderr)
+    tell(" ".join(message.split()))
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import click
 
 from . import reading
 from .options import gpu_options, model_options
+from .terminal import escaped, show_json
 
 if TYPE_CHECKING:
     from ..bench.latency import Options
@@ -122,7 +122,7 @@ def latency(
                 _say(line)
         if cut := sum(cell["truncated"] for cell in cells):
             _say(f"gte: note: texts of more than {gte.max_length} tokens were cut, {cut} times")
-        click.echo(json.dumps(_report(gte, options, texts, cells), ensure_ascii=False, indent=1))
+        show_json(_report(gte, options, texts, cells), indent=1)
 
 
 def _report(
@@ -213,4 +213,4 @@ def _time(milliseconds: float | None) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(escaped(line), file=sys.stderr, flush=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
+
+from .terminal import tell
 
 
 @click.command()
@@ -57,10 +58,8 @@ def command(
     size = sum(record.size for record in manifest.files.values()) / 1e6
     vectors = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"
     head = "a reranker" if manifest.reranker else vectors
-    print(
-        f"gte: {bundle.name}: {', '.join(manifest.variants)}; {head}; {size:.0f} MB; agrees with the oracle",
-        file=sys.stderr,
-    )
+    built = ", ".join(manifest.variants)
+    tell(f"{bundle.name}: {built}; {head}; {size:.0f} MB; agrees with the oracle")
 
 
 def _no_checkpoint(path: Path) -> str | None:

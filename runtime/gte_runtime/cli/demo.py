@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 import numpy as np
 
 from .options import model_options
+from .terminal import escaped, tell
 
 TEXTS = ("what is the capital of China?", "how to implement quick sort in python?", "北京", "快排算法介绍")
 QUERY = "中国的首都在哪儿"
@@ -22,11 +21,11 @@ def command(model: str, variant: str | None, provider: str, threads: int | None)
 
     with Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte:
         if gte.manifest.notice:
-            print(f"gte: note: {gte.manifest.notice}", file=sys.stderr)
+            tell(f"note: {gte.manifest.notice}")
         out = gte.encode(TEXTS, sparse=False)
         assert out.dense is not None
         click.echo(
-            f"{gte.info['model']}, {gte.info['variant']}, {gte.info['threads']} threads, "
+            f"{escaped(gte.info['model'])}, {gte.info['variant']}, {gte.info['threads']} threads, "
             f"{gte.dim} dimensions\n"
         )
         for number, (text, tokens) in enumerate(zip(TEXTS, out.tokens, strict=True)):
@@ -39,9 +38,8 @@ def command(model: str, variant: str | None, provider: str, threads: int | None)
         click.echo("\nStrongest sparse tokens")
         for number, weights in enumerate(gte.token_weights(TEXTS)):
             strongest = sorted(weights.items(), key=lambda item: -item[1])[:STRONGEST]
-            click.echo(
-                f"  [{number}] " + "  ".join(f"{token or '▁'} {weight:.2f}" for token, weight in strongest)
-            )
+            words = (f"{escaped(token) or '▁'} {weight:.2f}" for token, weight in strongest)
+            click.echo(f"  [{number}] " + "  ".join(words))
         click.echo(f"\nScores for the query {QUERY}\n       dense  sparse  hybrid (1.0 and 0.3)")
         pairs = [(QUERY, text) for text in TEXTS]
         columns = [gte.score(pairs, dense, sparse) for dense, sparse in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.3))]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
+
+from .terminal import show, show_json
 
 
 @click.command()
@@ -28,18 +29,14 @@ def command(model: str | None, provider: str | None, as_json: bool) -> int:
     good, line = doctor.verdict(found, provider)
     placed = _placements(model, provider) if model is not None and found.providers else []
     if as_json:
-        click.echo(
-            json.dumps(
-                {**found.as_dict(), "placement": placed, "ready": good, "verdict": line}, ensure_ascii=False
-            )
-        )
+        show_json({**found.as_dict(), "placement": placed, "ready": good, "verdict": line})
         return 0 if good else 5
     for name, answer in doctor.lines(found):
-        click.echo(f"{name:<12}{answer}")
+        show(f"{name:<12}{answer}")
     for one in placed:
-        click.echo(f"{'placement':<12}{_placement(one)}")
+        show(f"{'placement':<12}{_placement(one)}")
     sys.stdout.flush()
-    click.echo(f"{'verdict':<12}{line}")
+    show(f"{'verdict':<12}{line}")
     return 0 if good else 5
 
 

@@ -11,6 +11,7 @@ import click
 from ..errors import InputError
 from . import reading, writing
 from .options import gpu_options, max_length_option, model_options
+from .terminal import tell
 
 if TYPE_CHECKING:
     from ..results import Embeddings
@@ -106,11 +107,11 @@ def command(
                     reason = rows.problem(row.index) or (
                         row.error.reason if isinstance(row.error, InputError) else str(row.error)
                     )
-                    print(f"gte: {rows.place(row.index)}: {reason}", file=sys.stderr)
+                    tell(f"{rows.place(row.index)}: {reason}")
                 rows.forget(len(part) + len(part.rejected))
                 advance(len(part) + len(part.rejected))
     if rejected:
-        print(f"gte: {rejected} of {rows.count} rows were rejected", file=sys.stderr)
+        tell(f"{rejected} of {rows.count} rows were rejected")
     return 3 if rejected else 0
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
+
+from .terminal import tell
 
 
 @click.group()
@@ -46,7 +47,5 @@ def build(bundle: Path, variant: str, profiles: tuple[str, ...], devices: tuple[
     source = engine_source(opened, variant)
     opened.check(opened.manifest.files_of(variant))
     for device in devices:
-        folder = build_engines(
-            source, chosen, device, lambda line: print(f"gte: {line}", file=sys.stderr, flush=True)
-        )
-        print(f"gte: GPU {device}: {folder}", file=sys.stderr)
+        folder = build_engines(source, chosen, device, tell)
+        tell(f"GPU {device}: {folder}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .terminal import show, show_json
 
 if TYPE_CHECKING:
     from ..bundle.directory import Bundle
@@ -61,14 +62,14 @@ def command(model: str, as_json: bool) -> None:
     if manifest.notice:
         facts["notice"] = manifest.notice
     if as_json:
-        click.echo(json.dumps(facts, ensure_ascii=False))
+        show_json(facts)
         return
     for key, value in facts.items():
         if key == "variants":
             for name, variant in value.items():
-                click.echo(f"{'variant':<14}{name}: " + ", ".join(f"{k} {v}" for k, v in variant.items()))
+                show(f"{'variant':<14}{name}: " + ", ".join(f"{k} {v}" for k, v in variant.items()))
         else:
-            click.echo(f"{key:<14}{', '.join(value) if isinstance(value, list) else value}")
+            show(f"{key:<14}{', '.join(value) if isinstance(value, list) else value}")
 
 
 def _invariance(bundle: Bundle, name: str) -> dict[str, bool | float | None]:

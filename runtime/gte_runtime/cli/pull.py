@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
+
+from .terminal import tell
 
 
 @click.command()
@@ -86,7 +87,7 @@ def command(
 
 
 def say(line: str) -> None:
-    print(f"gte: {line}", file=sys.stderr)
+    tell(line)
 
 
 def _variants(target: Path, origin: str) -> tuple[str, ...]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import click
 
 from ..errors import InputError
 from . import reading
 from .options import reranker_options
+from .terminal import show, show_json, tell
 
 
 @click.command()
@@ -74,7 +72,7 @@ def command(
                 texts.append(check_text(row.text, index))
                 kept.append(index)
             except InputError as error:
-                print(f"gte: {rows.place(index)}: {rows.problem(index) or error.reason}", file=sys.stderr)
+                tell(f"{rows.place(index)}: {rows.problem(index) or error.reason}")
         ranked = (
             gte.rank(query, texts, top_k, True, max_length, truncate, show_progress=True, sigmoid=sigmoid)
             if texts
@@ -83,7 +81,7 @@ def command(
     identities = rows.ids(kept)
     for found in ranked:
         if form == "table":
-            click.echo(f"{found.score:9.6f}  {found.document}")
+            show(f"{found.score:9.6f}  {found.document}")
             continue
         identity = identities[found.index]
         line = {
@@ -92,13 +90,8 @@ def command(
             "score": round(found.score, 7),
             "document": found.document,
         }
-        click.echo(
-            json.dumps(
-                {key: value for key, value in line.items() if key != "id" or value is not None},
-                ensure_ascii=False,
-            )
-        )
+        show_json({key: value for key, value in line.items() if key != "id" or value is not None})
     rejected = rows.count - len(kept)
     if rejected:
-        print(f"gte: {rejected} of {rows.count} documents were rejected", file=sys.stderr)
+        tell(f"{rejected} of {rows.count} documents were rejected")
     return 3 if rejected else 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from . import reading
 from .options import max_length_option, model_options
+from .terminal import show, show_json
 
 
 @click.command()
@@ -49,11 +48,6 @@ def command(
     for index in sorted(range(len(documents)), key=lambda i: -scores[i]):
         score = float(scores[index])
         if form == "jsonl":
-            click.echo(
-                json.dumps(
-                    {"index": index, "score": round(score, 7), "document": documents[index]},
-                    ensure_ascii=False,
-                )
-            )
+            show_json({"index": index, "score": round(score, 7), "document": documents[index]})
         else:
-            click.echo(f"{score:9.6f}  {documents[index]}")
+            show(f"{score:9.6f}  {documents[index]}")

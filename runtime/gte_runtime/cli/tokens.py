@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from . import reading
 from .options import max_length_option, model_options
+from .terminal import show, show_json
 
 
 @click.command()
@@ -36,16 +35,12 @@ def command(
     with Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte:
         if form == "jsonl":
             for weights in gte.token_weights(texts, max_length=max_length):
-                click.echo(
-                    json.dumps(
-                        {token: round(weight, 6) for token, weight in weights.items()}, ensure_ascii=False
-                    )
-                )
+                show_json({token: round(weight, 6) for token, weight in weights.items()})
             return
         out = gte.encode(texts, dense=False, max_length=max_length)
         for row, text in enumerate(texts):
             weights_by_id = out.sparse[row].as_dict() if out.sparse is not None else {}
-            click.echo(f"{text}   ({out.tokens[row]} tokens)")
+            show(f"{text}   ({out.tokens[row]} tokens)")
             for token, piece in gte.tokenize(text, max_length=max_length):
                 weight = f"{weights_by_id[token]:8.4f}" if token in weights_by_id else "       -"
-                click.echo(f"{token:>8}{weight}  {piece or '▁'}")
+                show(f"{token:>8}{weight}  {piece or '▁'}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ..errors import SelfCheckFailed
+from .terminal import show
 
 
 @click.command()
@@ -21,7 +22,7 @@ def command(model: str) -> None:
     """
     from ..catalog.locate import locate
 
-    verify(locate(model), click.echo)
+    verify(locate(model), show)
 
 
 def verify(bundle: Path, say: Callable[[str], object]) -> None:
@@ -36,12 +37,15 @@ def check_itself(bundle: Path, say: Callable[[str], object]) -> None:
     both, too."""
     from ..building.judge import judge
     from ..bundle.directory import Bundle
+    from ..bundle.load import check_finite, inspect_variant
     from ..proof.selfcheck import self_check
     from ..tokenization import Tokenizer
 
     opened = Bundle.open(bundle)
     manifest = opened.manifest
+    facts = [inspect_variant(opened, name) for name in manifest.variants]
     opened.check(tuple(manifest.files), "always")
+    check_finite(opened, facts)
     say(f"hashes     {len(manifest.files)} files as in the manifest")
     tokenizer = Tokenizer(opened.read("tokenizer.json"), manifest.tokenizer)
     for name, variant in manifest.variants.items():

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import GteError, OutputError
 from ..results import Embeddings
+from .terminal import json_text
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy", ".npz": "npz", ".parquet": "parquet"}
 
@@ -136,7 +137,7 @@ class Jsonl:
         for row, identity in enumerate(ids):
             fields = {"index": str(int(part.index[row]))}
             if identity is not None:
-                fields["id"] = json.dumps(identity, ensure_ascii=False)
+                fields["id"] = json_text(identity)
             fields |= {
                 "tokens": str(int(part.tokens[row])),
                 "truncated": json.dumps(bool(part.truncated[row])),

@@ -120,6 +120,17 @@ def translated(error: Exception, terminated: bool) -> EngineError:
     return EngineError(f"ONNX Runtime failed: {message_of(error)}")
 
 
+def knows_operator(kind: str) -> bool:
+    """Whether the installed ONNX Runtime has an operator, given as `domain::Type` or `Type`. True if it does
+    not say."""
+    domain, _, name = kind.rpartition("::")
+    try:
+        from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+    except ImportError:
+        return True
+    return any((schema.domain, schema.name) == (domain, name) for schema in get_all_operator_schema())
+
+
 def message_of(error: Exception) -> str:
     """The text of an exception of ONNX Runtime, without places in its source and without directories, at most
     300 characters."""

@@ -6,24 +6,87 @@ The runtime does without the onnx package: this module decodes only the protobuf
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..errors import BundleError
 from .manifest import FileRecord
-from .protobuf import all_of, fields, integer, message, text
+from .protobuf import (
+    BYTES,
+    FIXED32,
+    FIXED64,
+    VARINT,
+    Field,
+    Message,
+    Schema,
+    integer,
+    message,
+    read,
+    text,
+    values_of,
+)
 
 # Field numbers of onnx.proto.
-MODEL_GRAPH, MODEL_OPSET, MODEL_FUNCTIONS = 7, 8, 25
+MODEL_GRAPH, MODEL_OPSET = 7, 8
 OPSET_DOMAIN, OPSET_VERSION = 1, 2
-GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE = 1, 5, 11, 12, 15
+GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 NODE_OP_TYPE, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
-ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 5, 6, 10, 11
-ATTRIBUTE_SPARSE, ATTRIBUTE_SPARSES = 22, 23
-SPARSE_VALUES, SPARSE_INDICES = 1, 2
-TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA, TENSOR_LOCATION = 8, 9, 13, 14
+TENSOR_TYPE, TENSOR_NAME, TENSOR_RAW_DATA, TENSOR_EXTERNAL_DATA, TENSOR_LOCATION = 2, 8, 9, 13, 14
 PAIR_KEY, PAIR_VALUE = 1, 2
 VALUE_NAME = 1
+
+_NUMBER, _NUMBERS = Field((VARINT,)), Field((VARINT, BYTES), repeated=True)  # BYTES: packed
+_TEXT, _TEXTS = Field((BYTES,)), Field((BYTES,), repeated=True)
+
+
+def _one(kind: str) -> Field:
+    return Field((BYTES,), kind=kind)
+
+
+def _many(kind: str) -> Field:
+    return Field((BYTES,), repeated=True, kind=kind)
+
+
+SCHEMA: Schema = {
+    "ModelProto": {
+        1: _NUMBER, 2: _TEXT, 3: _TEXT, 4: _TEXT, 5: _NUMBER, 6: _TEXT, 7: _one("GraphProto"),
+        8: _many("OperatorSetIdProto"), 14: _many("StringStringEntryProto"),
+    },
+    "OperatorSetIdProto": {1: _TEXT, 2: _NUMBER},
+    "StringStringEntryProto": {1: _TEXT, 2: _TEXT},
+    "GraphProto": {
+        1: _many("NodeProto"), 2: _TEXT, 5: _many("TensorProto"), 10: _TEXT, 11: _many("ValueInfoProto"),
+        12: _many("ValueInfoProto"), 13: _many("ValueInfoProto"), 15: _many("SparseTensorProto"),
+        16: _many("StringStringEntryProto"),
+    },
+    "NodeProto": {
+        1: _TEXTS, 2: _TEXTS, 3: _TEXT, 4: _TEXT, 5: _many("AttributeProto"), 6: _TEXT, 7: _TEXT, 8: _TEXT,
+        9: _many("StringStringEntryProto"),
+    },
+    "AttributeProto": {
+        1: _TEXT, 2: Field((FIXED32,)), 3: _NUMBER, 4: _TEXT, 5: _one("TensorProto"), 6: _one("GraphProto"),
+        7: Field((FIXED32, BYTES), repeated=True), 8: _NUMBERS, 9: _TEXTS, 10: _many("TensorProto"),
+        11: _many("GraphProto"), 13: _TEXT, 20: _NUMBER, 21: _TEXT, 22: _one("SparseTensorProto"),
+        23: _many("SparseTensorProto"),
+    },
+    "TensorProto": {
+        1: _NUMBERS, 2: _NUMBER, 4: Field((FIXED32, BYTES), repeated=True), 5: _NUMBERS, 6: _TEXTS,
+        7: _NUMBERS, 8: _TEXT, 9: _TEXT, 10: Field((FIXED64, BYTES), repeated=True), 11: _NUMBERS, 12: _TEXT,
+        13: _many("StringStringEntryProto"), 14: _NUMBER, 16: _many("StringStringEntryProto"),
+    },
+    "SparseTensorProto": {1: _one("TensorProto"), 2: _one("TensorProto"), 3: _NUMBERS},
+    "ValueInfoProto": {1: _TEXT, 2: _one("TypeProto"), 3: _TEXT, 4: _many("StringStringEntryProto")},
+    "TypeProto": {1: _one("TypeProto.Tensor"), 6: _TEXT},
+    "TypeProto.Tensor": {1: _NUMBER, 2: _one("TensorShapeProto")},
+    "TensorShapeProto": {1: _many("Dimension")},
+    "Dimension": {1: _NUMBER, 2: _TEXT, 3: _TEXT},
+}  # fmt: skip
+"""The messages of onnx.proto and their fields, without those that no graph of ours has and that could hold
+what is not inspected: functions, training information, quantization annotations, settings of several devices,
+types other than tensors. A file with any other field is refused: ONNX Runtime runs only what was inspected."""
+
+DECIMAL = re.compile(r"-?[0-9]{1,19}")
 
 OPERATORS = {
     "Abs", "Add", "Cast", "Clip", "Concat", "Constant", "Div", "Gather", "Gelu", "If",
@@ -46,6 +109,8 @@ class Pointer:
     file: str
     offset: int
     length: int
+    element: int = 0
+    """The type of its values, a number of TensorProto.DataType."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +135,20 @@ def inspect_graph(data: bytes, name: str) -> GraphFacts:
         name: the file's name, for errors.
 
     Raises:
-        BundleError: the bytes are not an ONNX model, or one with functions.
+        BundleError: the bytes are not an ONNX model, or hold a field that is not in SCHEMA or stands twice.
     """
     try:
         return _inspect(data)
     except ValueError as error:
         raise BundleError(f"{name}: not an ONNX graph: {str(error)[:120]}") from None
-    except RecursionError:
-        raise BundleError(f"{name}: not an ONNX graph: its branches are nested without end") from None
+    except MemoryError:
+        raise BundleError(f"{name}: not enough memory to read it") from None
 
 
 def check_pointers(
     facts: GraphFacts, graph: str, weights: tuple[str, ...], files: Mapping[str, FileRecord]
 ) -> None:
-    """Check that a graph points only into its own weight files, and inside their bounds.
+    """Check that a graph points only into its own weight files, and that each ends with its last tensor.
 
     Args:
         facts: what `inspect_graph` found.
@@ -94,15 +159,20 @@ def check_pointers(
     Raises:
         BundleError: naming the graph and the file.
     """
+    ends = dict.fromkeys(weights, 0)
     for pointer in facts.pointers:
         if pointer.file not in weights:
             raise BundleError(f"{graph} reads {pointer.file[:80]!r}, which is none of its weight files")
-        if (
-            pointer.offset < 0
-            or pointer.length < 0
-            or pointer.offset + pointer.length > files[pointer.file].size
-        ):
+        end = pointer.offset + pointer.length
+        if min(pointer.offset, pointer.length) < 0 or end > files[pointer.file].size:
             raise BundleError(f"{graph}: {pointer.name[:80]} lies outside of {pointer.file}")
+        ends[pointer.file] = max(ends[pointer.file], end)
+    for file, end in ends.items():
+        if files[file].size != end:
+            raise BundleError(
+                f"{file} has {files[file].size} bytes, the last tensor that {graph} reads ends at "
+                f"byte {end}; they do not belong together"
+            )
 
 
 def check_operators(facts: GraphFacts, graph: str) -> None:
@@ -119,78 +189,57 @@ def check_operators(facts: GraphFacts, graph: str) -> None:
 
 
 def _inspect(data: bytes) -> GraphFacts:
-    graph: bytes | None = None
-    opsets: dict[str, int] = {}
-    for field, value in fields(data):
-        if field == MODEL_GRAPH:
-            graph = message(value)
-        elif field == MODEL_FUNCTIONS:
-            raise ValueError("it holds functions, which are not implemented")
-        elif field == MODEL_OPSET:
-            entry = dict(fields(message(value)))
-            opsets[text(entry.get(OPSET_DOMAIN, b""))] = integer(entry.get(OPSET_VERSION, 0))
-    if graph is None:
+    found = read(data, "ModelProto", SCHEMA)
+    (model,) = found["ModelProto"]
+    if MODEL_GRAPH not in model:
         raise ValueError("it holds no graph")
-    parts = list(_graphs(graph))
-    tensors = [tensor for part in parts for tensor in _tensors(part)]
-    pointers = tuple(p for t in tensors if (p := pointer(t)) is not None)
+    graph = values_of(message(model[MODEL_GRAPH][0]))
+    tensors, opsets = found.get("TensorProto", []), found.get("OperatorSetIdProto", [])
+    if len(opsets) != len({_text(entry, OPSET_DOMAIN) for entry in opsets}):
+        raise ValueError("it names the version of one domain twice")
     return GraphFacts(
-        operators=tuple(sorted({operator(node) for part in parts for node in all_of(part, GRAPH_NODE)})),
-        opsets=opsets,
+        operators=tuple(sorted({operator(node) for node in found.get("NodeProto", [])})),
+        opsets={_text(entry, OPSET_DOMAIN): integer(entry.get(OPSET_VERSION, [0])[0]) for entry in opsets},
         inputs=_names(graph, GRAPH_INPUT),
         outputs=_names(graph, GRAPH_OUTPUT),
-        pointers=pointers,
-        largest_inside=max((len(raw) for t in tensors for raw in all_of(t, TENSOR_RAW_DATA)), default=0),
+        pointers=tuple(p for tensor in tensors if (p := pointer(tensor)) is not None),
+        largest_inside=max(
+            (len(message(raw)) for tensor in tensors for raw in tensor.get(TENSOR_RAW_DATA, [])), default=0
+        ),
     )
 
 
-def _graphs(graph: bytes) -> Iterator[bytes]:
-    """A graph and its subgraphs, which are attributes of nodes (the branches of an `If`)."""
-    yield graph
-    for attribute in _attributes(graph):
-        for inner in all_of(attribute, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
-            yield from _graphs(inner)
-
-
-def _tensors(graph: bytes) -> Iterator[bytes]:
-    """All tensors of one graph: initializers, sparse ones included, and attributes of nodes."""
-    yield from all_of(graph, GRAPH_INITIALIZER)
-    sparse = all_of(graph, GRAPH_SPARSE)
-    for attribute in _attributes(graph):
-        yield from all_of(attribute, ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS)
-        sparse += all_of(attribute, ATTRIBUTE_SPARSE, ATTRIBUTE_SPARSES)
-    for tensor in sparse:
-        yield from all_of(tensor, SPARSE_VALUES, SPARSE_INDICES)
-
-
-def _attributes(graph: bytes) -> Iterator[bytes]:
-    for node in all_of(graph, GRAPH_NODE):
-        yield from all_of(node, NODE_ATTRIBUTE)
-
-
-def operator(node: bytes) -> str:
+def operator(node: Message) -> str:
     """The name of a NodeProto's operator, as in `GraphFacts.operators`."""
-    found = dict(fields(node))
-    domain, kind = (
-        text(found.get(NODE_DOMAIN, b"")),
-        text(found[NODE_OP_TYPE]) if NODE_OP_TYPE in found else "?",
-    )
+    domain, kind = _text(node, NODE_DOMAIN), _text(node, NODE_OP_TYPE, b"?")
     return f"{domain}::{kind}" if domain else kind
 
 
-def pointer(tensor: bytes) -> Pointer | None:
+def pointer(tensor: Message) -> Pointer | None:
     """Where a TensorProto's values are; None where they are in the graph itself."""
-    pairs = {}
-    for pair in all_of(tensor, TENSOR_EXTERNAL_DATA):
-        found = dict(fields(pair))
-        pairs[text(found.get(PAIR_KEY, b""))] = text(found.get(PAIR_VALUE, b""))
-    if not pairs and not any(integer(v) for f, v in fields(tensor) if f == TENSOR_LOCATION):
+    pairs: dict[str, str] = {}
+    for pair in map(values_of, map(message, tensor.get(TENSOR_EXTERNAL_DATA, []))):
+        key = _text(pair, PAIR_KEY)
+        if key in pairs or key not in ("location", "offset", "length"):
+            raise ValueError(f"a pointer with the key {key[:40]!r}, twice or unknown")
+        pairs[key] = _text(pair, PAIR_VALUE)
+    if not pairs and not any(map(integer, tensor.get(TENSOR_LOCATION, []))):
         return None
-    name = next((text(v) for f, v in fields(tensor) if f == TENSOR_NAME), "")
+    for key in ("offset", "length"):
+        if key in pairs and not DECIMAL.fullmatch(pairs[key]):
+            raise ValueError(f"a pointer with the {key} {pairs[key][:40]!r}")
     return Pointer(
-        name, pairs.get("location", ""), int(pairs.get("offset", "0")), int(pairs.get("length", "-1"))
+        _text(tensor, TENSOR_NAME),
+        pairs.get("location", ""),
+        int(pairs.get("offset", 0)),
+        int(pairs.get("length", -1)),
+        integer(tensor.get(TENSOR_TYPE, [0])[0]),
     )
 
 
-def _names(graph: bytes, field: int) -> tuple[str, ...]:
-    return tuple(text(dict(fields(value)).get(VALUE_NAME, b"")) for value in all_of(graph, field))
+def _names(graph: Message, field: int) -> tuple[str, ...]:
+    return tuple(_text(values_of(message(value)), VALUE_NAME) for value in graph.get(field, []))
+
+
+def _text(values: Message, field: int, absent: bytes = b"") -> str:
+    return text(values.get(field, [absent])[0])

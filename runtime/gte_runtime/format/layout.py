@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import BundleError
 from .manifest import PLAIN_NAME
+from .values import Bounds, parse_json, read_as, shown
 
 FORMAT = 1
 
@@ -79,6 +80,11 @@ class Tensor:
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
+MAX_DIMENSIONS = 8
+BOUNDS: Bounds = {(Tensor, "offset"): (0, 2**40), (Tensor, "shape"): (1, 2**40)}
+"""The least and the most of each number: no weight file has a terabyte."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """The contents of one weight file, in order of offset."""
@@ -105,16 +111,17 @@ class Layout:
             BundleError: the text is not a layout, or one of another format version.
         """
         try:
-            raw = json.loads(text)
+            raw = parse_json(text.encode())
+            if not isinstance(raw, dict):
+                raise ValueError(f"expected an object, found {shown(raw)}")
             if raw["format"] != FORMAT:
-                raise BundleError(f"layout format {raw['format']}; this version reads {FORMAT}")
-            tensors = tuple(
-                Tensor(**{**t, "shape": tuple(t["shape"]), "sources": tuple(t["sources"])})
-                for t in raw["tensors"]
-            )
-            layout = cls(raw["file"], tensors)
+                raise BundleError(f"layout format {shown(raw['format'])}; this version reads {FORMAT}")
+            file = read_as(str, raw["file"], "file.")
+            if not isinstance(raw["tensors"], list):
+                raise ValueError(f"tensors = {shown(raw['tensors'])}")
+            layout = cls(file, tuple(_tensor(file, record) for record in raw["tensors"]))
             layout._check()
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, ValueError) as error:
             raise BundleError(f"not a layout: {str(error)[:120]}") from None
         return layout
 
@@ -123,7 +130,6 @@ class Layout:
 
         Raises:
             BundleError: naming the tensor.
-            TypeError: a field has the wrong type.
         """
         if not PLAIN_NAME.fullmatch(self.file) or not self.tensors:
             raise BundleError(
@@ -132,21 +138,24 @@ class Layout:
         end = 0
         for tensor in self.tensors:
             at, name = f"layout of {self.file}", f"{tensor.name}"[:80]
-            words, numbers = (
-                (tensor.name, tensor.dtype, tensor.transform, *tensor.sources),
-                (tensor.offset, *tensor.shape),
-            )
-            if not all(isinstance(word, str) for word in words) or not all(
-                type(number) is int for number in numbers
-            ):
-                raise BundleError(f"{at}: {name} has a field of another type")
             if tensor.transform not in TRANSFORM_NAMES:
                 raise BundleError(f"{at}: unknown transform {tensor.transform[:80]!r} of {name}")
             if tensor.dtype not in DTYPES:
                 raise BundleError(f"{at}: {name} has type {tensor.dtype[:80]!r}; known: {', '.join(DTYPES)}")
+            if len(tensor.shape) > MAX_DIMENSIONS or tensor.size > BOUNDS[Tensor, "offset"][1]:
+                raise BundleError(f"{at}: the shape of {name} is far too large")
             if tensor.offset < end or min(tensor.shape, default=1) < 1:
                 raise BundleError(f"{at}: {name} overlaps its neighbour or is empty")
             end = tensor.offset + tensor.size
+
+
+def _tensor(file: str, record: Any) -> Tensor:
+    try:
+        tensor: Tensor = read_as(Tensor, record, bounds=BOUNDS)
+    except ValueError as error:
+        name = shown(record.get("name")) if isinstance(record, dict) else "a tensor"
+        raise BundleError(f"layout of {file[:80]}: {name}: {str(error)[:120]}") from None
+    return tensor
 
 
 def place(file: str, tensors: Iterable[Mapping[str, Any]]) -> Layout:

@@ -7,22 +7,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
-from dataclasses import MISSING, asdict, dataclass, field, is_dataclass
-from dataclasses import fields as dataclass_fields
-from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleCorruptError, BundleError, BundleVersionError
+from .architecture import BOUNDS as ARCHITECTURE_BOUNDS
 from .architecture import Architecture
+from .values import Bounds, parse_json, read_as, shown
 
 FORMAT = 1
 FILE = "manifest.json"
 MAX_BYTES = 1_000_000
 """Bytes. A manifest has some 50 kB; a far larger file is not one and is not read."""
+
+MAX_TOKENIZER = 64 * 2**20
+"""Bytes of tokenizer.json, which is read whole. That of gte-multilingual-base has 17 MB."""
+MAX_GRAPH = 16 * 2**20
+"""Bytes of a graph, which is read whole. The largest that ships, of 24 layers, has 0.6 MB."""
+
+MAX_VARIANTS = 64
+MAX_CHECKS = 16
+"""Self-checks in a manifest. A build writes four."""
+MAX_CHECK_IDS = 2048
+"""Tokens of a self-check. The longest text of a build has 790 characters."""
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 """A file name without a path, so that no file outside of the bundle's directory can be named."""
@@ -111,6 +120,26 @@ class PairCheck:
     logit: float
 
 
+BOUNDS: Bounds = {
+    **ARCHITECTURE_BOUNDS,
+    (FileRecord, "size"): (1, 2**40),
+    (Variant, "tolerance"): (1e-9, 1),
+    (Variant, "flash_from"): (1, 4096),
+    (TokenizerRecord, "drop_ids"): (0, 2**24),
+    (TokenizerRecord, "longest_piece"): (0, 2**20),
+    (SelfCheck, "ids"): (0, 2**24),
+    (SelfCheck, "dense"): (-1.001, 1.001),
+    (SelfCheck, "token_weights"): (0, 1e9),
+    (PairCheck, "ids"): (0, 2**24),
+    (PairCheck, "logit"): (-1e9, 1e9),
+}
+"""The least and the most of every number. Those of `Manifest` itself depend on others; see `_check_values`.
+
+A manifest may come from anywhere, and these numbers decide how much is read, hashed and run when a bundle
+opens: for example, two texts of `flash_from` tokens are run to measure batch invariance. Two vectors of
+length 1 are at most 2 apart, so a tolerance above 1 would accept almost any model."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """All that manifest.json holds but `format`."""
@@ -169,8 +198,8 @@ def parse_manifest(data: bytes) -> Manifest:
     if len(data) > MAX_BYTES:
         raise BundleCorruptError(FILE, expected=f"at most {MAX_BYTES} bytes", got=f"{len(data)}")
     try:
-        raw = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
+        raw = parse_json(data)
+    except ValueError as error:
         raise BundleCorruptError(
             FILE, expected="JSON in UTF-8 without a byte order mark", got=str(error)[:120]
         ) from None
@@ -179,11 +208,11 @@ def parse_manifest(data: bytes) -> Manifest:
     version = raw.pop("format", None)
     if type(version) is not int or version != FORMAT:
         raise BundleVersionError(
-            f"{FILE} has format {repr(version)[:80]}, this version of gte-runtime reads {FORMAT}; "
+            f"{FILE} has format {shown(version)}, this version of gte-runtime reads {FORMAT}; "
             "build the bundle again or upgrade"
         )
     try:
-        manifest: Manifest = _read(Manifest, raw, "")
+        manifest: Manifest = read_as(Manifest, raw, bounds=BOUNDS)
     except ValueError as error:
         raise BundleCorruptError(FILE, expected="the fields of format 1", got=str(error)[:120]) from None
     _check_names(manifest)
@@ -191,55 +220,9 @@ def parse_manifest(data: bytes) -> Manifest:
     return manifest
 
 
-def _read(kind: Any, raw: Any, at: str) -> Any:
-    """Convert a JSON value to a type of the format.
-
-    Nothing has a hash of the manifest to compare with, so every type is checked.
-
-    Args:
-        kind: a dataclass of this module, or the type of one of its fields.
-        raw: the JSON value.
-        at: the path to it, for errors: empty, or ending with a dot.
-
-    Raises:
-        ValueError: naming the field that is missing, unknown or of another type.
-    """
-    if isinstance(kind, type) and is_dataclass(kind) and isinstance(raw, dict):
-        fields = _fields(kind)
-        if odd := (fields.keys() ^ raw.keys()) - (_optional(kind) - raw.keys()):
-            name = min(odd)
-            raise ValueError(f"no {at}{name}" if name in fields else f"an unknown {at}{name}")
-        return kind(**{name: _read(fields[name], value, f"{at}{name}.") for name, value in raw.items()})
-    if get_origin(kind) is tuple and isinstance(raw, list):
-        return tuple(_read(get_args(kind)[0], item, at) for item in raw)
-    if get_origin(kind) is dict and isinstance(raw, dict):
-        return {key: _read(get_args(kind)[1], value, f"{at}{key}.") for key, value in raw.items()}
-    if kind is float and type(raw) in (int, float) and abs(raw) < 2**63:
-        return float(raw)  # the bound also excludes NaN and infinity, which Python's json accepts
-    if kind is int and type(raw) is int and 0 <= raw < 2**63:
-        return raw
-    if kind is str and isinstance(raw, str):
-        raw.encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
-        return raw
-    if kind is bool and isinstance(raw, bool):
-        return raw
-    raise ValueError(f"{at.removesuffix('.')} = {raw!r}")
-
-
-_fields = cache(get_type_hints)
-
-
-@cache
-def _optional(kind: type) -> frozenset[str]:
-    """Fields that were added to the format later, which have defaults: a manifest may lack them."""
-    return frozenset(
-        f.name for f in dataclass_fields(kind) if f.default is not MISSING or f.default_factory is not MISSING
-    )
-
-
 def _check_names(manifest: Manifest) -> None:
     """Every file that is named has a plain name and is listed in `files`."""
-    mentioned: Iterable[str] = [file for name in manifest.variants for file in manifest.files_of(name)]
+    mentioned = [file for name in manifest.variants for file in manifest.files_of(name)]
     for file in (*manifest.files, *mentioned):
         if not PLAIN_NAME.fullmatch(file):
             raise BundleCorruptError(FILE, expected="plain file names", got=repr(file)[:80])
@@ -252,9 +235,6 @@ def _check_names(manifest: Manifest) -> None:
 
 def _check_values(manifest: Manifest) -> None:
     a = manifest.architecture
-    for name, value in asdict(a).items():
-        least, below = (0, 1) if name == "layer_norm_eps" else (1, 2**31)
-        _expect(least <= value < below, f"architecture.{name} from {least} to below {below}", f"{value}")
     _expect(
         a.hidden_size % a.heads == 0, "heads that share the width evenly", f"{a.heads} for {a.hidden_size}"
     )
@@ -271,7 +251,12 @@ def _check_values(manifest: Manifest) -> None:
         )
     known = manifest.default_prompt in ("", *manifest.prompts)
     _expect(known, "default_prompt among the prompts", repr(manifest.default_prompt))
-    _expect(manifest.variants, "at least one variant", "none")
+    count = len(manifest.variants)
+    _expect(count, "at least one variant", "none")
+    _expect(count <= MAX_VARIANTS, f"at most {MAX_VARIANTS} variants", f"{count}")
+    used = {file for name in manifest.variants for file in manifest.files_of(name)}
+    for file in manifest.files:
+        _expect(file in used, "only files that a variant uses", file)
     for name, variant in manifest.variants.items():
         if variant.batch not in BATCHES:
             kind = repr(variant.batch)[:80]
@@ -285,17 +270,30 @@ def _check_values(manifest: Manifest) -> None:
             repr(variant.min_onnxruntime),
         )
         _expect(variant.weights and variant.inputs, f"weights and inputs in {at}", "none")
-        _expect(variant.tolerance > 0, f"a positive {at}.tolerance", f"{variant.tolerance}")
         expected = (LOGITS,) if manifest.reranker else (VECTORS, STATES)
         _expect(
             variant.outputs in expected,
             f"{', '.join(expected[-1])} in {at}.outputs",
             ", ".join(variant.outputs),
         )
-        _expect(variant.flash_from > 0, f"a positive {at}.flash_from", f"{variant.flash_from}")
+        _expect(
+            variant.batch != "ragged" or variant.flash_from <= a.max_positions,
+            f"{at}.flash_from up to {a.max_positions}, the number of positions",
+            f"{variant.flash_from}",
+        )
+        for file, most in (("tokenizer.json", MAX_TOKENIZER), (variant.graph, MAX_GRAPH)):
+            size = manifest.files[file].size
+            _expect(size <= most, f"files.{file}.size up to {most}", f"{size}")
     _expect(
         manifest.pair_checks if manifest.reranker else manifest.self_checks, "at least one self-check", "none"
     )
+    checks: list[SelfCheck | PairCheck] = [*manifest.self_checks, *manifest.pair_checks]
+    _expect(len(checks) <= MAX_CHECKS, f"at most {MAX_CHECKS} self-checks", f"{len(checks)}")
+    longest = min(MAX_CHECK_IDS, a.max_positions)
+    for one in checks:
+        _expect(1 <= len(one.ids) <= longest, f"1 to {longest} ids in each self-check", f"{len(one.ids)} ids")
+    for number in (*manifest.tokenizer.drop_ids, *(number for one in checks for number in one.ids)):
+        _expect(number < a.vocab_size, f"ids below {a.vocab_size}, the size of the vocabulary", f"{number}")
     for check in manifest.self_checks:
         _expect(
             len(check.dense) == a.hidden_size,
@@ -312,10 +310,3 @@ def _check_values(manifest: Manifest) -> None:
 def _expect(condition: object, expected: str, found: str) -> None:
     if not condition:
         raise BundleCorruptError(FILE, expected=expected, got=found[:80])
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return result

@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import BundleError
 from ..machine.files import read_regular
-from .manifest import FileRecord
+from .manifest import BOUNDS, FileRecord
+from .values import read_as
 
 FORMAT = 1
 FILE = "model.toml"
@@ -55,14 +56,14 @@ def read_named(file: Path) -> NamedModel:
             raise BundleError(f"{at} has another format; this version reads {FORMAT}")
         named = NamedModel(
             name=file.parent.name,
-            hub=str(raw.pop("hub")),
-            revision=raw.pop("revision", None),
-            files={name: FileRecord(**record) for name, record in raw.pop("files", {}).items()},
-            prompts=dict(raw.pop("prompts", {})),
+            hub=read_as(str, raw.pop("hub"), "hub."),
+            revision=read_as(str, raw.pop("revision"), "revision.") if "revision" in raw else None,
+            files=read_as(dict[str, FileRecord], raw.pop("files", {}), "files.", BOUNDS),
+            prompts=read_as(dict[str, str], raw.pop("prompts", {}), "prompts."),
             directory=file.parent,
         )
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, RecursionError, MemoryError) as error:
         raise BundleError(f"{at} cannot be read: {str(error)[:120]}") from None
     if raw:
-        raise BundleError(f"{at} has an unknown {min(raw)}")
+        raise BundleError(f"{at} has an unknown {min(raw)[:80]}")
     return named

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from ..errors import BundleError, CheckpointError
 from ..machine.files import read_regular
-from .architecture import Architecture
-from .manifest import LOGITS, PLAIN_NAME, VECTORS
+from .architecture import BOUNDS, Architecture
+from .manifest import BOUNDS as MANIFEST_BOUNDS
+from .manifest import LOGITS, PLAIN_NAME, VECTORS, Variant
+from .values import Bounds, read_as
 
 FORMAT = 1
 FILE = "recipe.toml"
@@ -39,6 +41,9 @@ class GraphRecipe:
     min_onnxruntime: str
     tolerance: float
     """The largest difference to the oracle that a build accepts; see `manifest.Variant.tolerance`."""
+
+
+GRAPH_BOUNDS: Bounds = {(GraphRecipe, "tolerance"): MANIFEST_BOUNDS[Variant, "tolerance"]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,31 +106,22 @@ def read_recipe(directory: Path) -> Recipe:
         ) from None
     except OSError as error:
         raise BundleError(f"{directory.name}/{FILE} cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise BundleError(f"{directory.name}/{FILE} cannot be read: {str(error)[:120]}") from None
     if raw.get("format") != FORMAT:
         raise BundleError(
             f"{directory.name}/{FILE} has format {raw.get('format')!r}; this version reads {FORMAT}"
         )
     try:
-        graphs = tuple(
-            GraphRecipe(
-                **{
-                    **graph,
-                    "weights": tuple(graph["weights"]),
-                    "inputs": tuple(graph["inputs"]),
-                    "outputs": tuple(graph.get("outputs", VECTORS)),
-                }
-            )
-            for graph in raw["graph"]
-        )
-        recipe = Recipe(name=raw["name"], architecture=Architecture(**raw["architecture"]), graphs=graphs)
-        names = [name for graph in graphs for name in (graph.variant, graph.file, *graph.weights)]
-    except (KeyError, TypeError, AttributeError) as error:
+        graphs = read_as(tuple[GraphRecipe, ...], raw["graph"], "graph.", GRAPH_BOUNDS)
+        architecture = read_as(Architecture, raw["architecture"], "architecture.", BOUNDS)
+        recipe = Recipe(name=read_as(str, raw["name"], "name."), architecture=architecture, graphs=graphs)
+    except (KeyError, ValueError) as error:
         raise BundleError(f"{directory.name}/{FILE} is incomplete: {str(error)[:120]}") from None
+    names = [name for graph in graphs for name in (graph.variant, graph.file, *graph.weights)]
     for name in names:
         # A build reads and writes files with these names, so none may lead to another directory.
-        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+        if not PLAIN_NAME.fullmatch(name):
             raise BundleError(
                 f"{directory.name}/{FILE}: expected plain names of files and variants, "
                 f"found {repr(name)[:80]}"

@@ -15,19 +15,26 @@ RENAME_EXCHANGE = 2
 RENAME_SWAP = 2
 
 
-def read_regular(path: Path) -> bytes:
+LARGEST = 64 * 2**20
+"""Bytes that `read_regular` reads at most. The largest that is read whole, a tokenizer.json, has 17 MB."""
+
+
+def read_regular(path: Path, limit: int = LARGEST) -> bytes:
     """Read a whole file, if it is a regular one: reading a named pipe would block for ever.
 
     Symbolic links are followed, because the hub's cache consists of them; `bundle.directory` follows none.
 
     Raises:
-        OSError: there is no such file (FileNotFoundError), it is not a regular file, or it cannot be read.
+        OSError: there is no such file (FileNotFoundError), it is not a regular file, it has more than `limit`
+            bytes, or it cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
-        return file.read()
+        if os.fstat(descriptor).st_size > limit or len(data := file.read(limit + 1)) > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit} bytes")
+        return data
 
 
 def exchange(one: Path, other: Path) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import erf, sqrt
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BundleError, Cancelled
+from ..errors import BundleError, Cancelled, GteError
 from ..format.graph import (
     GRAPH_INITIALIZER,
     GRAPH_NODE,
@@ -31,11 +32,12 @@ from ..format.graph import (
     NODE_ATTRIBUTE,
     TENSOR_NAME,
     TENSOR_RAW_DATA,
+    TENSOR_TYPE,
     VALUE_NAME,
     operator,
     pointer,
 )
-from ..format.protobuf import all_of, fields, integer, message, text
+from ..format.protobuf import all_of, fields, integer, message, text, values_of
 from ..inference.batch import Batch, packed_inputs
 from ..inference.session import NOTHING, Outputs, Share
 
@@ -50,7 +52,7 @@ ATTRIBUTE_NAME, ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_INTS
     8,
     20,
 )
-TENSOR_DIMS, TENSOR_TYPE = 1, 2
+TENSOR_DIMS = 1
 DTYPES = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16}
 
 
@@ -97,14 +99,16 @@ class NumpySession:
     workers = 1
 
     def __init__(self, graph: bytes, folder: Path) -> None:
-        self._evaluator: Evaluator | None = Evaluator(graph, folder)
+        with _told():
+            self._evaluator: Evaluator | None = Evaluator(graph, folder)
 
     def run(
         self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
     ) -> Outputs:
         if self._evaluator is None:
             raise Cancelled("this engine is closed")
-        found = self._evaluator.run(packed_inputs(batch))
+        with _told():
+            found = self._evaluator.run(packed_inputs(batch))
         given = found["token_states"][0].astype(np.float32) if states else NOTHING
         cls, weights, logits = (found.get(name, NOTHING) for name in ("cls", "token_weights", "logits"))
         return Outputs(cls, weights, logits, given)
@@ -116,9 +120,30 @@ class NumpySession:
         self._evaluator = None
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn what numpy and Python raise for a graph that does not fit together into a BundleError."""
+    try:
+        yield
+    except GteError:
+        raise
+    except (
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+        OSError,
+        StopIteration,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise BundleError(f"the graph cannot be evaluated: {str(error)[:120]}") from None
+    except struct.error:
+        raise BundleError("the graph cannot be evaluated: an attribute of another size") from None
+
+
 def _node(data: bytes) -> Node:
     return Node(
-        operator=operator(data),
+        operator=operator(values_of(data)),
         inputs=tuple(text(name) for name in all_of(data, NODE_INPUT)),
         outputs=tuple(text(name) for name in all_of(data, NODE_OUTPUT)),
         attributes=dict(_attribute(attribute) for attribute in all_of(data, NODE_ATTRIBUTE)),
@@ -151,7 +176,7 @@ def _tensor(data: bytes) -> Array:
 
 
 def _initializer(data: bytes, folder: Path) -> tuple[str, Array]:
-    found, place = dict(fields(data)), pointer(data)
+    found, place = dict(fields(data)), pointer(values_of(data))
     name = text(found[TENSOR_NAME])
     if place is None:
         return name, _tensor(data)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import SelfCheckFailed
 from ..format.manifest import LOGITS, Variant
 from ..inference.batch import make_batch
 from ..inference.session import Session, Share
@@ -94,6 +95,11 @@ def _rows(session: Session, variant: Variant, texts: Sequence[Ids], share: Share
 
 
 def _difference(variant: Variant, alone: Row, together: Row) -> float:
+    if not all(np.isfinite(values).all() for row in (alone, together) for values in row):
+        raise SelfCheckFailed(
+            "a text of the measurement of batch invariance gave a result that is not finite; "
+            "the weights or the graph are damaged. Build the bundle again"
+        )
     if all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True)):
         return 0.0
     states = [

@@ -22,9 +22,9 @@ class JsonLines(logging.Formatter):
 class PlainLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts = _facts(record, self)
-        head = f"{facts.pop('time')} {facts.pop('level')} {_one_line(facts.pop('event'))}"
+        head = f"{facts.pop('time')} {facts.pop('level')} {one_line(facts.pop('event'))}"
         trace = facts.pop("traceback", "")
-        words = " ".join(f"{name}={_one_line(str(value))}" for name, value in facts.items())
+        words = " ".join(f"{name}={one_line(str(value))}" for name, value in facts.items())
         return f"{head} {words}".rstrip() + (f"\n{trace}" if trace else "")
 
 
@@ -41,7 +41,7 @@ def _facts(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str,
     return facts
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The text with control characters escaped, so that a client cannot forge lines of the log."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 

@@ -154,7 +154,7 @@ async def _serve(app: App, listening: socket.socket, host: str) -> int:
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         print(
-            f"gte: serving {', '.join(m.name for m in app.server.models)} at http://{shown}:{port}",
+            f"gte: serving {logs.one_line(', '.join(m.name for m in app.server.models))} at http://{shown}:{port}",
             file=sys.stderr,
             flush=True,
         )

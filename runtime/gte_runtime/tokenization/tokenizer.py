@@ -14,6 +14,7 @@ import numpy as np
 
 from ..arrays import Int64
 from ..errors import BundleError, InputTooLongError
+from ..format.values import parse_json
 
 if TYPE_CHECKING:
     from ..format.manifest import TokenizerRecord
@@ -258,7 +259,7 @@ def _without_specials(data: bytes) -> bytes:
     the special token. So the special pieces are renamed to strings that no word can contain.
     """
     with _mapped_panics():
-        raw = json.loads(data)
+        raw = parse_json(data)
         special = {token["content"] for token in raw.get("added_tokens") or [] if token["special"]}
         raw["added_tokens"] = [token for token in raw.get("added_tokens") or [] if not token["special"]]
         vocabulary = raw["model"]["vocab"]
@@ -274,7 +275,7 @@ def _read_record(data: bytes) -> TokenizerRecord:
 
     _load(data)  # refuses a malformed file, so that `read_facts` need not check it
     with _mapped_panics():
-        return read_facts(json.loads(data))
+        return read_facts(parse_json(data))
 
 
 def _load(data: bytes) -> Any:

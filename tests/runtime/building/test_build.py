@@ -19,7 +19,7 @@ import wire
 from golden import Golden
 from numpy.typing import NDArray
 from spoil import vector_of
-from tensorfile import Derive, Tensor, Tensors
+from tensorfile import Derive, Tensor, Tensors, read_tensors, safetensors
 from tiny import Tiny
 
 import gte_runtime.building.build
@@ -489,3 +489,53 @@ def test_a_pipe_in_the_place_of_a_file_does_not_hang(tiny: Tiny, place: str):
     assert path.name in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tiny.bundle.parent.iterdir())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "name",
+    ["new.embeddings.word_embeddings.weight", "new.encoder.layer.2.mlp.down_proj.weight", "classifier.bias"],
+)
+def test_nan_in_a_weight(tiny: Tiny, variant: str, value: float, name: str):
+    """A build names the tensor. The table's last row is read by no text of the self-check, and int8 has no NaN: it would
+    become a finite number."""
+    tensors = read_tensors(tiny.checkpoint / "model.safetensors")
+    values = tensors[name].values().copy()
+    values.reshape(-1)[-1] = value
+    tensors[name] = Tensor.of(values, tensors[name].dtype)
+    (tiny.checkpoint / "model.safetensors").write_bytes(safetensors(tensors))
+    tiny.refused(CheckpointError, f"tensor {name}", "NaN or infinity", variants=(variant,))
+
+
+def test_a_weight_that_float16_cannot_hold(tiny: Tiny):
+    """A float32 checkpoint with a value beyond 65504 is no float16 variant: it would be infinite."""
+    tensors = read_tensors(tiny.checkpoint / "model.safetensors")
+    name = "new.encoder.layer.2.mlp.down_proj.weight"
+    values = tensors[name].values().astype(np.float32)
+    values.reshape(-1)[-1] = 1e6
+    tensors[name] = Tensor.of(values, "F32")
+    (tiny.checkpoint / "model.safetensors").write_bytes(safetensors(tensors))
+    tiny.refused(BundleError, "layers.2.down.weight", "float16 cannot hold", variants=("portable-fp16",))
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "word"),
+    [
+        ("config.json", {"notice": "n" * 1_000_001}, "at most 1000000 bytes"),
+        ("config.json", {"notice": "\ud800"}, "lone surrogate"),
+        (
+            "config_sentence_transformers.json",
+            {"prompts": {"query": "p" * 1_000_001}},
+            "at most 1000000 bytes",
+        ),
+        ("config_sentence_transformers.json", {"prompts": {"\udfff": "p"}}, "lone surrogate"),
+    ],
+    ids=["notice", "surrogate in notice", "prompt", "surrogate in prompt"],
+)
+def test_a_manifest_that_nobody_could_read(tiny: Tiny, file: str, change: dict[str, Any], word: str):
+    """A build never writes a manifest over the limit, or one that is no UTF-8."""
+    path = tiny.checkpoint / file
+    raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(raw | change), encoding="utf-8")
+    tiny.refused(CheckpointError, word)

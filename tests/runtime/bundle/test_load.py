@@ -29,6 +29,7 @@ from gte_runtime.errors import (
     ConfigError,
     SelfCheckFailed,
 )
+from gte_runtime.format.graph import inspect_graph
 
 GRAPH, TABLE, WEIGHTS, TOKENIZER, MANIFEST = (
     "cpu-fp32.onnx",
@@ -88,8 +89,8 @@ def test_a_graph_replaced_between_hash_and_load(
     """B-52: a graph is hashed as it is read, so what ONNX Runtime gets is what was hashed."""
     real = Bundle.check
 
-    def check(self: Bundle, *rest: Any) -> Any:
-        checked = real(self, *rest)
+    def check(self: Bundle, *rest: Any, **more: Any) -> Any:
+        checked = real(self, *rest, **more)
         if self.directory == bundle_copy:
             replace(bundle_copy, GRAPH, bytes((bundle_copy / GRAPH).stat().st_size))
         return checked
@@ -435,3 +436,82 @@ def _later(file: Path) -> None:
     """Move a file's time on, whatever the clock's resolution."""
     status = file.stat()
     os.utime(file, ns=(status.st_atime_ns, max(status.st_mtime_ns, time.time_ns()) + 1_000_000_000))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        (TOKENIZER, 2 << 30, "size up to 67108864"),
+        (GRAPH, 2 << 30, "size up to 16777216"),
+        (WEIGHTS, 1 << 40, "ends at byte"),
+    ],
+)
+def test_a_size_that_only_the_manifest_promises(
+    refuses: Refusal, bundle_copy: Path, name: str, size: int, expected: str
+):
+    """A tokenizer or graph of 2 GB is refused before it is read, a sparse weight file of a terabyte before it is hashed."""
+    os.truncate(bundle_copy / name, size)
+    change_manifest(bundle_copy, lambda raw: raw["files"].update({name: {"size": size, "sha256": "0" * 64}}))
+    before = time.monotonic()
+    with pytest.raises(BundleError, match=expected):
+        Embedder.open(bundle_copy, threads=1)
+    assert time.monotonic() - before < 60
+
+
+def test_an_operator_that_is_not_allowed_is_refused_before_it_loads(
+    bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Some operators load compiled code, or compute constants, when ONNX Runtime opens the graph."""
+
+    def session(*_: object, **__: object) -> None:
+        raise AssertionError("the graph was loaded")
+
+    monkeypatch.setattr(gte_runtime.bundle.load, "CpuSession", session)
+    graph = wire.edit((bundle_copy / GRAPH).read_bytes(), NODES, lambda node: _operator(node, NODE_OP=b"Sin"))
+    replace_signed(bundle_copy, GRAPH, graph)
+    with pytest.raises(BundleError, match="the operator Sin"):
+        Embedder.open(bundle_copy, threads=1)
+
+
+def test_verify_inspects_graphs(bundle_copy: Path):
+    """`gte verify` runs no graph that opening would refuse."""
+    from gte_runtime.cli.verify import check_itself
+
+    graph = (bundle_copy / GRAPH).read_bytes()
+    hidden = wire.message(
+        (wire.MODEL_GRAPH, wire.message((wire.GRAPH_NODE, wire.message((wire.NODE_OP, b"Loop")))))
+    )
+    replace_signed(bundle_copy, GRAPH, hidden + graph)
+    with pytest.raises(BundleError, match="stands twice in one ModelProto"):
+        check_itself(bundle_copy, lambda line: None)
+
+
+def put_nan(bundle: Path, variant: str, table: str) -> None:
+    """NaN in the last row of a variant's table, or in the scale of that row."""
+    data = bytearray((bundle / table).read_bytes())
+    facts = inspect_graph((bundle / f"{variant}.onnx").read_bytes(), variant)
+    (one,) = (
+        p
+        for p in facts.pointers
+        if p.file == table and (p.element == 1 or "int8" not in table) and p.length > 1000
+    )
+    value = np.array([np.nan], {1: "<f4", 10: "<f2"}[one.element]).tobytes()
+    end = one.offset + one.length
+    data[end - len(value) : end] = value
+    replace_signed(bundle, table, bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("variant", "table"), [("cpu-fp32", "table-fp16.bin"), ("cpu-int8", "table-int8.bin")]
+)
+@pytest.mark.parametrize("how", ["open", "verify"])
+def test_nan_in_a_row_that_no_self_check_reads(bundle_copy: Path, variant: str, table: str, how: str):
+    """NaN is found wherever it lies, by name: the row of a rare token would give NaN, or in int8 a finite vector."""
+    from gte_runtime.cli.verify import check_itself
+
+    put_nan(bundle_copy, variant, table)
+    with pytest.raises(BundleError, match=f"{table}: tensor .* holds NaN or infinity"):
+        if how == "open":
+            Embedder.open(bundle_copy, variant=variant, threads=1)
+        else:
+            check_itself(bundle_copy, lambda line: None)

@@ -183,6 +183,9 @@ def test_what_lies_inside(place: tuple[int, bytes]):
         wire.set_pointer(LITTLE, "offset", ""),
         wire.set_pointer(LITTLE, "length", "0x10"),
         wire.set_pointer(LITTLE, "length", "9" * 5000),
+        wire.set_pointer(LITTLE, "length", " 16"),
+        wire.set_pointer(LITTLE, "length", "1_6"),
+        wire.set_pointer(LITTLE, "length", "+16"),
     ],
     ids=[
         *(
@@ -204,6 +207,9 @@ def test_what_lies_inside(place: tuple[int, bytes]):
             "no offset",
             "offset 0x10",
             "long offset",
+            "space in length",
+            "underscore in length",
+            "sign of length",
         ),
     ],
 )
@@ -272,3 +278,91 @@ def test_other_bytes_in_a_little_graph(changes: list[tuple[int, int]]):
         event("refused")
     else:
         event("read")
+
+
+HIDDEN_NODE = wire.message((wire.GRAPH_NODE, wire.message((wire.NODE_OP, b"Loop"))))
+GRAPH, INITIALIZER = wire.MODEL_GRAPH, wire.GRAPH_INITIALIZER
+TWICE = {
+    "graph in front": wire.message((GRAPH, HIDDEN_NODE)) + LITTLE,
+    "graph behind": LITTLE + wire.message((GRAPH, HIDDEN_NODE)),
+    "empty graph behind": LITTLE + wire.message((GRAPH, b"")),
+    "version of a domain": LITTLE + wire.message((wire.MODEL_OPSET, wire.message((wire.OPSET_VERSION, 21)))),
+    "operator of a node": wire.edit(
+        LITTLE,
+        (GRAPH, wire.GRAPH_NODE),
+        lambda node: wire.bytes_of(node) + wire.message((wire.NODE_OP, b"Loop")),
+    ),
+    "location": wire.edit(
+        LITTLE,
+        (GRAPH, INITIALIZER),
+        lambda tensor: (
+            wire.bytes_of(tensor)
+            + wire.message(
+                (wire.TENSOR_EXTERNAL, wire.message((wire.PAIR_KEY, b"location"), (wire.PAIR_VALUE, b"x")))
+            )
+        ),
+    ),
+    "branch of an attribute": within(
+        wire.message(
+            (
+                wire.GRAPH_NODE,
+                wire.message(
+                    (wire.NODE_OP, b"If"),
+                    (ATTRIBUTE, wire.message((ATTRIBUTE_GRAPH, HIDDEN_NODE), (ATTRIBUTE_GRAPH, b""))),
+                ),
+            )
+        )
+    ),
+    "tensor of an attribute": within(
+        wire.message(
+            (
+                wire.GRAPH_NODE,
+                wire.message(
+                    (ATTRIBUTE, wire.message((ATTRIBUTE_TENSOR, EXTERNAL), (ATTRIBUTE_TENSOR, b"")))
+                ),
+            )
+        )
+    ),
+    "value of a pair": wire.edit(
+        LITTLE,
+        (GRAPH, INITIALIZER, wire.TENSOR_EXTERNAL),
+        lambda pair: wire.bytes_of(pair) + wire.message((wire.PAIR_VALUE, b"x")),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", TWICE)
+def test_what_stands_twice(what: str):
+    """A second value of a field that is not repeated is merged by one reader and replaces the first for another, so ONNX
+    Runtime would run what was not inspected."""
+    refused(TWICE[what])
+
+
+UNKNOWN = {
+    "training information": LITTLE + wire.message((20, wire.message((1, HIDDEN_NODE)))),
+    "field of no version": LITTLE + wire.message((1000, 5)),
+    "tag of 36 bits": LITTLE + b"\xba\x80\x80\x80\x80\x01\x00",
+    "graph as a number": LITTLE + b"\x38\x05",
+    "group": LITTLE + b"\x3b\x3c",
+    "field 0": LITTLE + b"\x02\x00",
+    "length beyond the end": LITTLE + b"\x72\xff\xff\xff\xff\x0f",
+    "pointer with prepacked weights": wire.edit(
+        LITTLE,
+        (GRAPH, INITIALIZER),
+        lambda tensor: (
+            wire.bytes_of(tensor)
+            + wire.message(
+                (
+                    wire.TENSOR_EXTERNAL,
+                    wire.message((wire.PAIR_KEY, b"prepacked_0"), (wire.PAIR_VALUE, b"k|0;9")),
+                )
+            )
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_what_is_not_known(what: str):
+    """A field, wire type or key that no graph of ours has could hold what is not inspected."""
+    refused(UNKNOWN[what])

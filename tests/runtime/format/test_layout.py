@@ -151,7 +151,7 @@ def test_a_layout_without_tensors(tensors: object):
 @pytest.mark.parametrize("version", [0, 2, None, "1"])
 def test_a_layout_of_another_format(version: object):
     """Another format number is told as such."""
-    refused({**_raw(), "format": version}, f"layout format {version}; this version reads 1")
+    refused({**_raw(), "format": version}, f"layout format {version!r}; this version reads 1")
 
 
 VALUES = st.recursive(

@@ -6,14 +6,28 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
 from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError
-from gte_runtime.format.manifest import FORMAT, MAX_BYTES, Manifest, parse_manifest
+from gte_runtime.format.architecture import Architecture
+from gte_runtime.format.manifest import (
+    BOUNDS,
+    FORMAT,
+    MAX_BYTES,
+    MAX_GRAPH,
+    MAX_TOKENIZER,
+    FileRecord,
+    Manifest,
+    PairCheck,
+    SelfCheck,
+    TokenizerRecord,
+    Variant,
+    parse_manifest,
+)
 
 Json = dict[str, Any]
 
@@ -201,8 +215,6 @@ def _same_kind(value: object, path: tuple[str | int, ...]) -> bool:
         "flash_from",
         "layers",
         "intermediate_size",
-        "vocab_size",
-        "max_positions",
     }
     name = path[-1]
     if name in texts:
@@ -216,7 +228,7 @@ def _same_kind(value: object, path: tuple[str | int, ...]) -> bool:
     if name == "inputs":
         return value == ["odd"]  # the graph then has others
     if name == "tolerance":
-        return value in (7, 1.5) and not isinstance(value, bool)
+        return False  # more than 1 accepts any vector
     if name == "size":
         return value == 7  # the file is then of another size
     return name in numbers and value == 7
@@ -359,3 +371,86 @@ def test_random_values(data: bytes, path: tuple[str | int, ...], value: object):
         message = ""
         event("read")
     assert len(message) < 400
+
+
+def test_every_number_has_bounds():
+    """No number of the format is left out: each decides how much is read or computed."""
+    numbers = {
+        (kind, name)
+        for kind in (Architecture, FileRecord, Variant, TokenizerRecord, SelfCheck, PairCheck)
+        for name, hint in get_type_hints(kind).items()
+        if {int, float} & {hint, *get_args(hint)}
+    }
+    assert numbers == set(BOUNDS)
+
+
+ONE = {Architecture: ("architecture",), FileRecord: ("files", "tokenizer.json"), Variant: ("variants", "cpu-fp32"), TokenizerRecord: ("tokenizer",), SelfCheck: ("self_checks", 0)}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ONE, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("beyond", [1, 10, 2**40, 2**62, 1e300])
+def test_a_number_out_of_bounds(raw: Json, kind: type, beyond: float):
+    """One below the least or above the most is refused, and so is one that would overflow what is computed from it."""
+    for (owner, name), (least, most) in BOUNDS.items():
+        if owner is not kind:
+            continue
+        for number in (least - beyond, most + beyond):
+            changed = json.loads(json.dumps(raw))
+            place = parent(changed, (*ONE[kind], name))
+            integer = isinstance(place[name], int) or (
+                isinstance(place[name], list) and isinstance(place[name][0], int)
+            )
+            value = int(number) if integer else number
+            place[name] = [value, *place[name][1:]] if isinstance(place[name], list) else value
+            with pytest.raises(BundleCorruptError, match=name):
+                parse(changed)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (("variants", "cpu-fp32", "flash_from"), 4097, "4096"),
+        (("architecture", "max_positions"), 100, "flash_from up to 100"),
+        (("files", "tokenizer.json", "size"), MAX_TOKENIZER + 1, f"size up to {MAX_TOKENIZER}"),
+        (("files", "cpu-fp32.onnx", "size"), MAX_GRAPH + 1, f"size up to {MAX_GRAPH}"),
+        (("files", "other.bin"), {"size": 5, "sha256": "0" * 64}, "only files that a variant uses"),
+        (("architecture", "vocab_size"), 2, "ids below 2"),
+    ],
+)
+def test_a_number_that_does_not_fit_the_others(
+    raw: Json, path: tuple[str, ...], value: object, expected: str
+):
+    """The bounds that depend on other fields."""
+    parent(raw, path)[path[-1]] = value
+    with pytest.raises(BundleCorruptError, match=expected):
+        parse(raw)
+
+
+def test_too_many_checks_and_variants(raw: Json):
+    """What runs when a bundle opens is bounded in number, too."""
+    with pytest.raises(BundleCorruptError, match="at most 16 self-checks"):
+        parse({**raw, "self_checks": raw["self_checks"][:1] * 17})
+    variants = {f"v{number}": raw["variants"]["cpu-fp32"] for number in range(65)}
+    with pytest.raises(BundleCorruptError, match="at most 64 variants"):
+        parse({**raw, "variants": raw["variants"] | variants})
+    one = raw["self_checks"][0]
+    long = {**one, "ids": one["ids"][:1] * 2049, "token_weights": [0.0] * 2049}
+    with pytest.raises(BundleCorruptError, match="1 to 2048 ids"):
+        parse({**raw, "self_checks": [long]})
+
+
+def test_the_bounds_are_documented():
+    """models/README.md names every number with its bounds."""
+    text = (Path(__file__).parents[3] / "models" / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    for (_, name), (least, most) in BOUNDS.items():
+        shown = (
+            "`vocab_size` - 1"
+            if name in ("ids", "drop_ids")
+            else f"{most:g}"
+            if isinstance(most, float)
+            else f"{most}"
+        )
+        assert any(f"{name}`" in row and f"| {least:g} |" in row and shown in row for row in rows), name
+    for name, most in (("tokenizer.json", MAX_TOKENIZER), ("graph", MAX_GRAPH)):
+        assert any(name in row and str(most) in row for row in rows)

@@ -110,7 +110,7 @@ def test_a_recipe_without_one_of_its_parts(tmp_path: Path, text: str, change: Ca
 
 
 @pytest.mark.parametrize("key", ["variant", "file", "weights"])
-@pytest.mark.parametrize("name", ['"../evil.bin"', '"/etc/passwd"', '""', '"a/b"', '".hidden"', "5"])
+@pytest.mark.parametrize("name", ['"../evil.bin"', '"/etc/passwd"', '""', '"a/b"', '".hidden"'])
 def test_a_name_that_leads_elsewhere(tmp_path: Path, text: str, key: str, name: str):
     """B-47: a build writes files of these names, so they are plain."""
     value = f"[{name}]" if key == "weights" else name
