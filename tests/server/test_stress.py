@@ -32,6 +32,7 @@ from serving import (
     request,
     statuses,
 )
+from spoil import change_manifest
 
 from gte_runtime import Embedder
 from gte_runtime.server.dialects import native
@@ -562,10 +563,12 @@ def test_the_model_is_proven_before_the_port_opens(tiny_bundle: Path, tmp_path: 
     """A bundle whose self-check fails: exit 4, no listening, one line."""
     spoiled = tmp_path / "spoiled"
     shutil.copytree(tiny_bundle, spoiled)
-    manifest = json.loads((spoiled / "manifest.json").read_text())
-    for check in manifest["self_checks"]:
-        check["dense"] = check["dense"][::-1]
-    (spoiled / "manifest.json").write_text(json.dumps(manifest))
+
+    def change(manifest):
+        for check in manifest["self_checks"]:
+            check["dense"] = check["dense"][::-1]
+
+    change_manifest(spoiled, change)
     command = [*GTE, "serve", "--port", "0", "--model", str(spoiled)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 4
