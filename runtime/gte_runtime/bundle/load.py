@@ -16,7 +16,7 @@ from ..machine.memory import give_back
 from ..proof.invariance import Invariance, measure
 from ..proof.selfcheck import self_check
 from ..tokenization import Tokenizer
-from .directory import Bundle, Verify
+from .directory import Bundle, OpenFiles, Verify
 
 if TYPE_CHECKING:
     from ..device.cuda import CudaOptions
@@ -69,15 +69,32 @@ def load(
         ConfigError: the provider cannot run the variant.
         ProviderError: the provider is not available or failed.
     """
+    bundle.variant(name)
+    checked = bundle.check(bundle.manifest.files_of(name), verify)
+    try:
+        return _load(bundle, checked, name, provider, threads, encode_special_tokens, gpu)
+    except BaseException:
+        checked.close()
+        raise
+
+
+def _load(
+    bundle: Bundle,
+    checked: OpenFiles,
+    name: str,
+    provider: str,
+    threads: int,
+    encode_special_tokens: bool,
+    gpu: CudaOptions | None,
+) -> Loaded:
     manifest, variant = bundle.manifest, bundle.variant(name)
-    checked = bundle.check(manifest.files_of(name), verify)
     graph = bundle.read(variant.graph)
     facts = inspect_graph(graph, variant.graph) if checked.fresh else None
     if facts is not None:
         check_pointers(facts, variant.graph, variant.weights, manifest.files)
     # In parallel: session and tokenizer take about the same time, and ONNX Runtime releases the GIL.
     with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
-        opened = loading.submit(_open, bundle, name, graph, provider, threads, gpu)
+        opened = loading.submit(_open, bundle, checked, name, graph, provider, threads, gpu)
         try:
             tokenizer = Tokenizer(
                 bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens
@@ -90,13 +107,14 @@ def load(
         if facts is not None:
             check_operators(facts, variant.graph)
             tokenizer.check_ids(manifest.architecture.vocab_size)
-        bundle.unchanged(checked)
+        checked.check_names()
         self_check(manifest, name, tokenizer, session, thorough=checked.fresh)
         invariance = _invariance(bundle, name, session, provider, threads)
     except BaseException:
         session.close()
         raise
     bundle.remember(checked)
+    checked.keep(variant.weights)
     give_back()  # the memory that loading needed: a sixth of what a process with full-size int8 weights held
     return Loaded(session, tokenizer, invariance, _captured(session))
 
@@ -149,7 +167,13 @@ def _measured_with(name: str, threads: int) -> str:
 
 
 def _open(
-    bundle: Bundle, name: str, graph: bytes, provider: str, threads: int, gpu: CudaOptions | None
+    bundle: Bundle,
+    files: OpenFiles,
+    name: str,
+    graph: bytes,
+    provider: str,
+    threads: int,
+    gpu: CudaOptions | None,
 ) -> Session:
     """Open a session of a provider. Modules for GPUs are imported only for those, to keep start-up light."""
     variant, width = bundle.variant(name), bundle.manifest.architecture.hidden_size
@@ -158,7 +182,7 @@ def _open(
             raise ConfigError(
                 f"{variant.graph} runs on NVIDIA GPUs only; pass provider='cuda', or name another variant"
             )
-        return CpuSession(graph, bundle.directory, variant, width, threads=threads)
+        return CpuSession(graph, files.directory, variant, width, threads=threads, files=files)
     from ..device.cuda import CudaOptions, CudaSession
 
     options = gpu or CudaOptions()
@@ -166,7 +190,7 @@ def _open(
         from ..device.tensorrt import TensorRtSession
 
         return TensorRtSession(engine_source(bundle, name), options)
-    return CudaSession(graph, bundle.directory, variant, width, options)
+    return CudaSession(graph, files.directory, variant, width, options)
 
 
 def engine_source(bundle: Bundle, name: str) -> EngineSource:
