@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import wire
 from numpy.typing import NDArray
-from spoil import Refusal, change_manifest, no_hanging, replace, replace_signed, vector_of
+from spoil import Refusal, change_manifest, make_old, no_hanging, replace, replace_signed, vector_of
 
 from gte_runtime import Embedder
 from gte_runtime.bundle.directory import Bundle, OpenFiles
@@ -556,10 +555,7 @@ def test_a_note_that_others_could_have_written_is_not_believed(
 
 def test_a_bundle_from_before_manifests_had_checksums(bundle_copy: Path, good_vector: NDArray[np.float32]):
     """It opens and says once that it should be built again, however often it is opened."""
-    raw = json.loads((bundle_copy / MANIFEST).read_text(encoding="utf-8"))
-    del raw["sha256"]
-    old = json.dumps({**raw, "format": 1}, ensure_ascii=False, indent=1) + "\n"
-    (bundle_copy / MANIFEST).write_text(old, encoding="utf-8")
+    make_old(bundle_copy)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(2):

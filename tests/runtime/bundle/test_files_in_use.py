@@ -13,13 +13,13 @@ import numpy as np
 import psutil
 import pytest
 from numpy.typing import NDArray
-from spoil import TEXT, replace, vector_of
+from spoil import TEXT, change_manifest, replace, vector_of
 
 import gte_runtime.bundle.load
 from gte_runtime import Embedder
 from gte_runtime.bundle.directory import Bundle
 from gte_runtime.device.cpu import CpuSession
-from gte_runtime.errors import BundleCorruptError, BundleError
+from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError
 
 TABLE, WEIGHTS = "table-fp16.bin", "weights-fp32.bin"
 
@@ -183,8 +183,13 @@ def test_descriptors_are_given_back(bundle_copy: Path):
     assert process.num_fds() == before + 3
     gte.close()
     assert process.num_fds() == before
-    (bundle_copy / WEIGHTS).unlink()
-    with pytest.raises(BundleCorruptError) as kept:
+    change_manifest(bundle_copy, lambda raw: raw["variants"]["cpu-fp32"].update(min_onnxruntime="99.0"))
+    with pytest.raises(BundleVersionError) as late:
         Embedder.open(bundle_copy, threads=1)
     assert process.num_fds() == before
-    assert kept.value.__traceback__ is not None  # which keeps the frames of the opening
+    (bundle_copy / WEIGHTS).unlink()
+    with pytest.raises(BundleCorruptError) as early:
+        Embedder.open(bundle_copy, threads=1)
+    assert process.num_fds() == before
+    for kept in (early, late):
+        assert kept.value.__traceback__ is not None  # which keeps the frames of the opening
