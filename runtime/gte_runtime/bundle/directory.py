@@ -146,13 +146,13 @@ class OpenFiles:
         Raises:
             BundleCorruptError: a file was replaced, or written to.
         """
+        # Where `directory` is a path and not the open directory, another one may have been put there.
         for name, identity in self.identities.items():
             try:
-                found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+                found = Identity.of(os.stat(self.directory / name, follow_symlinks=False))
             except OSError:
                 found = None
-            open_now = Identity.of(os.fstat(self._descriptors[name]))
-            if found is None or Identity.of(found) != open_now or open_now != identity:
+            if found != identity or Identity.of(os.fstat(self._descriptors[name])) != identity:
                 raise BundleCorruptError(
                     name,
                     expected="the file that was checked",

@@ -174,6 +174,18 @@ def test_a_directory_exchanged_while_loading(
         np.testing.assert_array_equal(vector_of(gte), good_vector)
 
 
+def test_a_directory_exchanged_where_there_is_no_proc(bundle_copy: Path, tmp_path: Path):
+    """As on macOS, where ONNX Runtime gets the directory by its path: that this leads elsewhere is noticed."""
+    bundle = Bundle.open(bundle_copy)
+    files = bundle.check(bundle.manifest.files_of("cpu-fp32"))
+    files.directory = bundle_copy
+    files.check_names()
+    bundle_copy.rename(tmp_path / "aside")
+    shutil.copytree(tmp_path / "aside", bundle_copy)
+    with pytest.raises(BundleCorruptError, match="expected the file that was checked, found another one"):
+        files.check_names()
+
+
 def test_descriptors_are_given_back(bundle_copy: Path):
     """A running engine holds the directory and its weight files; a closed or failed one holds nothing."""
     process = psutil.Process()
