@@ -1,4 +1,5 @@
-"""Damages bytes at random and by kind: flips, cuts, splices, doubled parts, and tokens that parsers stumble over."""
+"""Damages bytes at random and by kind: flips, cuts, splices, doubled parts, and tokens that parsers stumble
+over."""
 
 from __future__ import annotations
 
@@ -6,10 +7,37 @@ import random
 import re
 
 TOKENS = (
-    b"NaN", b"-Infinity", b"1e999", b"-1", b"0", b"1.5", b"9" * 30, b"1" + b"0" * 5000, b"null", b"true", b'""', b'"\\ud800"', b'"\\u0000"',
-    b'"\\u001b[2J"', b'"../../x"', b'"/etc/passwd"', b"[" * 2000, b'{"a":' * 2000, b"[]", b"{}", b'{"a": 1, "a": 2}', b"[1e5, [2]]", b"\xff\xfe",
-    b"\xef\xbb\xbf", b"\x00", b"// x", b"4294967296", b"18446744073709551616", b"[[[[[[[[[[[[1]]]]]]]]]]]]", b'"' + b"n" * 3000 + b'"',
-)  # fmt: skip
+    b"NaN",
+    b"-Infinity",
+    b"1e999",
+    b"-1",
+    b"0",
+    b"1.5",
+    b"9" * 30,
+    b"1" + b"0" * 5000,
+    b"null",
+    b"true",
+    b'""',
+    b'"\\ud800"',
+    b'"\\u0000"',
+    b'"\\u001b[2J"',
+    b'"../../x"',
+    b'"/etc/passwd"',
+    b"[" * 2000,
+    b'{"a":' * 2000,
+    b"[]",
+    b"{}",
+    b'{"a": 1, "a": 2}',
+    b"[1e5, [2]]",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"\x00",
+    b"// x",
+    b"4294967296",
+    b"18446744073709551616",
+    b"[[[[[[[[[[[[1]]]]]]]]]]]]",
+    b'"' + b"n" * 3000 + b'"',
+)
 VALUE = re.compile(rb'-?\d+(?:\.\d+)?(?:e-?\d+)?|"(?:[^"\\]|\\.)*"|true|false|null')
 
 KINDS = ("flip", "bytes", "cut", "drop", "double", "splice", "zero", "token", "value", "varint")

@@ -25,11 +25,27 @@ PATIENCE = 20.0
 
 
 def change_manifest(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Rewrite manifest.json, as whoever means harm would: nothing vouches for the manifest itself."""
+    """Rewrite manifest.json, as whoever means harm would, with a checksum to match."""
     path = bundle / "manifest.json"
     raw = json.loads(path.read_text(encoding="utf-8"))
     change(raw)
-    path.write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
+    path.write_bytes(signed(raw))
+
+
+def make_old(bundle: Path) -> None:
+    """Make the manifest one of format 1, without a checksum, as gte-runtime 0.1.0 wrote it."""
+    path = bundle / "manifest.json"
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    del raw["sha256"]
+    old = json.dumps({**raw, "format": 1}, ensure_ascii=False, indent=1) + "\n"
+    path.write_text(old, encoding="utf-8")
+
+
+def signed(raw: dict[str, Any]) -> bytes:
+    """A manifest of these fields with its checksum, as models/README.md defines it."""
+    zeros = "0" * 64
+    text = json.dumps({**raw, "sha256": zeros})
+    return text.replace(f'"{zeros}"', f'"{hashlib.sha256(text.encode()).hexdigest()}"').encode()
 
 
 def replace(bundle: Path, name: str, data: bytes) -> None:

@@ -91,8 +91,9 @@ PATHS = [
 @settings(max_examples=examples(40))
 @given(data=st.data())
 def test_a_damaged_graph_is_what_the_onnx_package_sees_or_refused(data: st.DataObject):
-    """Fields doubled, moved and changed anywhere in a graph: what the runtime accepts holds the same operators and pointers
-    for protobuf's own reader, so that ONNX Runtime runs nothing that was not inspected."""
+    """Fields doubled, moved and changed anywhere in a graph: what the runtime accepts holds the same
+    operators and pointers for protobuf's own reader, so that ONNX Runtime runs nothing that was not
+    inspected."""
     graph = DAMAGED
     for _ in range(data.draw(st.integers(1, 2))):
         path = data.draw(st.sampled_from(PATHS))

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invariance import assert_as_alone
 from reranking import GRAPHS, RERANKER, VARIANTS
+from spoil import change_manifest
 from tokenizers import Tokenizer as Library
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
@@ -408,8 +409,7 @@ def test_another_score_is_noticed(reranker_bundle: Path, tmp_path: Path):
     """A manifest that records other scores than the model gives is refused at load."""
     copy = tmp_path / "bundle"
     shutil.copytree(reranker_bundle, copy)
-    raw = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
-    raw["pair_checks"][1]["logit"] += 1e-3
-    (copy / "manifest.json").write_text(json.dumps(raw), encoding="utf-8")
+    check = Bundle.open(copy).manifest.pair_checks[1]
+    change_manifest(copy, lambda raw: raw["pair_checks"][1].update(logit=check.logit + 1e-3))
     with pytest.raises(SelfCheckFailed, match="a score of the self-check is"):
         Reranker.open(copy)

@@ -32,13 +32,16 @@ from serving import (
     request,
     statuses,
 )
+from spoil import change_manifest
 
 from gte_runtime import Embedder
 from gte_runtime.server.dialects import native
 from gte_runtime.server.dispatch import Runner
+from gte_runtime.server.options import Options
 from gte_runtime.server.scheduler import Item, Request, Run
 
 GOOD = b'{"input": "good"}'
+OPENAI = b'{"input": "good", "model": "gte-tiny-random"}'
 SIX = {"input": "a b c d"}
 """Six tokens with the golden tokenizer; a test looks."""
 
@@ -505,6 +508,28 @@ def test_an_idle_model_is_tried(tiny_bundle: Path):
         assert here.post("/v1/encode", GOOD).status_code == 200
 
 
+def test_a_bundle_that_is_written_to_while_it_is_served(tiny_bundle: Path, tmp_path: Path, caplog):
+    """Requests get 503 at once, never another vector; readiness and the log say so until a restart."""
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_bundle, copy)
+    with (
+        Embedder.open(copy, threads=2) as embedder,
+        contextlib.closing(Here(embedder, Options(check_every=0.2))) as here,
+    ):
+        assert here.post("/v1/encode", GOOD).status_code == 200
+        with (copy / "table-fp16.bin").open("r+b") as file:
+            file.write(bytes(1000))
+        for path, body in (("/v1/encode", GOOD), ("/v1/embeddings", OPENAI), ("/embed", b'{"inputs": "a"}')):
+            assert here.post(path, body).status_code == 503
+        eventually(lambda: here.get("/health/ready").status_code == 503)
+        answer = here.post("/v1/encode", GOOD)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
+        assert "the model gte-tiny-random fails (BundleError)" in answer.json()["error"]["message"]
+        assert here.get("/health/live").status_code == 200
+    reasons = [getattr(record, "fields", {}).get("reason", "") for record in caplog.records]
+    assert any(reason.startswith("table-fp16.bin was written to while it was in use") for reason in reasons)
+
+
 def test_health_answers_under_load(server: Process):
     """While long texts are tokenized and run, health is quick: neither keeps the event loop."""
     stop = threading.Event()
@@ -566,10 +591,12 @@ def test_the_model_is_proven_before_the_port_opens(tiny_bundle: Path, tmp_path: 
     """A bundle whose self-check fails: exit 4, no listening, one line."""
     spoiled = tmp_path / "spoiled"
     shutil.copytree(tiny_bundle, spoiled)
-    manifest = json.loads((spoiled / "manifest.json").read_text())
-    for check in manifest["self_checks"]:
-        check["dense"] = check["dense"][::-1]
-    (spoiled / "manifest.json").write_text(json.dumps(manifest))
+
+    def change(manifest):
+        for check in manifest["self_checks"]:
+            check["dense"] = check["dense"][::-1]
+
+    change_manifest(spoiled, change)
     command = [*GTE, "serve", "--port", "0", "--model", str(spoiled)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 4

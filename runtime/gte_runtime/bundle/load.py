@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..machine.memory import give_back
 from ..proof.invariance import Invariance, measure
 from ..proof.selfcheck import self_check
 from ..tokenization import Tokenizer
-from .directory import Bundle, Verify
+from .directory import Bundle, OpenFiles, Verify
 
 if TYPE_CHECKING:
     from ..device.cuda import CudaOptions
@@ -76,15 +76,33 @@ def load(
         ConfigError: the provider cannot run the variant.
         ProviderError: the provider is not available or failed.
     """
-    manifest, variant = bundle.manifest, bundle.variant(name)
+    bundle.variant(name)
     facts: list[GraphFacts] = []
     checked = bundle.check(
-        manifest.files_of(name), verify, before=lambda: facts.append(inspect_variant(bundle, name))
+        bundle.manifest.files_of(name), verify, before=lambda: facts.append(inspect_variant(bundle, name))
     )
+    try:
+        return _load(bundle, checked, facts, name, provider, threads, encode_special_tokens, gpu)
+    except BaseException:
+        checked.close()
+        raise
+
+
+def _load(
+    bundle: Bundle,
+    checked: OpenFiles,
+    facts: Sequence[GraphFacts],
+    name: str,
+    provider: str,
+    threads: int,
+    encode_special_tokens: bool,
+    gpu: CudaOptions | None,
+) -> Loaded:
+    manifest, variant = bundle.manifest, bundle.variant(name)
     graph = bundle.read(variant.graph)
     # In parallel: session and tokenizer take about the same time, and ONNX Runtime releases the GIL.
     with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
-        opened = loading.submit(_open, bundle, name, graph, provider, threads, gpu)
+        opened = loading.submit(_open, bundle, checked, name, graph, provider, threads, gpu)
         try:
             tokenizer = Tokenizer(
                 bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens
@@ -96,7 +114,7 @@ def load(
     try:
         if checked.fresh:
             tokenizer.check_ids(manifest.architecture.vocab_size)
-        bundle.unchanged(checked)
+        checked.check_names()
         self_check(manifest, name, tokenizer, session, thorough=checked.fresh)
         check_finite(bundle, facts)
         invariance = _invariance(bundle, name, session, provider, threads)
@@ -104,6 +122,7 @@ def load(
         session.close()
         raise
     bundle.remember(checked)
+    checked.keep(variant.weights)
     give_back()  # the memory that loading needed: a sixth of what a process with full-size int8 weights held
     return Loaded(session, tokenizer, invariance, _captured(session))
 
@@ -196,7 +215,13 @@ def _measured_with(name: str, threads: int) -> str:
 
 
 def _open(
-    bundle: Bundle, name: str, graph: bytes, provider: str, threads: int, gpu: CudaOptions | None
+    bundle: Bundle,
+    files: OpenFiles,
+    name: str,
+    graph: bytes,
+    provider: str,
+    threads: int,
+    gpu: CudaOptions | None,
 ) -> Session:
     """Open a session of a provider. Modules for GPUs are imported only for those, to keep start-up light."""
     variant, width = bundle.variant(name), bundle.manifest.architecture.hidden_size
@@ -205,7 +230,7 @@ def _open(
             raise ConfigError(
                 f"{variant.graph} runs on NVIDIA GPUs only; pass provider='cuda', or name another variant"
             )
-        return CpuSession(graph, bundle.directory, variant, width, threads=threads)
+        return CpuSession(graph, files.directory, variant, width, threads=threads, files=files)
     from ..device.cuda import CudaOptions, CudaSession
 
     options = gpu or CudaOptions()
@@ -213,7 +238,7 @@ def _open(
         from ..device.tensorrt import TensorRtSession
 
         return TensorRtSession(engine_source(bundle, name), options)
-    return CudaSession(graph, bundle.directory, variant, width, options)
+    return CudaSession(graph, files.directory, variant, width, options)
 
 
 def engine_source(bundle: Bundle, name: str) -> EngineSource:

@@ -1,7 +1,8 @@
 """Finds the bundle directory of a name or path: a directory, a model that ships, or one that was pulled.
 
 A model that ships is a checkpoint, so its bundle is built into the user's cache when it is first opened.
-Nothing is downloaded here.
+Nothing is downloaded here. What a name finds in the cache is used only if no other user could have written
+it; a directory that is given by its path is the caller's choice.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pathlib import Path
 
 from ..errors import BundleError, ConfigError, OutputError
 from ..format.manifest import FILE as MANIFEST
+from ..format.manifest import FORMAT
 from ..format.models import models_directory, shipped_models
 from ..format.named import NamedModel, named_models
-from ..machine.cache import cache_directory
+from ..machine.cache import cache_directory, distrust, make_directory, place
 from ..version import __version__
 
 PULLED = re.compile(r"[A-Za-z0-9_][\w.@-]{0,250}")
@@ -53,6 +55,8 @@ def locate(model: str | Path, variant: str = "cpu-fp32") -> Path:
     named = named_models(models_directory())
     if (pulled := pulled_directory(model, named)) and (pulled / MANIFEST).exists():
         return pulled
+    if pulled and (why := distrust(cache_directory() / "pulled" / pulled.name)):
+        raise BundleError(f"{why}, so it is not used; `gte pull {model}` makes a bundle of your own")
     if model in named or any(each.hub == model for each in named.values()):
         raise BundleError(
             f"{model} is not on this machine yet; `gte pull {model}` downloads its checkpoint and builds it"
@@ -69,11 +73,14 @@ def pulled_directory(name: str, named: Mapping[str, NamedModel]) -> Path | None:
     """The directory into which `gte pull` builds the bundle of NAME, OWNER/NAME or either with @REVISION.
 
     The repository of a named model has the same directory as its name. None for a string of another form.
+
+    Raises:
+        BundleError: another user could have written it.
     """
     model, at, revision = name.partition("@")
     model = next((each.name for each in named.values() if each.hub == model), model)
     folder = f"{model}{at}{revision}".replace("/", "--")
-    return cache_directory() / "pulled" / folder if PULLED.fullmatch(folder) else None
+    return place("pulled", folder) if PULLED.fullmatch(folder) else None
 
 
 def _built(checkpoint: Path, variant: str) -> Path:
@@ -85,18 +92,27 @@ def _built(checkpoint: Path, variant: str) -> Path:
     status = (checkpoint / "model.safetensors").stat()
     facts = (
         __version__,
+        FORMAT,
         (checkpoint / FILE).read_text(encoding="utf-8"),
         status.st_size,
         status.st_mtime_ns,
         variant,
     )
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
-    target = cache_directory() / "bundles" / f"{checkpoint.name}-{key}"
+    target = place("bundles", f"{checkpoint.name}-{key}")
     if not target.exists():
         try:
+            _make(target.parent)
             build(checkpoint, target, graphs=checkpoint, variants=(variant,), keep_existing=True)
         except OutputError as error:
             raise OutputError(
                 f"{error}; it belongs into this package's cache: GTE_CACHE names another directory for that"
             ) from None
     return target
+
+
+def _make(folder: Path) -> None:
+    try:
+        make_directory(folder)
+    except OSError as error:
+        raise OutputError(f"{folder.name} could not be written: {error.strerror or error}") from None

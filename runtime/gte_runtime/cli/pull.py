@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .terminal import tell
+
+if TYPE_CHECKING:
+    from ..format.manifest import Manifest
 
 
 @click.command()
@@ -51,8 +55,10 @@ def command(
     from ..building.build import DEFAULT_VARIANTS, build
     from ..catalog.hub import download, wanted
     from ..catalog.locate import pulled_directory
+    from ..format.manifest import FORMAT
     from ..format.models import models_directory
     from ..format.named import named_models
+    from ..machine.cache import make_directory
     from .verify import check_itself, check_published
 
     known = named_models(models_directory())
@@ -63,10 +69,14 @@ def command(
     say(f"{want.hub} at {want.revision}")
     found = download(want)
     origin = f"{want.hub}@{found.commit}"
-    there = _variants(target, origin)
-    if overwrite or not set(chosen) <= set(there):
+    existing = _existing(target, origin)
+    there = tuple(existing.variants) if existing else ()
+    outdated = existing is not None and existing.format < FORMAT and output is None
+    if overwrite or outdated or not set(chosen) <= set(there):
         chosen = tuple(dict.fromkeys((*there, *chosen)))
         say(f"building {', '.join(chosen)} of {origin}")
+        if output is None:
+            make_directory(target.parent)
         build(
             found.directory,
             target,
@@ -90,13 +100,13 @@ def say(line: str) -> None:
     tell(line)
 
 
-def _variants(target: Path, origin: str) -> tuple[str, ...]:
-    """Variants of the bundle that exists. Empty if it is of another commit, since then it is replaced."""
+def _existing(target: Path, origin: str) -> Manifest | None:
+    """The manifest of the bundle that exists. None if it is of another commit, since then it is replaced."""
     from ..bundle.directory import Bundle
     from ..errors import BundleError
 
     try:
         manifest = Bundle.open(target).manifest
     except BundleError:
-        return ()
-    return tuple(manifest.variants) if manifest.origin == origin else ()
+        return None
+    return manifest if manifest.origin == origin else None

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..arrays import AnyArray, Float32
 from ..errors import Cancelled, ForkedProcessError
@@ -28,6 +28,16 @@ for ever; the next run has to touch its pages anew."""
 Feeds = Mapping[str, AnyArray]
 
 
+class Files(Protocol):
+    """The weight files of a session, held open by whoever hashed them (`bundle.directory.OpenFiles`)."""
+
+    def check(self) -> None:
+        """Raises BundleError if a file was written to."""
+
+    def check_names(self) -> None:
+        """Raises BundleError if a file's name leads to another file than the open one."""
+
+
 class CpuSession:
     """One graph in ONNX Runtime, with its weights mapped from files.
 
@@ -44,6 +54,7 @@ class CpuSession:
         width: int,
         *,
         threads: int = 1,
+        files: Files | None = None,
     ) -> None:
         """Load a graph.
 
@@ -53,6 +64,7 @@ class CpuSession:
             variant: what the manifest promises about the graph.
             width: values of a state, the second axis of `cls`.
             threads: processors to use.
+            files: the weight files, to be looked at before and after every run, since they stay mapped.
 
         Raises:
             ProviderUnavailableError: ONNX Runtime is not installed.
@@ -66,6 +78,7 @@ class CpuSession:
         self._running: dict[Any, object] = {}
         self._idle = threading.Condition()
         self.workers = threads
+        self._files = files
         self._processors = ProcessorSemaphore(self.workers)
         self._load_single: Callable[[], Any] = partial(load_graph, graph, folder, variant, "cpu", 1)
         self._single: Any = None
@@ -132,8 +145,11 @@ class CpuSession:
     ) -> list[Float32]:
         taken = self._processors.acquire(least, most)
         try:
+            self._check_files()
             session = self._single_threaded() if taken < self.workers > 1 else self._session
-            return self._run_on(session, names, feeds, owner)
+            outputs = self._run_on(session, names, feeds, owner)
+            self._check_files()
+            return outputs
         finally:
             self._processors.release(taken)
 
@@ -141,8 +157,22 @@ class CpuSession:
         """Loaded when it is first needed: many programs only ever embed one text at a time."""
         with self._single_lock:
             if self._single is None and not self._closed:
-                self._single = self._load_single()
+                # ONNX Runtime opens weight files by name again.
+                self._check_names()
+                single = self._load_single()
+                self._check_names()
+                self._single = single
             return self._single
+
+    def _check_files(self) -> None:
+        files = self._files  # another thread may close the session meanwhile
+        if files is not None:
+            files.check()
+
+    def _check_names(self) -> None:
+        files = self._files
+        if files is not None:
+            files.check_names()
 
     def _run_on(self, session: Any, names: Sequence[str], feeds: Feeds, owner: object) -> list[Float32]:
         options = new_run_options()
@@ -175,5 +205,5 @@ class CpuSession:
             for options in self._running:
                 options.terminate = True
             self._idle.wait_for(lambda: not self._running)
-            self._session = self._single = None
+            self._session = self._single = self._files = None
         give_back()

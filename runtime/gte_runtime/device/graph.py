@@ -170,8 +170,9 @@ def load_graph(
         options.add_session_config_entry(*EXACT_PRODUCTS)
     if provider == "cpu" and share_arena():
         options.add_session_config_entry("session.use_env_allocators", "1")
+    # Not resolved: a path below /proc/self/fd leads to an open directory, whatever its name has become.
     options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(folder.resolve())
+        "session.model_external_initializers_file_folder_path", os.path.abspath(folder)
     )
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)

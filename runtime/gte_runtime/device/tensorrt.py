@@ -37,7 +37,7 @@ from ..errors import (
 from ..inference.batch import Batch, halves, make_batch, padded_inputs
 from ..inference.halving import all_or_error, joined, run_halved
 from ..inference.session import Outputs, Share
-from ..machine.cache import cache_directory
+from ..machine.cache import distrust, make_directory, place
 from ..machine.gpus import devices
 from .cuda import CudaOptions, out_of_memory, require_libraries
 from .graph import load_graph
@@ -96,7 +96,8 @@ class Facts:
 
     @property
     def folder(self) -> Path:
-        return cache_directory() / "engines" / self.key
+        """Raises BundleError where another user could have written it: TensorRT runs what is in an engine."""
+        return place("engines", self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +248,8 @@ def build_engines(
     require_libraries("tensorrt")
     known = facts(source, device)
     try:
-        known.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(known.folder.parent)
+        make_directory(known.folder)
         for profile in profiles:
             target = known.folder / str(profile)
             if (target / ABOUT).exists():
@@ -255,12 +257,14 @@ def build_engines(
                 continue
             with tempfile.TemporaryDirectory(prefix=f".{profile}.", dir=known.folder) as temporary:
                 staged = Path(temporary) / "engine"
-                staged.mkdir()
+                staged.mkdir(mode=0o700)
                 say(f"{profile}: building, which takes minutes")
                 _build(source, profile, device, staged, known.folder / "timing")
                 (staged / ABOUT).write_text(
                     json.dumps({**asdict(known), "profile": str(profile)}, indent=1), encoding="utf-8"
                 )
+                for file in staged.iterdir():
+                    file.chmod(0o600)  # whatever the umask, or `_built` would not trust it
                 shutil.rmtree(target, ignore_errors=True)
                 staged.rename(target)
             say(f"{profile}: done")
@@ -290,7 +294,7 @@ def build_options(profile: Profile, device: int, context: Path, timing: Path) ->
 
 
 def _build(source: EngineSource, profile: Profile, device: int, folder: Path, timing: Path) -> None:
-    timing.mkdir(exist_ok=True)
+    timing.mkdir(exist_ok=True, mode=0o700)
     session = load_graph(
         source.graph,
         source.directory,
@@ -327,6 +331,7 @@ def _built(known: Facts, source: EngineSource) -> dict[Profile, Path]:
     found = {
         Profile.parse(about.parent.name): about.parent / CONTEXT
         for about in known.folder.glob(f"[0-9]*x*/{ABOUT}")
+        if distrust(about.parent) is None
     }
     if not found:
         raise EngineMissing(

@@ -5,9 +5,12 @@ The format is documented in models/README.md. An unknown field or a value out of
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,13 @@ from .architecture import BOUNDS as ARCHITECTURE_BOUNDS
 from .architecture import Architecture
 from .values import Bounds, parse_json, read_as, shown
 
-FORMAT = 1
+FORMAT = 2
+"""What is written. Bundles of format 1, whose manifests have no checksum, are read, too."""
+FORMATS = (1, 2)
+CHECKSUM = "sha256"
+"""The field with which a manifest ends from format 2 on; see `with_checksum`."""
+UNKNOWN = "0" * 64
+"""What the checksum's digits are taken for when it is computed."""
 FILE = "manifest.json"
 MAX_BYTES = 1_000_000
 """Bytes. A manifest has some 50 kB; a far larger file is not one and is not read."""
@@ -142,8 +151,10 @@ length 1 are at most 2 apart, so a tolerance above 1 would accept almost any mod
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """All that manifest.json holds but `format`."""
+    """All that manifest.json holds but its checksum."""
 
+    format: int = FORMAT
+    """The version of the format. In 1 the manifest has no checksum."""
     model: str
     """The model's name."""
     made_by: str
@@ -177,8 +188,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of manifest.json."""
-        body = {"format": FORMAT, **asdict(self)}
-        return json.dumps(body, ensure_ascii=False, indent=1) + "\n"
+        return with_checksum(asdict(self))
 
     def files_of(self, variant: str) -> tuple[str, ...]:
         """The files that a variant needs to run, tokenizer.json included."""
@@ -186,18 +196,50 @@ class Manifest:
         return ("tokenizer.json", chosen.graph, *chosen.weights)
 
 
+def with_checksum(fields: Mapping[str, Any]) -> str:
+    """The text of manifest.json with these fields and, from format 2 on, the checksum as the last one.
+
+    The checksum is the sha256 of the file itself in which its own 64 digits are zeros. So it covers every
+    other byte, also those that change nothing for a reader of JSON.
+    """
+    body = {name: value for name, value in fields.items() if name != CHECKSUM}
+    if body["format"] == 1:
+        return json.dumps(body, ensure_ascii=False, indent=1) + "\n"
+    text = json.dumps({**body, CHECKSUM: UNKNOWN}, ensure_ascii=False, indent=1) + "\n"
+    return _with_digits(text, UNKNOWN, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _with_digits(text: str, digits: str, others: str) -> str:
+    """Replace the last occurrence, which is the checksum's: it is the last field."""
+    head, found, tail = text.rpartition(digits)
+    return head + others + tail if found else text
+
+
+def _check_checksum(text: str, recorded: object) -> None:
+    if not isinstance(recorded, str) or not SHA256.fullmatch(recorded):
+        raise BundleCorruptError(
+            FILE, expected=f"a {CHECKSUM} in 64 hexadecimal digits", got=repr(recorded)[:80]
+        )
+    found = hashlib.sha256(_with_digits(text, recorded, UNKNOWN).encode()).hexdigest()
+    if found != recorded:
+        raise BundleCorruptError(
+            FILE, expected=f"{CHECKSUM} {recorded[:12]}… of its own bytes", got=f"{found[:12]}…"
+        )
+
+
 def parse_manifest(data: bytes) -> Manifest:
     """Parse and check the bytes of manifest.json.
 
     Raises:
-        BundleCorruptError: too large, not JSON, or a duplicate, unknown or missing key, or a wrong type or
-            value.
+        BundleCorruptError: too large, not JSON, another checksum than recorded, a duplicate, unknown or
+            missing key, or a wrong type or value.
         BundleVersionError: another format number.
         BundleError: a variant has a kind of batch that this version does not know.
     """
     if len(data) > MAX_BYTES:
         raise BundleCorruptError(FILE, expected=f"at most {MAX_BYTES} bytes", got=f"{len(data)}")
     try:
+        text = data.decode("utf-8")
         raw = parse_json(data)
     except ValueError as error:
         raise BundleCorruptError(
@@ -205,16 +247,20 @@ def parse_manifest(data: bytes) -> Manifest:
         ) from None
     if not isinstance(raw, dict):
         raise BundleCorruptError(FILE, expected="an object", got=type(raw).__name__)
-    version = raw.pop("format", None)
-    if type(version) is not int or version != FORMAT:
+    version = raw.get("format")
+    if type(version) is not int or version not in FORMATS:
         raise BundleVersionError(
-            f"{FILE} has format {shown(version)}, this version of gte-runtime reads {FORMAT}; "
-            "build the bundle again or upgrade"
+            f"{FILE} has format {shown(version)}, this version of gte-runtime reads "
+            f"{' and '.join(map(str, FORMATS))}; build the bundle again or upgrade"
         )
+    if version > 1:
+        _check_checksum(text, raw.pop(CHECKSUM, None))
     try:
         manifest: Manifest = read_as(Manifest, raw, bounds=BOUNDS)
     except ValueError as error:
-        raise BundleCorruptError(FILE, expected="the fields of format 1", got=str(error)[:120]) from None
+        raise BundleCorruptError(
+            FILE, expected=f"the fields of format {version}", got=str(error)[:120]
+        ) from None
     _check_names(manifest)
     _check_values(manifest)
     return manifest

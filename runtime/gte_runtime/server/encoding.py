@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import scoring
 from ..arrays import Float32
-from ..errors import ConfigError, GteError, InputError, InputTooLongError
+from ..errors import BundleError, ConfigError, GteError, InputError, InputTooLongError
 from ..inference.engine import State
 from ..tokenization import Tokens, encode_each
 from .exchange import Exchange
@@ -228,7 +228,7 @@ def _refusal_of_run(error: BaseException, place: str) -> Refusal:
     """An error of a run as a refusal. What is not the text's fault goes to the log."""
     if isinstance(error, GteError):
         refusal = refusal_of(error, place)
-        if refusal.code == "internal":
+        if refusal.code == "internal" or isinstance(error, BundleError):
             log.error(
                 "run failed",
                 extra={"fields": {"error": type(error).__name__, "reason": str(error)[:300]}},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import (
+    BundleError,
     Cancelled,
     ConfigError,
     GteError,
@@ -147,4 +148,7 @@ def refusal_of(error: GteError, place: str) -> Refusal:
         )
     if isinstance(error, Cancelled):
         return Refusal("not_ready", "the run was stopped; try again", headers={"retry-after": "1"})
+    if isinstance(error, BundleError):
+        message = "the model's files were changed while it ran; the server has to be started again"
+        return Refusal("not_ready", message, headers={"retry-after": "30"})
     return Refusal("internal", "the model could not be run; the server's log says more")

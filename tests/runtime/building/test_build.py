@@ -498,8 +498,8 @@ def test_a_pipe_in_the_place_of_a_file_does_not_hang(tiny: Tiny, place: str):
     ["new.embeddings.word_embeddings.weight", "new.encoder.layer.2.mlp.down_proj.weight", "classifier.bias"],
 )
 def test_nan_in_a_weight(tiny: Tiny, variant: str, value: float, name: str):
-    """A build names the tensor. The table's last row is read by no text of the self-check, and int8 has no NaN: it would
-    become a finite number."""
+    """A build names the tensor. The table's last row is read by no text of the self-check, and int8 has no
+    NaN: it would become a finite number."""
     tensors = read_tensors(tiny.checkpoint / "model.safetensors")
     values = tensors[name].values().copy()
     values.reshape(-1)[-1] = value

@@ -1,4 +1,5 @@
-"""Damaged bundles, opened in a child process with limits: never a signal, a hang, or another error than ours."""
+"""Damaged bundles, opened in a child process with limits: never a signal, a hang, or another error than
+ours."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ for line in sys.stdin:
     except BaseException as error:
         print("RAW", type(error).__name__, str(error)[:200], flush=True)
     else:
-        print("equal" if np.array_equal(found, good) else "other" if np.isfinite(found).all() else "NAN", flush=True)
+        same = np.array_equal(found, good)
+        print("equal" if same else "other" if np.isfinite(found).all() else "NAN", flush=True)
     (bundle / name).unlink()
     (bundle / name).write_bytes(data)
     (bundle / "manifest.json").write_bytes(manifest)
@@ -116,8 +118,9 @@ def _signed(names: tuple[str, ...], count: int, first: int) -> list[tuple[str, i
 
 @pytest.mark.parametrize("count", [6, pytest.param(75, marks=pytest.mark.slow)])
 def test_damaged_files_with_hashes_that_fit(tiny_bundle: Path, tmp_path: Path, count: int):
-    """The same with the damaged file's hash in the manifest: refused as what it is, or opened and finite. A changed weight
-    that the self-check's tolerance allows gives other vectors; nothing but a signature could tell it from a fine-tune."""
+    """The same with the damaged file's hash in the manifest: refused as what it is, or opened and finite. A
+    changed weight that the self-check's tolerance allows gives other vectors; nothing but a signature could
+    tell it from a fine-tune."""
     lines = outcomes(tiny_bundle, tmp_path, "cpu-fp32", _signed(FILES, count, 1000), signed=True)
     assert words(lines) <= {"refused", "same", "equal", "other"}, [
         line for line in lines if "RAW" in line or "NAN" in line

@@ -9,6 +9,7 @@ import shutil
 import socket
 import time
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,10 @@ import numpy as np
 import pytest
 import wire
 from numpy.typing import NDArray
-from spoil import Refusal, change_manifest, no_hanging, replace, replace_signed, vector_of
+from spoil import Refusal, change_manifest, make_old, no_hanging, replace, replace_signed, vector_of
 
 from gte_runtime import Embedder
-from gte_runtime.bundle.directory import Bundle
+from gte_runtime.bundle.directory import Bundle, OpenFiles
 from gte_runtime.errors import (
     BundleCorruptError,
     BundleError,
@@ -155,7 +156,7 @@ def test_a_manifest_of_a_gigabyte_is_not_read(refuses: Refusal, bundle_copy: Pat
     assert peak < 100_000_000
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", None, [1]])
 def test_a_manifest_of_another_format(refuses: Refusal, bundle_copy: Path, version: object):
     """B-44: another format is a matter of versions, not of damage."""
     change_manifest(bundle_copy, lambda raw: raw.update(format=version))
@@ -423,13 +424,13 @@ class Hashed:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: set[str] = set()
-        real = Bundle._hash
+        real = OpenFiles._sha256
 
-        def hash_file(bundle: Bundle, name: str) -> None:
+        def hash_file(files: OpenFiles, name: str) -> tuple[str, bytes]:
             self.names.add(name)
-            real(bundle, name)
+            return real(files, name)
 
-        monkeypatch.setattr(Bundle, "_hash", hash_file)
+        monkeypatch.setattr(OpenFiles, "_sha256", hash_file)
 
     def __call__(
         self, directory: Path, variant: str = "cpu-fp32", verify: Literal["auto", "always"] = "auto"
@@ -496,6 +497,20 @@ def test_a_replaced_file_of_a_known_bundle_is_found(hashed: Hashed, refuses: Ref
     refuses(bundle_copy, BundleCorruptError, f"{WEIGHTS}: expected sha256")
 
 
+def test_a_file_written_to_with_its_time_put_back_is_found(
+    hashed: Hashed, refuses: Refusal, bundle_copy: Path
+):
+    """B-46: size and time of modification can be those of the hashed file; the time of change cannot."""
+    hashed(bundle_copy)
+    good = bundle_copy / WEIGHTS
+    status, last = good.stat(), good.read_bytes()[-1]
+    with good.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    os.utime(good, ns=(status.st_atime_ns, status.st_mtime_ns))
+    refuses(bundle_copy, BundleCorruptError, f"{WEIGHTS}: expected sha256")
+
+
 def test_always_hashes_what_is_known(hashed: Hashed, refuses: Refusal, bundle_copy: Path):
     """verify="always" hashes every file, and so finds a byte that was changed behind the file's time."""
     hashed(bundle_copy)
@@ -528,7 +543,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(hashed: Hashed, mini_bundle:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\xff", b"[]", b"null", b'{"a": 1}', b'{"a": [1]}', b'{"a": [1, 2, 3, 4, 5]}', b"[" * 200_000],
+    [b"", b"\xff", b"[]", b"null", b'{"a": 1}', b'{"a": [1]}', b'{"a": [1, 2, 3, 4]}', b"[" * 200_000],
     ids=lambda d: repr(d[:9]),
 )
 def test_a_memory_that_is_damaged_is_no_error(
@@ -540,6 +555,38 @@ def test_a_memory_that_is_damaged_is_no_error(
     note.write_bytes(data)
     assert hashed(mini_bundle) == set(FILES)
     assert hashed(mini_bundle) == set()
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o620])
+def test_a_note_that_others_could_have_written_is_not_believed(
+    hashed: Hashed, mini_bundle: Path, new_cache: Path, mode: int
+):
+    """Whoever may write a note could say that a file was hashed that never was."""
+    hashed(mini_bundle)
+    (note,) = (new_cache / "verified").iterdir()
+    note.chmod(mode)
+    assert hashed(mini_bundle) == set(FILES)
+
+
+def test_a_bundle_from_before_manifests_had_checksums(bundle_copy: Path, good_vector: NDArray[np.float32]):
+    """It opens and says once that it should be built again, however often it is opened."""
+    make_old(bundle_copy)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(2):
+            Bundle.open(bundle_copy)
+            with Embedder.open(bundle_copy, threads=1) as gte:
+                np.testing.assert_array_equal(vector_of(gte), good_vector)
+    (only,) = [str(each.message) for each in caught]
+    assert only.startswith("copy was built before manifests had a checksum")
+    assert only.endswith("build the bundle again")
+    assert "\n" not in only
+
+
+def test_a_bundle_of_today_says_nothing(mini_bundle: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Bundle.open(mini_bundle)
 
 
 def test_a_failed_check_is_not_remembered(refuses: Refusal, bundle_copy: Path):

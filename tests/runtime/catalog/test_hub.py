@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from golden import Golden
 from hubserver import Hub, Trouble, commit_of, serving, size_of
+from spoil import make_old
 from tensorfile import Tensor, read_tensors, safetensors
 
 from gte_runtime import Embedder
@@ -27,6 +28,7 @@ from gte_runtime.bundle.directory import Bundle
 from gte_runtime.catalog.hub import wanted
 from gte_runtime.catalog.locate import pulled_directory
 from gte_runtime.errors import BundleError, ConfigError
+from gte_runtime.format.manifest import FORMAT
 from gte_runtime.format.models import models_directory
 from gte_runtime.format.named import named_models
 
@@ -144,6 +146,18 @@ def test_again(machine: Machine):
     assert (bundle / "manifest.json").stat() == before
     machine.works(REPOSITORY, "--variant", "portable-fp32")
     assert set(Bundle.open(bundle).manifest.variants) == {"cpu-fp32", "portable-fp32"}
+    assert machine.hub.sent["cdn"] == weights(machine)
+
+
+@pytest.mark.slow
+def test_a_pulled_bundle_of_an_old_form_is_built_again(machine: Machine):
+    """With all the variants that it had, from files that are here."""
+    bundle = machine.works(REPOSITORY, "--variant", "cpu-fp32", "--variant", "portable-fp32")
+    make_old(bundle)
+    assert machine.works() == bundle
+    manifest = Bundle.open(bundle).manifest
+    assert manifest.format == FORMAT
+    assert set(manifest.variants) == {"cpu-fp32", "portable-fp32"}
     assert machine.hub.sent["cdn"] == weights(machine)
 
 

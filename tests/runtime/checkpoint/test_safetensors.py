@@ -355,8 +355,8 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("what", FORBIDDEN)
 def test_what_the_format_forbids(scratch: Path, what: str):
-    """Tensors that overlap, holes between them, bytes behind them and duplicate keys: two readers could see different
-    weights in such a file."""
+    """Tensors that overlap, holes between them, bytes behind them and duplicate keys: two readers could see
+    different weights in such a file."""
     data, word = FORBIDDEN[what]
     assert word in refused(scratch, data)
 
@@ -371,7 +371,7 @@ def test_a_shape_whose_product_takes_minutes(scratch: Path):
 def test_tensors_in_another_order_than_their_names(scratch: Path):
     """The order in the header is free: only the places count, and tensors without values take none."""
     data = tensors(("b", 8, 24), ("none", 8, 8), ("a", 0, 8), data=24)
-    assert [name for name in opened(scratch, data)] == ["b", "none", "a"]
+    assert list(opened(scratch, data)) == ["b", "none", "a"]
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "nothing", "long name"])
@@ -400,7 +400,8 @@ PLACES = st.tuples(st.integers(0, 10), st.integers(0, 10)).map(lambda pair: (min
 def test_what_we_accept_the_reference_accepts(
     scratch: Path, places: list[tuple[int, int]], data: int, damage: list[tuple[int, bytes]]
 ):
-    """The format's own implementation refuses every file that is refused here for its places, and the values are equal."""
+    """The format's own implementation refuses every file that is refused here for its places, and the values
+    are equal."""
     reference = pytest.importorskip("safetensors")
     whole = bytearray(tensors(*((f"t{n}", *place) for n, place in enumerate(places)), data=data))
     for at, put in damage:

@@ -333,8 +333,8 @@ TWICE = {
 
 @pytest.mark.parametrize("what", TWICE)
 def test_what_stands_twice(what: str):
-    """A second value of a field that is not repeated is merged by one reader and replaces the first for another, so ONNX
-    Runtime would run what was not inspected."""
+    """A second value of a field that is not repeated is merged by one reader and replaces the first for
+    another, so ONNX Runtime would run what was not inspected."""
     refused(TWICE[what])
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
+from spoil import signed
 
 from gte_runtime.errors import BundleCorruptError, BundleError, BundleVersionError
 from gte_runtime.format.architecture import Architecture
 from gte_runtime.format.manifest import (
     BOUNDS,
-    FORMAT,
+    FORMATS,
     MAX_BYTES,
     MAX_GRAPH,
     MAX_TOKENIZER,
@@ -44,8 +47,8 @@ def raw(data: bytes) -> Json:
     return value
 
 
-def parse(raw: object) -> Manifest:
-    return parse_manifest(json.dumps(raw).encode())
+def parse(raw: Json) -> Manifest:
+    return parse_manifest(signed(raw))
 
 
 def test_what_is_written_is_read(data: bytes):
@@ -96,18 +99,20 @@ def test_a_key_that_stands_twice(text: str):
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 5000])
 def test_a_number_that_is_none(data: bytes, number: str):
     """A tolerance without bound would let every vector pass the self-check."""
-    text, count = re.subn(r'"tolerance": [^,]+', f'"tolerance": {number}', data.decode(), count=1)
+    raw = {**json.loads(data), "format": 1}  # which has no checksum that would tell first
+    del raw["sha256"]
+    text, count = re.subn(r'"tolerance": [^,]+', f'"tolerance": {number}', json.dumps(raw), count=1)
     assert count == 1
     with pytest.raises(BundleCorruptError, match=r"^manifest.json: "):
         parse_manifest(text.encode())
 
 
-@pytest.mark.parametrize("version", [None, 0, FORMAT + 1, str(FORMAT), True, 1.5])
+@pytest.mark.parametrize("version", [None, 0, FORMATS[-1] + 1, str(FORMATS[-1]), True, 1.5])
 def test_another_format(raw: Json, version: object):
     """Another format number is told before anything else of the file is judged."""
     with pytest.raises(
         BundleVersionError,
-        match=f"manifest.json has format {version!r}, this version of gte-runtime reads {FORMAT}",
+        match=f"manifest.json has format {version!r}, this version of gte-runtime reads 1 and 2",
     ):
         parse({**raw, "format": version, "unknown": 1})
 
@@ -154,7 +159,7 @@ def test_every_field_is_tried(raw: Json):
     """The list above is that of the format."""
 
     one = {"files": "tokenizer.json", "variants": "cpu-fp32", "self_checks": 0}
-    expected: set[tuple[Any, ...]] = {(field,) for field in raw} - {("format",)}
+    expected: set[tuple[Any, ...]] = {(field,) for field in raw} - {("format",), ("sha256",)}
     expected |= {(name, field) for name in ("architecture", "tokenizer") for field in raw[name]}
     expected |= {(name, key, field) for name, key in one.items() for field in raw[name][key]}
     assert set(PATHS) == expected
@@ -343,6 +348,72 @@ def test_half_a_character(raw: Json, path: tuple[str | int, ...]):
         parse(raw)
 
 
+OTHER_CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
+    '0123456789abcdef"\\,:{}[] \n\t-.eE'
+)
+
+
+@settings(max_examples=300)
+@given(where=st.integers(min_value=0), character=OTHER_CHARACTERS)
+def test_another_character_anywhere(data: bytes, where: int, character: str):
+    """Wherever a character of a manifest is another one, in a value, a name or the space between, it is
+    refused."""
+    text = data.decode()
+    where %= len(text)
+    changed = text[:where] + character + text[where + 1 :]
+    if changed == text:
+        return
+    with pytest.raises(BundleError, match=r"^manifest.json"):
+        parse_manifest(changed.encode())
+
+
+def test_every_digit_and_the_ends(data: bytes):
+    """What random places hardly ever meet: the format's number, every digit of the checksum, cut and
+    prolonged files."""
+    text = data.decode()
+    checksum = json.loads(text)["sha256"]
+    start = text.index(checksum)
+    others = [text.replace('"format": 2', f'"format": {other}', 1) for other in (1, 3)]
+    others += [
+        text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :] for at in range(start, start + 64)
+    ]
+    others += [text[:-1], text[1:], text + "\n", " " + text, text.replace(checksum, checksum.upper())]
+    for other in others:
+        with pytest.raises(BundleError, match=r"^manifest.json"):
+            parse_manifest(other.encode())
+
+
+def test_the_checksum_is_what_the_format_says(data: bytes):
+    """models/README.md: the sha256 of the file in which the 64 digits of `sha256` are zeros."""
+    recorded = json.loads(data)["sha256"].encode()
+    assert list(json.loads(data))[-1] == "sha256"
+    assert data.count(recorded) == 1
+    assert hashlib.sha256(data.replace(recorded, b"0" * 64)).hexdigest().encode() == recorded
+
+
+@pytest.mark.parametrize("checksum", [None, "", "0" * 64, "A" * 64, 7, ["odd"]])
+def test_a_checksum_that_is_none(raw: Json, checksum: object):
+    """A manifest of format 2 without a checksum is no old one: it lost it."""
+    raw["sha256"] = checksum
+    if checksum is None:
+        del raw["sha256"]
+    with pytest.raises(BundleCorruptError, match=r"^manifest.json: expected .*sha256"):
+        parse_manifest(json.dumps(raw).encode())
+
+
+def test_a_manifest_from_before_there_were_checksums(raw: Json):
+    """Format 1, as gte-runtime 0.1.0 wrote it, is read, and stays what it is when it is written again."""
+    expected = parse(raw)
+    old = {**raw, "format": 1}
+    del old["sha256"]
+    text = json.dumps(old, ensure_ascii=False, indent=1) + "\n"
+    manifest = parse_manifest(text.encode())
+    assert manifest == replace(expected, format=1)
+    assert manifest.to_json() == text
+    with pytest.raises(BundleCorruptError, match="an unknown sha256"):
+        parse_manifest(json.dumps({**raw, "format": 1}).encode())
+
+
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
 def test_random_bytes(data: bytes):
     """Whatever the bytes, reading them ends in a BundleError."""
@@ -384,13 +455,20 @@ def test_every_number_has_bounds():
     assert numbers == set(BOUNDS)
 
 
-ONE = {Architecture: ("architecture",), FileRecord: ("files", "tokenizer.json"), Variant: ("variants", "cpu-fp32"), TokenizerRecord: ("tokenizer",), SelfCheck: ("self_checks", 0)}  # fmt: skip
+ONE = {
+    Architecture: ("architecture",),
+    FileRecord: ("files", "tokenizer.json"),
+    Variant: ("variants", "cpu-fp32"),
+    TokenizerRecord: ("tokenizer",),
+    SelfCheck: ("self_checks", 0),
+}
 
 
 @pytest.mark.parametrize("kind", ONE, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("beyond", [1, 10, 2**40, 2**62, 1e300])
 def test_a_number_out_of_bounds(raw: Json, kind: type, beyond: float):
-    """One below the least or above the most is refused, and so is one that would overflow what is computed from it."""
+    """One below the least or above the most is refused, and so is one that would overflow what is computed
+    from it."""
     for (owner, name), (least, most) in BOUNDS.items():
         if owner is not kind:
             continue

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from doubles import FromIds
+from spoil import change_manifest
 
 from gte_runtime import Embedder
 from gte_runtime.arrays import Float32
@@ -291,9 +292,11 @@ def test_another_weight_is_noticed_at_load(tiny_bundle: Path, tmp_path: Path):
     """A manifest that records one token weight a thousandth larger than the model gives is refused."""
     copy = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, copy)
-    raw = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
-    weights = raw["self_checks"][0]["token_weights"]
-    weights[1] += 1e-3 * max(1.0, *weights)
-    (copy / "manifest.json").write_text(json.dumps(raw), encoding="utf-8")
+
+    def change(raw: dict[str, Any]) -> None:
+        weights = raw["self_checks"][0]["token_weights"]
+        weights[1] += 1e-3 * max(1.0, *weights)
+
+    change_manifest(copy, change)
     with pytest.raises(SelfCheckFailed, match="token weights of the self-check differ"):
         Embedder.open(copy)
