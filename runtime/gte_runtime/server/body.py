@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import orjson
@@ -16,6 +16,12 @@ from .refusals import Refusal
 
 T = TypeVar("T", bound=msgspec.Struct)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+if TYPE_CHECKING:
+    Ignored = Any
+else:
+    Ignored = msgspec.Raw
+    """The type of a field that is accepted and not used. msgspec reads over it and makes no objects of it."""
 
 ENCODINGS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """For each content-encoding, the window bits with which zlib reads it."""
@@ -102,16 +108,60 @@ def too_large(limit: int) -> Refusal:
     )
 
 
-def parse(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
+def parse(body: bytes, kind: type[T], strict: bool, max_values: int) -> tuple[T, str | None]:
     """The body as a request, and the name of an unknown field. Of a repeated key, the last value counts.
 
     Raises:
-        Refusal: not JSON, not UTF-8, or without the fields and types of `kind`.
+        Refusal: not JSON, not UTF-8, without the fields and types of `kind`, or of too many values.
     """
+    _check_values(body, max_values)
     try:
-        return _parsed(body, kind, strict)
+        request, unknown = _parsed(body, kind, strict)
+        for name in request.__struct_fields__:
+            ignored = getattr(request, name)
+            if type(ignored) is msgspec.Raw:
+                try:
+                    str(memoryview(ignored), "utf-8")
+                except UnicodeDecodeError:
+                    _check_syntax(body)
+                setattr(request, name, None)  # it would keep the body in memory
+        return request, unknown
     except RecursionError:
         raise Refusal("invalid_json", "the body is nested too deeply") from None
+
+
+STRING = re.compile(rb'"(?:[^"\\]+|\\.)*+"', re.DOTALL)
+MARKS = b",[{"
+"""Every value of JSON but the first comes after one of these, or after the colon after a key that does."""
+SLICE = 2**20
+"""Bytes that are counted at a time: counting holds the interpreter's lock."""
+
+
+def _check_values(body: bytes, most: int) -> None:
+    """Raises Refusal for more values than `most`, before any of them becomes an object of 50 bytes and more.
+
+    Counted are items of arrays and members of objects, and once more what is an array or object itself.
+    """
+    if len(body) <= most or _marks(body) <= most:
+        return
+    count = start = 0
+    for string in STRING.finditer(body):
+        if string.start() > start:
+            count += _marks(body[start : string.start()])
+        start = string.end()
+        if count > most:
+            break
+    if count + _marks(body[start:]) > most:
+        raise Refusal(
+            "payload_too_large",
+            f"the body has more than {most} JSON values (--max-values); send fewer at a time",
+        )
+
+
+def _marks(part: bytes) -> int:
+    """How many bytes of it are one of MARKS."""
+    slices = (part[start : start + SLICE] for start in range(0, len(part), SLICE))
+    return sum(len(each) - len(each.translate(None, MARKS)) for each in slices)
 
 
 def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
