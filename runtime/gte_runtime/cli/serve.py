@@ -97,7 +97,7 @@ def limit_options(function: Any) -> Any:
     multiple=True,
     metavar="NAME",
     help="A name by which this server is asked, or * for all. On loopback, only requests to localhost, a "
-    "loopback address or such a name are answered: others come from web pages whose name was made to point here.",
+    "loopback address or such a name are answered: others come from pages whose name was made to point here.",
 )
 @click.option(
     "--cors-allow-origin",

@@ -3,8 +3,8 @@
 A browser lets every web page send requests to this machine, and tells of it in two headers that scripts
 cannot change. `origin` is the page. `host` is the name in the address: where the name of a page was made to
 point to 127.0.0.1 (DNS rebinding), the browser takes this server for the page's own and lets it read the
-answers, but `host` is not localhost. For most requests to another origin the browser asks first whether it may
-send them (a preflight, https://fetch.spec.whatwg.org/#http-cors-protocol).
+answers, but `host` is not localhost. For most requests to another origin the browser asks first whether it
+may send them (a preflight, https://fetch.spec.whatwg.org/#http-cors-protocol).
 """
 
 from __future__ import annotations

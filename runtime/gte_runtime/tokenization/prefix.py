@@ -27,6 +27,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -39,6 +40,10 @@ SLICE = 2**20
 
 SEARCHED = 2048
 """Characters before the wanted size of a prefix in which a place to cut is searched."""
+CHARACTERS = 4
+"""Characters for each wanted token in the beginning of a long word that is looked at first."""
+WORDS = 16_384
+"""Characters, and what is left of their last word, that are split into words at a time."""
 SPARE = 64
 """Tokens beyond those needed: the last few of a cut word are usually not those of the whole word."""
 
@@ -161,20 +166,25 @@ class Prefixes:
                 return cut
         return None
 
-    def words(self, text: str, follows: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids of a text, and their places in it.
+    def words(self, text: str, follows: bool) -> list[int]:
+        """The ids of a text.
 
         Args:
             text: the text.
             follows: it is the end of a longer text, from where `first_word` or `last_word` have found.
         """
         if not follows:
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-            return list(encoding.ids), list(encoding.offsets)
+            return ids_of(self._tokenizer, text)
         # A word is put before it, because a pre-tokenizer may treat the first word of a text differently.
-        first = len(self._tokenizer.encode("a", add_special_tokens=False).ids)
-        encoding = self._tokenizer.encode("a " + text, add_special_tokens=False)
-        return list(encoding.ids[first:]), [(a - 2, b - 2) for a, b in encoding.offsets[first:]]
+        return ids_of(self._tokenizer, "a " + text)[len(ids_of(self._tokenizer, "a")) :]
+
+    def spans(self, text: str, follows: bool, most: int) -> list[tuple[int, int, int]]:
+        """As `words`, with the start and end of each, up to `most`."""
+        if not follows:
+            return spans_of(self._tokenizer, text, most)
+        first = len(ids_of(self._tokenizer, "a"))
+        found = spans_of(self._tokenizer, "a " + text, first + most)[first:]
+        return [(i, start - 2, stop - 2) for i, start, stop in found]
 
     def proven(self, text: str, size: int, room: int) -> tuple[list[int], int]:
         """The ids with which the text provably begins, without special tokens around it, and the length of
@@ -193,7 +203,7 @@ class Prefixes:
         start = max(0, size - SEARCHED)
         for cut in reversed([match.end() for match in between_words().finditer(text, start, size)]):
             if not self._added_near(text, cut):
-                return list(self._tokenizer.encode(text[:cut], add_special_tokens=False).ids), cut
+                return ids_of(self._tokenizer, text[:cut]), cut
         if not self._record.longest_piece:
             return [], 0
         for cut in reversed([match.start() for match in inside_word().finditer(text, start, size)]):
@@ -205,25 +215,36 @@ class Prefixes:
         """The ids of a text whose last word is cut, without those that the rest of the word could change."""
         # Added tokens are split off before normalisation; after the last one there are only words.
         behind = max((match.end() for match in self._added.finditer(head)), default=0)
-        ids = list(self._tokenizer.encode(head[:behind], add_special_tokens=False).ids) if behind else []
-        *words, last = self._words(head[behind:]) or [""]
-        for word in words:
+        ids = ids_of(self._tokenizer, head[:behind]) if behind else []
+        last = ""
+        for word in self._words(head[behind:]):
             if len(ids) > room:
                 return ids
-            ids += self._ids(word)
+            ids += self._ids(last) if last else []
+            last = word
         return ids + self._shared(last, room + SPARE - len(ids))
 
-    def _words(self, text: str) -> list[str]:
+    def _words(self, text: str) -> Iterator[str]:
+        """The words of a text, normalised, as the pre-tokenizer gives them. It is called for some at a time,
+        because it holds the interpreter's lock."""
         normalizer = self._tokenizer.normalizer
         normalised = text if normalizer is None else normalizer.normalize_str(text)
-        return [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(normalised)]
+        start = 0
+        while start < len(normalised):
+            stop = normalised.find(" ", start + WORDS)
+            stop = len(normalised) if stop < 0 else stop
+            # A word comes first, because a pre-tokenizer may treat the first word of a text differently.
+            part = ("a" if start else "") + normalised[start:stop]
+            words = [word for word, _ in self._tokenizer.pre_tokenizer.pre_tokenize_str(part)]
+            yield from words[1:] if start else words
+            start = stop
 
     def _ids(self, word: str) -> list[int]:
         return [token.id for token in self._tokenizer.model.tokenize(word)]
 
     def _shared(self, word: str, wanted: int) -> list[int]:
         """The ids that begin the paths of `longest_piece` neighbouring cuts: the module's second argument."""
-        pieces = self._tokenizer.model.tokenize(word)
+        pieces = self._tokenizer.model.tokenize(word[: max(0, wanted) * CHARACTERS] or word)
         if len(pieces) > wanted > 0:
             # Cut the word to what is wanted, so that not all of it is tokenized again for every cut.
             word = word[: pieces[wanted].offsets[0]]
@@ -236,6 +257,19 @@ class Prefixes:
     def _added_near(self, text: str, cut: int) -> bool:
         """There is an added token across the cut, or next to it, where it could strip spaces."""
         return bool(self._added.search(text, max(0, cut - self.margin), cut + self.margin))
+
+
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text without special tokens. The library releases the interpreter's lock for batches only,
+    and makes no offsets, which are slow to free, where it need not."""
+    return list(tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+
+
+def spans_of(tokenizer: Any, text: str, most: int) -> list[tuple[int, int, int]]:
+    """(id, start, end) of each token, up to `most`."""
+    encoding = tokenizer.encode_batch([text], add_special_tokens=False)[0]
+    # Not `encoding.offsets`, which makes all of them at once under the interpreter's lock.
+    return [(i, *encoding.token_to_chars(n)) for n, i in enumerate(encoding.ids[:most])]
 
 
 def _ends(run: re.Match[str]) -> str:

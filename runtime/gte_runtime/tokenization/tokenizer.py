@@ -14,10 +14,10 @@ import numpy as np
 
 from ..arrays import Int64
 from ..errors import BundleError, InputTooLongError
+from .prefix import Prefixes, ids_of, spans_of
 
 if TYPE_CHECKING:
     from ..format.manifest import TokenizerRecord
-    from .prefix import Prefixes
 
 CHARACTERS_PER_TOKEN = 6
 """A text of at most this many characters per token of the limit is tokenized whole."""
@@ -248,18 +248,15 @@ class Tokenizer:
                 return self._spans_of_long(text, room)
             if len(text) > LONGEST_PIECE:
                 raise InputTooLongError(tokens=0, limit=LONGEST_PIECE, index=None, characters=len(text))
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-            return [(i, *span) for i, span in zip(encoding.ids[:room], encoding.offsets[:room], strict=True)]
+            return spans_of(self._tokenizer, text, len(text) if room is None else room)
 
     def _spans_of_long(self, text: str, room: int) -> list[tuple[int, int, int]]:
-        ids: list[int] = []
-        offsets: list[tuple[int, int]] = []
+        found: list[tuple[int, int, int]] = []
         for start, piece in self._long_body(text, room).pieces:
-            more, places = self._prefixes.words(piece, follows=start > 0)
-            ids += more
-            offsets += [(start + a, start + b) for a, b in places]
-        offsets = self._prefixes.places(text, offsets[:room])
-        return [(i, *span) for i, span in zip(ids[:room], offsets, strict=True)]
+            spans = self._prefixes.spans(piece, start > 0, room - len(found))
+            found += [(i, start + a, start + b) for i, a, b in spans]
+        places = self._prefixes.places(text, [(a, b) for _, a, b in found])
+        return [(i, *place) for (i, _, _), place in zip(found, places, strict=True)]
 
     def join(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """The text of a sequence of ids."""
@@ -286,7 +283,7 @@ class Tokenizer:
             while stop < len(texts) and size + len(texts[stop]) <= AT_ONCE:
                 size += len(texts[stop])
                 stop += 1
-            for encoding in self._tokenizer.encode_batch(texts[start:stop], add_special_tokens=False):
+            for encoding in self._tokenizer.encode_batch_fast(texts[start:stop], add_special_tokens=False):
                 ids = encoding.ids
                 yield _body(ids[-room - 1 :] if left else ids[: room + 1], len(ids), True)
             start = stop
@@ -321,7 +318,7 @@ class Tokenizer:
                 cut = self._prefixes.last_word(text, start, stop)
                 whole = whole and cut is not None
             pieces.append((start, text[start : cut or stop]))
-            ids += self._prefixes.words(pieces[-1][1], follows=start > 0)[0]
+            ids += self._prefixes.words(pieces[-1][1], follows=start > 0)
             start = cut
         whole = whole and start is None
         return _body(ids[: room + 1], len(ids), whole, pieces)
@@ -332,21 +329,19 @@ class Tokenizer:
             tail = self._prefixes.shorten_from_the_end(text, size)
             start = self._prefixes.first_word(tail[-size:], size // 4)
             if len(tail) <= size and (start is not None or size <= LONGEST_PIECE):
-                ids = self._tokenizer.encode(tail, add_special_tokens=False).ids
+                ids = ids_of(self._tokenizer, tail)
                 return _body(ids[-room - 1 :], len(ids), True)
             if start is not None:
-                ids = self._prefixes.words(tail[-size:][start:], follows=True)[0]
+                ids = self._prefixes.words(tail[-size:][start:], follows=True)
                 if len(ids) > room or size > LONGEST_PIECE:
                     return _body(ids[-room - 1 :], len(ids), False)
         # Nothing proves that its first tokens are those of the whole text; they are cut off in most cases.
         tail = self._prefixes.shorten_from_the_end(text, LONGEST_PIECE)[-LONGEST_PIECE:]
-        ids = self._tokenizer.encode(tail, add_special_tokens=False).ids
+        ids = ids_of(self._tokenizer, tail)
         return _body(ids[-room - 1 :], len(ids), False)
 
     @cached_property
     def _prefixes(self) -> Prefixes:
-        from .prefix import Prefixes
-
         return Prefixes(self._tokenizer, self.record, [token.content for token in self._added.values()])
 
 
