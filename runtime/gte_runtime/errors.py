@@ -86,7 +86,7 @@ class InputTooLongError(InputError):
     ) -> None:
         count = f"{tokens} tokens" if exact else f"at least {tokens} tokens"
         if characters is not None:
-            count = f"{characters} characters that can only be tokenized as a whole"
+            count = f"{characters} characters that can only be tokenized together"
         super().__init__(
             f"{count}, the limit is {limit}; shorten the text or pass truncate=True",
             index=index,

@@ -130,7 +130,8 @@ def parse(body: bytes, kind: type[T], strict: bool, max_values: int) -> tuple[T,
         raise Refusal("invalid_json", "the body is nested too deeply") from None
 
 
-STRING = re.compile(rb'"(?:[^"\\]+|\\.)*+"', re.DOTALL)
+INSIDE = re.compile(rb'(?:[^"\\]{1,4096}+|\\.){0,64}+', re.DOTALL)
+"""A part of a string: not all of it at once, because the search holds the interpreter's lock."""
 MARKS = b",[{"
 """Every value of JSON but the first comes after one of these, or after the colon after a key that does."""
 SLICE = 2**20
@@ -144,18 +145,29 @@ def _check_values(body: bytes, most: int) -> None:
     """
     if len(body) <= most or _marks(body) <= most:
         return
-    count = start = 0
-    for string in STRING.finditer(body):
-        if string.start() > start:
-            count += _marks(body[start : string.start()])
-        start = string.end()
-        if count > most:
-            break
-    if count + _marks(body[start:]) > most:
-        raise Refusal(
-            "payload_too_large",
-            f"the body has more than {most} JSON values (--max-values); send fewer at a time",
-        )
+    count = 0
+    for strings, outside in enumerate(_outside_strings(body)):
+        count += _marks(outside)
+        if max(count, strings // 2) > most:
+            raise Refusal(
+                "payload_too_large",
+                f"the body has more than {most} JSON values (--max-values); send fewer at a time",
+            )
+
+
+def _outside_strings(body: bytes) -> Iterator[bytes]:
+    """The parts of JSON before, between and after its strings."""
+    start = 0
+    while (quote := body.find(b'"', start)) >= 0:
+        yield body[start:quote]
+        end = quote + 1
+        while body[end : end + 1] != b'"':
+            part = INSIDE.match(body, end)
+            if part is None or part.end() == end:
+                return  # the body ends inside a string, which is not JSON
+            end = part.end()
+        start = end + 1
+    yield body[start:]
 
 
 def _marks(part: bytes) -> int:

@@ -184,8 +184,10 @@ class Exchange:
         return Answer(await self.in_thread(written, value))
 
     async def in_thread_if_large(self, work: Callable[..., R], *arguments: Any) -> R:
-        """Write a part of the answer: in a thread if the request has many tokens, else here."""
-        return work(*arguments) if self.tokens <= FEW_TOKENS else await self.in_thread(work, *arguments)
+        """Write a part of the answer: in a thread if the request has many tokens or long texts, else here."""
+        if self.tokens <= FEW_TOKENS and self.characters <= FEW_BYTES:
+            return work(*arguments)
+        return await self.in_thread(work, *arguments)
 
     async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

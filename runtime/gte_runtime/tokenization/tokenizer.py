@@ -243,11 +243,11 @@ class Tokenizer:
         Raises:
             InputTooLongError: all tokens are wanted of a text of more than LONGEST_PIECE characters.
         """
+        if room is None and len(text) > LONGEST_PIECE:
+            raise InputTooLongError(tokens=0, limit=LONGEST_PIECE, index=None, characters=len(text))
         with _mapped_panics():
             if room is not None and len(text) > room * CHARACTERS_PER_TOKEN:
                 return self._spans_of_long(text, room)
-            if len(text) > LONGEST_PIECE:
-                raise InputTooLongError(tokens=0, limit=LONGEST_PIECE, index=None, characters=len(text))
             return spans_of(self._tokenizer, text, len(text) if room is None else room)
 
     def _spans_of_long(self, text: str, room: int) -> list[tuple[int, int, int]]:
