@@ -83,7 +83,7 @@ def request(
     """A request in bytes."""
     lines = [
         f"{method} {path} HTTP/1.1",
-        "host: test",
+        "host: localhost",
         f"content-type: {kind}",
         f"content-length: {len(body)}",
         *headers,

@@ -69,19 +69,29 @@ class InputError(GteError, ValueError):
 class InputTooLongError(InputError):
     """A text of more than `limit` tokens, with truncation switched off.
 
-    `tokens` includes the special tokens. It is a lower bound where a text was so long that only its
-    beginning was tokenized.
+    `tokens` includes the special tokens. It is a lower bound where a text was so long that only a part of it
+    was tokenized. Where `characters` is given, the text has too many of them to be tokenized as a whole, and
+    `limit` counts characters.
     """
 
     def __init__(
-        self, *, tokens: int, limit: int, index: int | None, exact: bool = True, field: str = "texts"
+        self,
+        *,
+        tokens: int,
+        limit: int,
+        index: int | None,
+        exact: bool = True,
+        field: str = "texts",
+        characters: int | None = None,
     ) -> None:
-        count = f"{tokens}" if exact else f"at least {tokens}"
+        count = f"{tokens} tokens" if exact else f"at least {tokens} tokens"
+        if characters is not None:
+            count = f"{characters} characters that can only be tokenized together"
         super().__init__(
-            f"{count} tokens, the limit is {limit}; shorten the text or pass truncate=True",
+            f"{count}, the limit is {limit}; shorten the text or pass truncate=True",
             index=index,
             field=field,
-            got=f"{count} tokens",
+            got=count,
         )
         self.tokens = tokens
         self.limit = limit

@@ -308,7 +308,10 @@ def test_content_types(server: Process, kind: str):
 
 
 def test_no_content_type(server: Process):
-    raw = b"POST /v1/encode HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 17\r\n\r\n" + GOOD
+    raw = (
+        b"POST /v1/encode HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 17\r\n\r\n"
+        + GOOD
+    )
     assert answers(server.raw(raw))[0][0] == 415
 
 
@@ -384,7 +387,7 @@ def test_paths_are_taken_as_they_are(server: Process, target: str, status: int):
     ["GET /v1/encode", "PUT /v1/encode", "DELETE /v1/models", "OPTIONS /embed", "TRACE /", "PATCH /rerank"],
 )
 def test_other_methods(server: Process, first: str):
-    found = answers(server.raw(f"{first} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".encode()))
+    found = answers(server.raw(f"{first} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()))
     assert found[0][0] == 405
     assert "allow" in found[0][1]
 
@@ -401,17 +404,17 @@ def settled(server: Process) -> str:
 @pytest.mark.parametrize(
     "data",
     [
-        b"FOO / HTTP/1.1\r\nhost: a\r\n\r\n",
-        b"GET /\x00 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"FOO / HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /\x00 HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET /\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200)),
         bytes(range(256)) * 20,
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET / HTTP/0.9\r\n\r\n",
         b"GET /health\r\n\r\n",
-        b"GET /health HTTP/2.0\r\nhost: a\r\n\r\n",
+        b"GET /health HTTP/2.0\r\nhost: localhost\r\n\r\n",
         b"GET / HTTP/1.1\r\nno colon here\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: a\r\n folded: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\n folded: b\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
     ids=[
@@ -445,12 +448,12 @@ def test_a_malformed_host_changes_nothing(server: Process):
             f"POST /v1/encode HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
             "content-length: 17\r\nconnection: close\r\n\r\n"
         )
-        assert answers(server.raw(data.encode() + GOOD))[0][0] in (200, 400)
+        assert answers(server.raw(data.encode() + GOOD))[0][0] in (400, 403)
 
 
 # B-29
-SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
-HEAD = b"POST /v1/encode HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+HEAD = b"POST /v1/encode HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 @pytest.mark.parametrize(
@@ -521,7 +524,9 @@ def test_a_body_after_such_a_request_is_not_run(server: Process):
 
 def test_what_stands_behind_a_body_is_no_header(server: Process):
     """A type or a deadline there changes nothing; too many of them are too many."""
-    head = b"POST /v1/encode HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n"
+    head = (
+        b"POST /v1/encode HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n"
+    )
     body = b"\r\n11\r\n" + GOOD + b"\r\n0\r\n"
     kind = b"content-type: application/json\r\n"
     assert answers(server.raw(head + body + kind + b"\r\n"))[0][0] == 415
@@ -589,7 +594,7 @@ def test_a_million_tiny_chunks(server: Process):
     ids=["1 MB", "17 kB", "3000", "101", "no end"],
 )
 def test_heads_have_a_limit(server: Process, headers: bytes):
-    found = answers(server.raw(b"GET /health HTTP/1.1\r\nhost: a\r\n" + headers + b"\r\n"))
+    found = answers(server.raw(b"GET /health HTTP/1.1\r\nhost: localhost\r\n" + headers + b"\r\n"))
     assert [status for status, _, _ in found] == [431]
     assert json.loads(found[0][2])["error"]["code"] == "headers_too_large"
 

@@ -35,7 +35,7 @@ def locked(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def asked(locked: Process, route: Route, *headers: bytes) -> int:
     path = route.path.replace("{id}", "x")
-    lines = [f"{route.method} {path} HTTP/1.1".encode(), b"host: a", b"connection: close", *headers]
+    lines = [f"{route.method} {path} HTTP/1.1".encode(), b"host: localhost", b"connection: close", *headers]
     return answers(locked.raw(b"\r\n".join(lines) + b"\r\n\r\n"))[0][0]
 
 
@@ -80,7 +80,7 @@ def test_unknown_paths_tell_nothing(locked: Process):
         "/metrics/x",
     ):
         found = answers(
-            locked.raw(f"GET {target} HTTP/1.1\r\nhost: /health\r\nconnection: close\r\n\r\n".encode())
+            locked.raw(f"GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
         )
         assert found[0][0] == 401, target
         assert found[0][1]["www-authenticate"] == "bearer"  # the helper lowers headers
@@ -98,7 +98,7 @@ def test_the_error_speaks_the_dialect(locked: Process, path: str, shape: str):
 def test_a_body_is_not_read_without_the_key(locked: Process):
     """A huge body of a stranger: answered from the head alone."""
     head = (
-        b"POST /v1/encode HTTP/1.1\r\nhost: a\r\n"
+        b"POST /v1/encode HTTP/1.1\r\nhost: localhost\r\n"
         b"content-type: application/json\r\ncontent-length: 1000000\r\n\r\n"
     )
     assert answers(locked.raw(head, timeout=1))[0][0] == 401

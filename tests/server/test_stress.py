@@ -304,7 +304,9 @@ def test_idle_connections_have_a_limit(quick: tuple[Here, Gate]):
     assert json.loads(refused[0][2])["error"]["code"] == "too_many_connections"
     for line in lines:
         line.close()
-    eventually(lambda: b" 200 " in here.raw(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"))
+    eventually(
+        lambda: b" 200 " in here.raw(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+    )
 
 
 @pytest.mark.parametrize(("limit", "enough"), [("-S", True), ("", False)])
@@ -316,7 +318,7 @@ def test_descriptors_run_out(tiny_bundle: Path, tmp_path: Path, limit: str, enou
     command = ["sh", "-c", f'ulimit {limit} -n 64 && exec "$@"', "sh", *GTE]
     process = Process(tmp_path, "--model", str(tiny_bundle), "--threads", "1", command=command)
     lines = [process.connect() for _ in range(150)]
-    lines[-1].sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+    lines[-1].sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
     if enough:
         assert b" 200 " in lines[-1].recv(100)
     else:

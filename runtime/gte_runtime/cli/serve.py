@@ -25,8 +25,9 @@ LIMITS = {
     "max_queue_tokens": (int, "Tokens that may wait or run; above, requests get 429."),
     "max_held": (
         int,
-        "Bytes of the bodies of all requests in flight, and of answers with a vector of each token.",
+        "Bytes of the bodies of all requests in flight, and of large answers until they are sent.",
     ),
+    "max_values": (int, "JSON values of a request's body, lists and objects counted twice."),
     "max_header_bytes": (int, "Bytes of a request's head."),
     "max_headers": (int, "Headers of a request."),
     "max_connections": (int, "Connections at a time."),
@@ -90,6 +91,22 @@ def limit_options(function: Any) -> Any:
     help=f"A file of keys, one per line. Or set {KEY_VARIABLE}.",
 )
 @click.option("--insecure", is_flag=True, help="Serve an address that others reach, without a key.")
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which this server is asked, or * for all. On loopback, only requests to localhost, a "
+    "loopback address or such a name are answered: others come from pages whose name was made to point here.",
+)
+@click.option(
+    "--cors-allow-origin",
+    "allow_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Web pages of this origin, such as https://example.org, may send requests and read the answers. "
+    "Without it, none but the playground may. * is every page.",
+)
 @click.option("--strict", is_flag=True, help="Refuse unknown fields instead of warning of them.")
 @click.option(
     "--strict-model", is_flag=True, help="Refuse unknown model names instead of answering with the default."
@@ -115,6 +132,8 @@ def command(
     threads: int | None,
     api_key_file: Path | None,
     insecure: bool,
+    allow_hosts: tuple[str, ...],
+    allow_origins: tuple[str, ...],
     strict: bool,
     strict_model: bool,
     accept_token_ids: bool,
@@ -134,6 +153,8 @@ def command(
     keys = _keys(api_key_file)
     options = Options(
         keys=keys,
+        allow_hosts=allow_hosts,
+        allow_origins=allow_origins,
         strict=strict,
         strict_model=strict_model,
         accept_token_ids=accept_token_ids,

@@ -1,6 +1,6 @@
 """The server as an ASGI application: a request's way through it, and the list of all its routes.
 
-    path -> route -> key -> readiness -> handler -> answer
+    path -> route -> host and origin -> key -> readiness -> handler -> answer
 
 Every error on the way is answered in the dialect of the route, never with a page of a framework.
 """
@@ -20,6 +20,7 @@ from .dialects import cohere, infinity, native, openai, rerank, score, tei
 from .exchange import Answer, Exchange, json_answer
 from .models import ServedModel
 from .options import Options
+from .origin import answers_preflight, host_allowed, origin_allowed, origin_is_own
 from .refusals import Refusal
 from .routes import Route, Table
 from .state import ServerState
@@ -71,6 +72,7 @@ class App:
             code = None
             try:
                 answer = await self._answer(x, route)
+                x.count_answer(len(answer.body))
             except Disconnected:
                 self.server.metrics.disconnected.inc()
                 code = "disconnected"
@@ -101,12 +103,42 @@ class App:
             telemetry.end(span, x, name, status, code)
 
     async def _answer(self, x: Exchange, nearest: Route | None) -> Answer:
+        self._check_sender(x)
+        if x.scope["method"] == "OPTIONS" and x.shared_with and b"access-control-request-method" in x.headers:
+            asked_for = x.headers[b"access-control-request-method"].decode("latin-1")
+            method = self._table.find(asked_for, x.scope["path"]).method
+            headers = answers_preflight(x.headers.get(b"access-control-request-headers"), method)
+            if x.headers.get(b"access-control-request-private-network") == b"true":
+                headers["access-control-allow-private-network"] = "true"
+            return Answer(b"", 204, headers=headers)
         if nearest is None or not nearest.open:
             check_key(self.server.options.keys, x.scope["headers"])
         route = self._table.find(x.scope["method"], x.scope["path"])
         if route.needs_ready:
             self.server.health.check()
         return await route.handler(x)
+
+    def _check_sender(self, x: Exchange) -> None:
+        """Raises Refusal for what a web page sends that is neither ours nor allowed."""
+        options = self.server.options
+        hosts = [value for name, value in x.scope["headers"] if name == b"host"]
+        if options.check_host and not all(host_allowed(host, options.allow_hosts) for host in hosts):
+            raise Refusal(
+                "host_not_allowed",
+                "the header host is not this machine; ask for localhost, or start it with --allow-host NAME",
+            )
+        # Behind a proxy that speaks TLS, our own page has another scheme than the request that we see.
+        schemes = ("http",) if options.check_host else ("http", "https")
+        for origin in (value for name, value in x.scope["headers"] if name == b"origin"):
+            if origin_allowed(origin, options.allow_origins):
+                x.shared_with = origin.decode("latin-1")
+            elif not origin_is_own(origin, x.headers.get(b"host"), schemes) and not (
+                x.scope["method"] in ("GET", "HEAD") and x.scope["path"] == "/"
+            ):
+                raise Refusal(
+                    "origin_not_allowed",
+                    "the header origin is another web page; start the server with --cors-allow-origin ORIGIN",
+                )
 
     def _refused(self, x: Exchange, refusal: Refusal) -> Answer:
         self.server.metrics.rejected.labels(refusal.code).inc()
@@ -159,11 +191,26 @@ def check_key(keys: Sequence[bytes], headers: Sequence[tuple[bytes, bytes]]) -> 
         )
 
 
+PIECE = 256 * 1024
+"""Bytes of an answer that are handed to the connection at a time. The next piece waits until the client has
+read most of this one, within `write_timeout`, so what a client does not read is counted, and not copied."""
+
+
 async def _send(x: Exchange, answer: Answer, send: Send) -> None:
-    headers = [
+    of_body = [
         (b"content-type", answer.content_type.encode()),
         (b"content-length", str(len(answer.body)).encode()),
+    ]
+    shared = []
+    if x.server.options.allow_origins:
+        shared.append((b"vary", b"origin"))
+    if x.shared_with:
+        shared.append((b"access-control-allow-origin", x.shared_with.encode("latin-1")))
+        shared.append((b"access-control-expose-headers", b"*"))
+    headers = [
+        *(of_body if answer.status != 204 else ()),
         (b"x-request-id", x.id.encode()),
+        *shared,
         *((name.encode(), value.encode("latin-1", "replace")) for name, value in x.stage_headers()),
         *((name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()),
         *(
@@ -172,4 +219,8 @@ async def _send(x: Exchange, answer: Answer, send: Send) -> None:
         ),
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": answer.body})
+    body = memoryview(answer.body)
+    for start in range(0, len(body) - PIECE, PIECE):
+        await send({"type": "http.response.body", "body": body[start : start + PIECE], "more_body": True})
+    rest = bytes(body[max(0, (len(body) - 1) // PIECE * PIECE) :])
+    await send({"type": "http.response.body", "body": rest})

@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import orjson
@@ -16,6 +16,12 @@ from .refusals import Refusal
 
 T = TypeVar("T", bound=msgspec.Struct)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+if TYPE_CHECKING:
+    Ignored = Any
+else:
+    Ignored = msgspec.Raw
+    """The type of a field that is accepted and not used. msgspec reads over it and makes no objects of it."""
 
 ENCODINGS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """For each content-encoding, the window bits with which zlib reads it."""
@@ -102,16 +108,72 @@ def too_large(limit: int) -> Refusal:
     )
 
 
-def parse(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
+def parse(body: bytes, kind: type[T], strict: bool, max_values: int) -> tuple[T, str | None]:
     """The body as a request, and the name of an unknown field. Of a repeated key, the last value counts.
 
     Raises:
-        Refusal: not JSON, not UTF-8, or without the fields and types of `kind`.
+        Refusal: not JSON, not UTF-8, without the fields and types of `kind`, or of too many values.
     """
+    _check_values(body, max_values)
     try:
-        return _parsed(body, kind, strict)
+        request, unknown = _parsed(body, kind, strict)
+        for name in request.__struct_fields__:
+            ignored = getattr(request, name)
+            if type(ignored) is msgspec.Raw:
+                try:
+                    str(memoryview(ignored), "utf-8")
+                except UnicodeDecodeError:
+                    _check_syntax(body)
+                setattr(request, name, None)  # it would keep the body in memory
+        return request, unknown
     except RecursionError:
         raise Refusal("invalid_json", "the body is nested too deeply") from None
+
+
+INSIDE = re.compile(rb'(?:[^"\\]{1,4096}+|\\.){0,64}+', re.DOTALL)
+"""A part of a string: not all of it at once, because the search holds the interpreter's lock."""
+MARKS = b",[{"
+"""Every value of JSON but the first comes after one of these, or after the colon after a key that does."""
+SLICE = 2**20
+"""Bytes that are counted at a time: counting holds the interpreter's lock."""
+
+
+def _check_values(body: bytes, most: int) -> None:
+    """Raises Refusal for more values than `most`, before any of them becomes an object of 50 bytes and more.
+
+    Counted are items of arrays and members of objects, and once more what is an array or object itself.
+    """
+    if len(body) <= most or _marks(body) <= most:
+        return
+    count = 0
+    for strings, outside in enumerate(_outside_strings(body)):
+        count += _marks(outside)
+        if max(count, strings // 2) > most:
+            raise Refusal(
+                "payload_too_large",
+                f"the body has more than {most} JSON values (--max-values); send fewer at a time",
+            )
+
+
+def _outside_strings(body: bytes) -> Iterator[bytes]:
+    """The parts of JSON before, between and after its strings."""
+    start = 0
+    while (quote := body.find(b'"', start)) >= 0:
+        yield body[start:quote]
+        end = quote + 1
+        while body[end : end + 1] != b'"':
+            part = INSIDE.match(body, end)
+            if part is None or part.end() == end:
+                return  # the body ends inside a string, which is not JSON
+            end = part.end()
+        start = end + 1
+    yield body[start:]
+
+
+def _marks(part: bytes) -> int:
+    """How many bytes of it are one of MARKS."""
+    slices = (part[start : start + SLICE] for start in range(0, len(part), SLICE))
+    return sum(len(each) - len(each.translate(None, MARKS)) for each in slices)
 
 
 def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -27,6 +26,9 @@ M = TypeVar("M", bound=ServedModel)
 
 FEW_CHARACTERS = 2048
 """Up to so many characters, tokenizing takes less time than handing the texts to a thread."""
+
+AT_ONCE = 65_536
+"""Characters that are tokenized in one call, unless one text has more: it takes some 0.1 seconds."""
 
 STATE_BYTES = 16
 """Memory for one value of a token's state until its answer is sent: 4 bytes as float32, some 11 in JSON."""
@@ -167,12 +169,19 @@ async def encode(
         raise Refusal("invalid_value", str(error), param="max_length") from None
     if prompt:
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
-    work = partial(_tokenize, model, texts, max_length, truncate, left)
+    work = partial(_tokenize, model, max_length, truncate, left, {})
     x.characters = sum(sum(map(len, text)) if isinstance(text, tuple) else len(text) for text in texts)
+    tokenized: list[Tokens | InputError] = []
     if x.characters <= FEW_CHARACTERS:
-        tokenized = work()
+        tokenized = work(texts)
     else:
-        tokenized = await asyncio.get_running_loop().run_in_executor(server.tokenizing, work)
+        count, most = 0, _most_tokens(x, per_token)[0]
+        for part in _parts(texts):
+            found = await x.in_thread(work, part)
+            tokenized += found
+            count += sum(len(t.ids) for t in found if isinstance(t, Tokens))
+            if count > most or (not one_by_one and any(isinstance(t, InputError) for t in found)):
+                break  # it is refused below
     x.times["tokenization"] = time.monotonic() - begun
     server.metrics.tokenize_seconds.observe(x.times["tokenization"])
     errors = {i: refusal_of(t, place(i)) for i, t in enumerate(tokenized) if isinstance(t, InputError)}
@@ -210,18 +219,33 @@ async def encode(
 
 
 def _check_count(x: Exchange, count: int, where: str, per_token: bool) -> None:
-    options = x.server.options
-    most, flag = (
-        (options.max_token_vectors, "--max-token-vectors")
-        if per_token
-        else (options.max_request_tokens, "--max-request-tokens")
-    )
+    most, flag = _most_tokens(x, per_token)
     if count > most:
         raise Refusal(
             "request_too_large",
-            f"{where} has {count} tokens, the limit is {most} ({flag}); split it",
+            f"{where} has {count} tokens or more, the limit is {most} ({flag}); split it",
             param=where,
         )
+
+
+def _most_tokens(x: Exchange, per_token: bool) -> tuple[int, str]:
+    """The limit of a request's tokens, and the option that sets it."""
+    options = x.server.options
+    if per_token:
+        return options.max_token_vectors, "--max-token-vectors"
+    return options.max_request_tokens, "--max-request-tokens"
+
+
+def _parts(texts: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Texts that are tokenized in one call. The texts of other requests come between two calls."""
+    start = size = 0
+    for index, text in enumerate(texts):
+        length = len(text[-1] if isinstance(text, tuple) else text)
+        if index > start and size + length > AT_ONCE:
+            yield texts[start:index]
+            start, size = index, 0
+        size += length
+    yield texts[start:]
 
 
 def _refusal_of_run(error: BaseException, place: str) -> Refusal:
@@ -239,12 +263,17 @@ def _refusal_of_run(error: BaseException, place: str) -> Refusal:
 
 
 def _tokenize(
-    model: ServedModel, texts: Sequence[Any], max_length: int, truncate: bool, left: bool
+    model: ServedModel,
+    max_length: int,
+    truncate: bool,
+    left: bool,
+    known: dict[str, Any],
+    texts: Sequence[Any],
 ) -> list[Tokens | InputError]:
     """The tokens of each text, or the reason why it is refused. Lists are token ids already."""
 
     def encode(part: Sequence[Any], first: int) -> list[Tokens]:
-        return model.tokenize(part, max_length=max_length, truncate=truncate, left=left)
+        return model.tokenize(part, max_length=max_length, truncate=truncate, left=left, known=known)
 
     plain = iter(encode_each(encode, [text for text in texts if not isinstance(text, list)]))
     return [

@@ -24,6 +24,12 @@ R = TypeVar("R")
 
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 LONGEST_TIMEOUT_MS = 24 * 3600 * 1000
+FEW_BYTES = 32 * 1024
+"""Up to so many bytes, reading a body takes less time than handing it to a thread. Smaller answers are not
+counted as memory either."""
+ITEMS = 64
+"""Items of a list that are written to JSON at a time, because that holds the interpreter's lock. With a
+vector of 768 values each they take some 2 milliseconds."""
 FEW_TOKENS = 512
 """Up to so many tokens, writing an answer takes less time than handing it to a thread."""
 
@@ -38,7 +44,29 @@ class Answer:
 
 def json_answer(value: Any, status: int = 200) -> Answer:
     """An answer in JSON. float32 is written in the shortest form that reads back as the same value."""
-    return Answer(orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), status)
+    return Answer(_json(value), status)
+
+
+def written(value: Any) -> bytes:
+    """As `json_answer`, a part at a time, so that other threads run in between."""
+    if isinstance(value, list) and len(value) > ITEMS:
+        parts = [_json(value[start : start + ITEMS])[1:-1] for start in range(0, len(value), ITEMS)]
+        return b"[" + b",".join(parts) + b"]"
+    if isinstance(value, dict):
+        value = {
+            name: orjson.Fragment(written(part)) if isinstance(part, (list, dict)) else part
+            for name, part in value.items()
+        }
+    return _json(value)
+
+
+def fragment(value: Any) -> orjson.Fragment:
+    """A part of an answer in JSON already: one bytes object in the place of many others."""
+    return orjson.Fragment(_json(value))
+
+
+def _json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 class Exchange:
@@ -61,10 +89,12 @@ class Exchange:
         """Seconds of each stage, by name."""
         self.warnings: list[str] = []
         """Sent in the header x-gte-warning."""
-        self.texts = self.tokens = self.truncated = self.characters = 0
+        self.texts = self.tokens = self.truncated = self.characters = self.body_bytes = 0
         self.stages_in_whole_ms = False
         """Write the times of the stages as TEI does."""
         self._receive = receive
+        self.shared_with = ""
+        """The origin of a web page that may read the answer."""
         self._held = self._held_answer = 0
 
     async def read(self, kind: type[T]) -> T:
@@ -72,7 +102,11 @@ class Exchange:
         options = self.server.options
         bits = check_head(self.headers, options.max_body)
         body = await receive_body(self._receive, options.max_body, bits, self.hold)
-        request, unknown = parse(body, kind, options.strict)
+        self.body_bytes = len(body)
+        if len(body) <= FEW_BYTES:
+            request, unknown = parse(body, kind, options.strict, options.max_values)
+        else:
+            request, unknown = await self.in_thread(parse, body, kind, options.strict, options.max_values)
         if unknown is not None:
             self.warnings.append(f"the field {unknown} is not known here and was ignored")
         return request
@@ -87,6 +121,15 @@ class Exchange:
         self.hold(size)
         self._held -= size
         self._held_answer += size
+
+    def count_answer(self, size: int) -> None:
+        """Count what an answer of so many bytes takes beyond what `hold_answer` has counted."""
+        if size > FEW_BYTES and size > self._held_answer:
+            self.hold_answer(size - self._held_answer)
+
+    def hold_echo(self) -> None:
+        """The answer will hold the texts of the request: they are counted before they are run."""
+        self.count_answer(self.body_bytes)
 
     def release(self) -> None:
         """The handler has ended."""
@@ -134,9 +177,17 @@ class Exchange:
             self.server.tokenizing, partial(work, *arguments)
         )
 
+    async def answer(self, value: Any) -> Answer:
+        """An answer in JSON, written in a thread if it is large."""
+        if self.tokens <= FEW_TOKENS and self.body_bytes <= FEW_BYTES:
+            return json_answer(value)
+        return Answer(await self.in_thread(written, value))
+
     async def in_thread_if_large(self, work: Callable[..., R], *arguments: Any) -> R:
-        """Write a part of the answer: in a thread if the request has many tokens, else here."""
-        return work(*arguments) if self.tokens <= FEW_TOKENS else await self.in_thread(work, *arguments)
+        """Write a part of the answer: in a thread if the request has many tokens or long texts, else here."""
+        if self.tokens <= FEW_TOKENS and self.characters <= FEW_BYTES:
+            return work(*arguments)
+        return await self.in_thread(work, *arguments)
 
     async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

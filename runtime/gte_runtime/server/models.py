@@ -14,7 +14,7 @@ import numpy as np
 from .. import sparse
 from ..arrays import Int64
 from ..embedder import Embedder
-from ..errors import GteError, InputTooLongError
+from ..errors import GteError
 from ..inference.engine import State
 from ..inference.session import Share
 from ..reranker import Reranker
@@ -62,7 +62,13 @@ class ServedModel:
         )
 
     def tokenize(
-        self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False
+        self,
+        inputs: Sequence[Any],
+        *,
+        max_length: int,
+        truncate: bool,
+        left: bool = False,
+        known: dict[str, Any] | None = None,
     ) -> list[Tokens]:
         """Check and tokenize inputs.
 
@@ -71,6 +77,7 @@ class ServedModel:
             max_length: the limit in tokens, special tokens included.
             truncate: cut what is longer; otherwise raise.
             left: cut at the beginning instead of at the end.
+            known: what calls for other inputs of a request leave for each other.
 
         Raises:
             InputError: with the index of the input.
@@ -120,25 +127,16 @@ class EmbeddingModel(ServedModel):
         return TokenStatesModel(self)
 
     def tokenize(
-        self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False
+        self,
+        inputs: Sequence[Any],
+        *,
+        max_length: int,
+        truncate: bool,
+        left: bool = False,
+        known: dict[str, Any] | None = None,
     ) -> list[Tokens]:
         checked = [check_text(text, index) for index, text in enumerate(inputs)]
-        if not left:
-            return self.tokenizer.encode(checked, max_length=max_length, truncate=truncate)
-        whole = self.tokenizer.encode(checked, max_length=2**40)
-        if not truncate and (long := [i for i, tokens in enumerate(whole) if len(tokens.ids) > max_length]):
-            raise InputTooLongError(tokens=len(whole[long[0]].ids), limit=max_length, index=long[0])
-        return [self._end_of(tokens, max_length) for tokens in whole]
-
-    def _end_of(self, tokens: Tokens, limit: int) -> Tokens:
-        """The last tokens of a text, within the special tokens around it."""
-        if len(tokens.ids) <= limit:
-            return tokens
-        prefix, suffix = self.tokenizer.prefix, self.tokenizer.suffix
-        body = tokens.ids[len(prefix) : len(tokens.ids) - len(suffix)]
-        return Tokens(
-            np.array([*prefix, *body[len(body) - limit + self.specials :], *suffix], np.int64), True
-        )
+        return self.tokenizer.encode(checked, max_length=max_length, truncate=truncate, left=left)
 
     def sparse_vector(self, tokens: Tokens, state: State) -> SparseVector:
         return sparse.sparse_vector(tokens.ids, state.token_weights, self.manifest.tokenizer.drop_ids)
@@ -152,9 +150,18 @@ class EmbeddingModel(ServedModel):
         """A prompt's text; None is the model's default prompt. Raises ConfigError for an unknown name."""
         return self.steps.prompt(name)
 
-    def pieces(self, text: str, specials: bool = True) -> list[dict[str, Any]]:
-        """Tokens of a text as TEI lists them, with start and stop in characters. Raises InputError."""
-        spans = self.tokenizer.spans(check_text(text, None))
+    def pieces(self, text: str, specials: bool = True, room: int | None = None) -> list[dict[str, Any]]:
+        """Tokens of a text as TEI lists them, with start and stop in characters.
+
+        Args:
+            text: the text.
+            specials: list the special tokens around it, too.
+            room: how many tokens without them; None for all.
+
+        Raises:
+            InputError: it cannot be tokenized.
+        """
+        spans = self.tokenizer.spans(check_text(text, None), room)
         pieces = [{"id": i, "text": text[a:b], "special": False, "start": a, "stop": b} for i, a, b in spans]
         if not specials:
             return pieces
@@ -191,10 +198,17 @@ class RerankerModel(ServedModel):
         return self.tokenizer.pair_specials
 
     def tokenize(
-        self, inputs: Sequence[Any], *, max_length: int, truncate: bool, left: bool = False
+        self,
+        inputs: Sequence[Any],
+        *,
+        max_length: int,
+        truncate: bool,
+        left: bool = False,
+        known: dict[str, Any] | None = None,
     ) -> list[Tokens]:
-        pairs = [
-            (check_text(query, index), check_text(document, index))
-            for index, (query, document) in enumerate(inputs)
-        ]
-        return self.tokenizer.encode_pairs(pairs, max_length=max_length, truncate=truncate)
+        checked: set[str] = set()
+        for index, pair in enumerate(inputs):
+            for text in pair:
+                if text not in checked:  # a query is in all pairs
+                    checked.add(check_text(text, index))
+        return self.tokenizer.encode_pairs(inputs, max_length=max_length, truncate=truncate, known=known)

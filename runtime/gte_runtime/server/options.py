@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from ..errors import ConfigError
+from .origin import check_hosts, check_origins
 
 MIB = 2**20
 
@@ -22,6 +23,13 @@ class Options:
     accept_token_ids: bool = False
     allow_empty: bool = False
     """Embed the empty string instead of refusing it."""
+    check_host: bool = False
+    """Refuse requests to another host than this machine. Without it, a web page whose name was made to point
+    to 127.0.0.1 may ask, and read the answers."""
+    allow_hosts: tuple[str, ...] = ()
+    """Other names in the header `host`; "*" is every name."""
+    allow_origins: tuple[str, ...] = ()
+    """Web pages of these origins may ask and read the answers; "*" is every page."""
 
     max_body: int = 16 * MIB
     """Bytes of a body, as received and as decompressed."""
@@ -33,7 +41,9 @@ class Options:
     max_queue_tokens: int = 16 * 16_384
     """Tokens that may wait or run."""
     max_held: int = 256 * MIB
-    """Bytes of the bodies of all requests in flight, and of answers with a vector per token."""
+    """Bytes of the bodies of all requests in flight, and of the large answers that are not sent yet."""
+    max_values: int = 1_000_000
+    """JSON values of a body, lists and objects counted twice. Each may take 50 bytes of memory and more."""
     max_header_bytes: int = 16 * 1024
     max_headers: int = 100
     max_connections: int = 1000
@@ -57,5 +67,7 @@ class Options:
                 continue
             if not value >= (0 if item.name == "patience" else 1 if isinstance(value, int) else 1e-3):
                 raise ConfigError(f"{item.name} is {value!r}; expected a positive number")
+        check_hosts(self.allow_hosts)
+        check_origins(self.allow_origins)
         if any(not key for key in self.keys):
             raise ConfigError("an API key is empty; then everybody would have it")

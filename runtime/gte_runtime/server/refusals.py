@@ -59,6 +59,8 @@ CODES: Mapping[str, Meaning] = {
     "too_many_inputs": _input(),
     "request_too_large": _input(),
     "unauthorized": _same(401),
+    "host_not_allowed": _same(403),
+    "origin_not_allowed": _same(403),
     "not_found": _same(404),
     "model_not_found": _same(404),
     "method_not_allowed": _same(405),
@@ -106,7 +108,12 @@ class Dialect:
     """(refusal, status, request id) -> the body, for JSON."""
 
 
-ERROR_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 
 
 def error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:

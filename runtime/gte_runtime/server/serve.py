@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -54,7 +56,8 @@ def serve(
     logs.set_up(log_format, log_level)
     _make_room(options.max_connections)
     listening = _listen(host, port)
-    app = App(models, options)
+    on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
+    app = App(models, replace(options, check_host=options.check_host or on_loopback))
     try:
         return asyncio.run(_serve(app, listening, host))
     finally:

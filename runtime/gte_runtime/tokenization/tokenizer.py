@@ -15,10 +15,10 @@ import numpy as np
 from ..arrays import Int64
 from ..errors import BundleError, InputTooLongError
 from ..format.values import parse_json
+from .prefix import Prefixes, ids_of, spans_of
 
 if TYPE_CHECKING:
     from ..format.manifest import TokenizerRecord
-    from .prefix import Prefixes
 
 CHARACTERS_PER_TOKEN = 6
 """A text of at most this many characters per token of the limit is tokenized whole."""
@@ -27,6 +27,15 @@ FIRST_GUESS = 3
 ATTEMPTS = 2
 """Prefixes that are tried before the whole text is tokenized. Tokens that two prefixes did not prove, such as
 those of a run of one letter, mostly depend on the very end of the text."""
+LONGEST_PIECE = 65_536
+"""Characters that are tokenized at once, long runs of spaces not counted: 8 for each of 8192 tokens. A longer
+text in which no place to cut is found, such as one letter with a million accents, ends here. Memory is up to
+2 kB for a character, where normalisation makes it 18."""
+LONGEST = 4 * LONGEST_PIECE
+"""Characters, counted in the same way, that are tokenized of any text. It ends here, even if they are fewer
+tokens than the limit: that takes more than 32 characters for each of 8192 tokens."""
+AT_ONCE = 2**20
+"""Characters of short texts that are tokenized at once. Memory is 100 bytes for most of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +45,19 @@ class Tokens:
     ids: Int64
     truncated: bool
     """Tokens were cut off to keep the limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Body:
+    """The ids of one text without special tokens."""
+
+    ids: Int64
+    """The first ones, or the last ones of a text that is cut at its beginning; at most one more than fit."""
+    count: int
+    """How many there are; the number that was tokenized, where `whole` is false."""
+    whole: bool
+    pieces: Sequence[tuple[int, str]] = ()
+    """What was tokenized of a long text after `Prefixes.shorten`, and where it begins."""
 
 
 UNKNOWN_CHARACTER = "\U0010fffd"
@@ -92,28 +114,34 @@ class Tokenizer:
         self.encode([UNKNOWN_CHARACTER], max_length=self.specials + 8)
 
     def encode(
-        self, texts: Sequence[str], *, max_length: int, truncate: bool = True, first_index: int = 0
+        self,
+        texts: Sequence[str],
+        *,
+        max_length: int,
+        truncate: bool = True,
+        first_index: int = 0,
+        left: bool = False,
     ) -> list[Tokens]:
         """Tokenize texts, which `check_text` must have accepted.
 
         Args:
             texts: the texts.
             max_length: the limit in tokens, special tokens included.
-            truncate: cut longer texts at the end; otherwise raise.
+            truncate: cut longer texts; otherwise raise.
             first_index: the position of texts[0] in the caller's input, for errors.
+            left: cut at the beginning instead of at the end.
 
         Raises:
             InputTooLongError: a text over the limit with truncate=False.
         """
         room = max_length - self.specials
         out = []
-        for index, (ids, whole) in enumerate(self._bodies(texts, room)):
-            if len(ids) > room and not truncate:
-                count = len(ids) + self.specials
-                raise InputTooLongError(
-                    tokens=count, limit=max_length, index=first_index + index, exact=whole
-                )
-            out.append(Tokens(np.array([*self.prefix, *ids[:room], *self.suffix], np.int64), len(ids) > room))
+        for index, body in enumerate(self._bodies(texts, room, left)):
+            long = body.count > room or not body.whole
+            if long and not truncate:
+                raise self._too_long([texts[index]], [body], max_length, self.specials, first_index + index)
+            ids = body.ids[-room:] if left else body.ids[:room]
+            out.append(Tokens(np.array([*self.prefix, *ids, *self.suffix], np.int64), long))
         return out
 
     @cached_property
@@ -138,6 +166,7 @@ class Tokenizer:
         max_length: int,
         truncate: bool = True,
         first_index: int = 0,
+        known: dict[str, _Body] | None = None,
     ) -> list[Tokens]:
         """Tokenize pairs of texts, which `check_pair` must have accepted.
 
@@ -149,35 +178,55 @@ class Tokenizer:
             max_length: the limit in tokens, special tokens included.
             truncate: cut longer pairs; otherwise raise.
             first_index: the position of pairs[0] in the caller's input, for errors.
+            known: what calls with the same `max_length` have left there, and what this one leaves for others.
 
         Raises:
             InputTooLongError: a pair over the limit with truncate=False.
         """
         before, between, after = self.pair_template
         room = max_length - self.pair_specials
-        unique = list(dict.fromkeys(text for pair in pairs for text in pair))
-        bodies = dict(zip(unique, self._bodies(unique, room), strict=True))
+        bodies = {} if known is None else known
+        unique = [t for t in dict.fromkeys(text for pair in pairs for text in pair) if t not in bodies]
+        bodies.update(zip(unique, self._bodies(unique, room), strict=True))
         out = []
         for index, pair in enumerate(pairs):
-            (first, first_whole), (second, second_whole) = bodies[pair[0]], bodies[pair[1]]
-            count = len(first) + len(second)
-            if count > room and not truncate:
-                exact = first_whole and second_whole
-                raise InputTooLongError(
-                    tokens=count + self.pair_specials,
-                    limit=max_length,
-                    index=first_index + index,
-                    exact=exact,
-                    field="pairs",
-                )
-            # A text of which only a prefix was tokenized is longer than any that was tokenized whole.
+            first, second = bodies[pair[0]], bodies[pair[1]]
+            # A text of which only a part was tokenized is longer than any that was tokenized whole.
             a, b = longest_first(
-                len(first) if first_whole else sys.maxsize, len(second) if second_whole else sys.maxsize, room
+                first.count if first.whole else sys.maxsize,
+                second.count if second.whole else sys.maxsize,
+                room,
             )
+            long = first.count + second.count > room or not (first.whole and second.whole)
+            if long and not truncate:
+                raise self._too_long(
+                    pair, [first, second], max_length, self.pair_specials, first_index + index, "pairs"
+                )
             out.append(
-                Tokens(np.array([*before, *first[:a], *between, *second[:b], *after], np.int64), count > room)
+                Tokens(np.array([*before, *first.ids[:a], *between, *second.ids[:b], *after], np.int64), long)
             )
         return out
+
+    def _too_long(
+        self,
+        texts: Sequence[str],
+        bodies: Sequence[_Body],
+        limit: int,
+        specials: int,
+        index: int,
+        field: str = "texts",
+    ) -> InputTooLongError:
+        count = sum(body.count for body in bodies) + specials
+        if count > limit:
+            exact = all(body.whole for body in bodies)
+            return InputTooLongError(tokens=count, limit=limit, index=index, exact=exact, field=field)
+        return InputTooLongError(
+            tokens=count,
+            limit=LONGEST_PIECE,
+            index=index,
+            field=field,
+            characters=max(len(text) for text, body in zip(texts, bodies, strict=True) if not body.whole),
+        )
 
     def decode(self, token: int) -> str:
         """The text of one id, as in the token weights that the model's authors publish: without U+2581."""
@@ -185,11 +234,30 @@ class Tokenizer:
             self._decoded[token] = self._tokenizer.decode([token], skip_special_tokens=False).strip(HIDDEN)
         return self._decoded[token]
 
-    def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """(id, start, end) of each token, in characters, without special tokens around the text."""
+    def spans(self, text: str, room: int | None = None) -> list[tuple[int, int, int]]:
+        """(id, start, end) of each token, in characters, without special tokens around the text.
+
+        Args:
+            text: the text.
+            room: how many tokens are wanted, as `encode` gives them; None for all of them.
+
+        Raises:
+            InputTooLongError: all tokens are wanted of a text of more than LONGEST_PIECE characters.
+        """
+        if room is None and len(text) > LONGEST_PIECE:
+            raise InputTooLongError(tokens=0, limit=LONGEST_PIECE, index=None, characters=len(text))
         with _mapped_panics():
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-            return [(token, *span) for token, span in zip(encoding.ids, encoding.offsets, strict=True)]
+            if room is not None and len(text) > room * CHARACTERS_PER_TOKEN:
+                return self._spans_of_long(text, room)
+            return spans_of(self._tokenizer, text, len(text) if room is None else room)
+
+    def _spans_of_long(self, text: str, room: int) -> list[tuple[int, int, int]]:
+        found: list[tuple[int, int, int]] = []
+        for start, piece in self._long_body(text, room).pieces:
+            spans = self._prefixes.spans(piece, start > 0, room - len(found))
+            found += [(i, start + a, start + b) for i, a, b in spans]
+        places = self._prefixes.places(text, [(a, b) for _, a, b in found])
+        return [(i, *place) for (i, _, _), place in zip(found, places, strict=True)]
 
     def join(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """The text of a sequence of ids."""
@@ -197,39 +265,89 @@ class Tokenizer:
             text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
             return text
 
-    def _bodies(self, texts: Sequence[str], room: int) -> Iterator[tuple[list[int], bool]]:
-        """For each text its ids without special tokens, and whether they are all of its ids.
-
-        For a long text they may be the first ones only, but more than `room`.
-        """
+    def _bodies(self, texts: Sequence[str], room: int, left: bool = False) -> Iterator[_Body]:
+        """The ids of each text."""
         long = room * CHARACTERS_PER_TOKEN
         with _mapped_panics():
-            short = iter(
-                self._tokenizer.encode_batch([t for t in texts if len(t) <= long], add_special_tokens=False)
-            )
+            short = self._short_bodies([text for text in texts if len(text) <= long], room, left)
             for text in texts:
-                yield (next(short).ids, True) if len(text) <= long else self._long_body(text, room)
+                if len(text) <= long:
+                    yield next(short)
+                else:
+                    yield self._long_end(text, room) if left else self._long_body(text, room)
 
-    def _long_body(self, text: str, room: int) -> tuple[list[int], bool]:
-        """As `_bodies`, for one long text, of which a prefix is tried first."""
+    def _short_bodies(self, texts: Sequence[str], room: int, left: bool) -> Iterator[_Body]:
+        """Of texts that are tokenized whole, some at a time, so that memory is bounded."""
+        start = 0
+        while start < len(texts):
+            stop, size = start + 1, len(texts[start])
+            while stop < len(texts) and size + len(texts[stop]) <= AT_ONCE:
+                size += len(texts[stop])
+                stop += 1
+            for encoding in self._tokenizer.encode_batch_fast(texts[start:stop], add_special_tokens=False):
+                ids = encoding.ids
+                yield _body(ids[-room - 1 :] if left else ids[: room + 1], len(ids), True)
+            start = stop
+
+    def _long_body(self, text: str, room: int) -> _Body:
+        """Of one long text, of which a prefix is tried first."""
         size = (room + 1) * FIRST_GUESS
         for _ in range(ATTEMPTS):
             head = self._prefixes.shorten(text[: 8 * size])
             if len(head) <= size + self._prefixes.margin:
                 break
-            ids = self._prefixes.proven(head, size, room)
+            ids, cut = self._prefixes.proven(head, size, room)
             if len(ids) > room:
-                return ids, False
+                return _body(ids[: room + 1], len(ids), False, [(0, head[:cut])])
             # Enough for `room` at the present characters per token and a quarter more; at least 4 times as
             # much.
             size = max(4 * size, size * (room + 1) * 5 // (4 * max(1, len(ids))))
-        return self._tokenizer.encode(self._prefixes.shorten(text), add_special_tokens=False).ids, True
+            size = min(size, LONGEST)
+        return self._in_pieces(text, room)
+
+    def _in_pieces(self, text: str, room: int) -> _Body:
+        """As `_long_body`, piece by piece, up to the first that ends in the middle of a word."""
+        text = self._prefixes.shorten(text, LONGEST)
+        whole = len(text) <= LONGEST
+        pieces: list[tuple[int, str]] = []
+        ids: list[int] = []
+        start: int | None = 0
+        while start is not None and len(ids) <= room:
+            stop = min(start + LONGEST_PIECE, len(text), LONGEST)
+            cut = None
+            if stop < len(text):
+                cut = self._prefixes.last_word(text, start, stop)
+                whole = whole and cut is not None
+            pieces.append((start, text[start : cut or stop]))
+            ids += self._prefixes.words(pieces[-1][1], follows=start > 0)
+            start = cut
+        whole = whole and start is None
+        return _body(ids[: room + 1], len(ids), whole, pieces)
+
+    def _long_end(self, text: str, room: int) -> _Body:
+        """Of one long text, its last ids."""
+        for size in (room * CHARACTERS_PER_TOKEN, LONGEST_PIECE, LONGEST):
+            tail = self._prefixes.shorten_from_the_end(text, size)
+            start = self._prefixes.first_word(tail[-size:], size // 4)
+            if len(tail) <= size and (start is not None or size <= LONGEST_PIECE):
+                ids = ids_of(self._tokenizer, tail)
+                return _body(ids[-room - 1 :], len(ids), True)
+            if start is not None:
+                ids = self._prefixes.words(tail[-size:][start:], follows=True)
+                if len(ids) > room or size > LONGEST_PIECE:
+                    return _body(ids[-room - 1 :], len(ids), False)
+        # Nothing proves that its first tokens are those of the whole text; they are cut off in most cases.
+        tail = self._prefixes.shorten_from_the_end(text, LONGEST_PIECE)[-LONGEST_PIECE:]
+        ids = ids_of(self._tokenizer, tail)
+        return _body(ids[-room - 1 :], len(ids), False)
 
     @cached_property
     def _prefixes(self) -> Prefixes:
-        from .prefix import Prefixes
-
         return Prefixes(self._tokenizer, self.record, [token.content for token in self._added.values()])
+
+
+def _body(ids: Sequence[int], count: int, whole: bool, pieces: Sequence[tuple[int, str]] = ()) -> _Body:
+    return _Body(np.array(ids, np.int64), count, whole, pieces)
 
 
 def longest_first(first: int, second: int, room: int) -> tuple[int, int]:

@@ -30,6 +30,7 @@ from pathlib import Path
 bundle, variant, signed = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "signed"
 sys.path.insert(0, sys.argv[4])
 from damage import damage
+from spoil import signed as signed_manifest
 import numpy as np
 from gte_runtime import Embedder, GteError
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
@@ -55,7 +56,7 @@ for line in sys.stdin:
     if signed:
         raw = json.loads(manifest)
         raw["files"][name] = {"size": len(spoilt), "sha256": hashlib.sha256(spoilt).hexdigest()}
-        (bundle / "manifest.json").write_text(json.dumps(raw))
+        (bundle / "manifest.json").write_bytes(signed_manifest(raw))
     try:
         found = vectors()
     except GteError as error:

@@ -12,9 +12,10 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gte_runtime.errors import InputTooLongError
 from gte_runtime.tokenization import Tokenizer
 from gte_runtime.tokenization.prefix import Prefixes, _common
-from gte_runtime.tokenization.tokenizer import FIRST_GUESS
+from gte_runtime.tokenization.tokenizer import FIRST_GUESS, LONGEST, LONGEST_PIECE
 
 ROOT = Path(__file__).parents[3]
 
@@ -94,6 +95,25 @@ def seesaw() -> bytes:
             "京": -50,
         }
     )
+
+
+def watch(tokenizer: Tokenizer) -> list[int]:
+    """A list to which the characters of each text are added that goes through the whole of the library."""
+    seen: list[int] = []
+
+    class Watching:
+        def __init__(self, real: Any) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def encode_batch_fast(self, texts: list[str], **options: Any) -> Any:
+            seen.extend(map(len, texts))
+            return self._real.encode_batch_fast(texts, **options)
+
+    tokenizer._tokenizer = Watching(tokenizer._tokenizer)
+    return seen
 
 
 SOURCES: dict[str, Callable[[], bytes]] = {
@@ -199,6 +219,100 @@ def test_a_cut_text_has_the_tokens_of_the_whole(pair: Pair, text: str, room: int
     pair.compare(text, room + pair.ours.specials)
 
 
+@settings(max_examples=200, deadline=None)
+@given(text=LONG, room=st.integers(1, 60), near=st.booleans())
+def test_the_end_of_a_text_has_the_tokens_of_the_whole(pair: Pair, text: str, room: int, near: bool):
+    """The same where the beginning is cut off, and for the places of the tokens that are kept."""
+    whole = pair.plain.encode(text, add_special_tokens=False)
+    if near:
+        room = max(1, len(whole.ids) + room % 5 - 2)
+    (found,) = pair.ours.encode([text], max_length=room + pair.ours.specials, left=True)
+    kept = found.ids[len(pair.ours.prefix) : len(found.ids) - len(pair.ours.suffix)]
+    assert kept.tolist() == whole.ids[-room:]
+    assert found.truncated == (len(whole.ids) > room)
+    spans = [(i, *place) for i, place in zip(whole.ids[:room], whole.offsets, strict=False)]
+    assert pair.ours.spans(text, room) == spans
+
+
+WIDE = {
+    "Thai": "ภาษาไทยเป็นภาษาที่สวยงาม",
+    "Devanagari": "यह एक लंबा पाठ है ",
+    "Bengali": "বাংলা ভাষা ",
+    "Tamil": "தமிழ் மொழி ",
+    "Khmer": "ភាសាខ្មែរ ",
+    "Lao": "ພາສາລາວ ",
+    "Myanmar": "မြန်မာဘာသာ ",
+    "Georgian": "ქართული ენა ",
+    "Amharic": "አማርኛ ",
+    "Tibetan": "བོད་ཡིག ",
+    "18 characters of one": "\ufdfa",
+    "squared kana": "\u3300",
+    "compatibility jamo": "ㅎㅏㄴ ",
+    "isolated marks": "\ufe70ب",
+    "spaces": "คน" + " " * 3000,
+}
+
+
+@pytest.mark.parametrize("script", WIDE)
+def test_scripts_of_the_world_are_cut_too(mini: Tokenizer, script: str):
+    """A text of 100,000 characters has the first, the last and the placed tokens of the whole."""
+    plain = tokenizers.Tokenizer.from_file(str(MINI))
+    plain.no_truncation()
+    text = WIDE[script] * (100_000 // len(WIDE[script]))
+    whole = plain.encode(text, add_special_tokens=False)
+    for room in (5, 500):
+        (first,) = mini.encode([text], max_length=room + 2)
+        (last,) = mini.encode([text], max_length=room + 2, left=True)
+        assert first.ids.tolist()[1:-1] == whole.ids[:room]
+        assert last.ids.tolist()[1:-1] == whole.ids[-room:]
+        assert mini.spans(text, room) == [
+            (i, *place) for i, place in zip(whole.ids[:room], whole.offsets, strict=False)
+        ]
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "e" + "\u0301" * 10**6,
+        "\ufdfa\u0301" * 10**6,
+        "👩\u200d" * 10**6,
+        "\U0010fffd" * 10**6,
+        "\x7f" * 10**6,
+    ],
+    ids=["marks", "18 of one, with a mark", "joined", "unknown", "controls"],
+)
+def test_a_text_without_a_place_to_cut_is_tokenized_in_part(text: str, left: bool):
+    """At most LONGEST characters at all, and LONGEST_PIECE in one call; it is told, or refused by its characters."""
+    watched = Tokenizer(MINI.read_bytes())
+    seen = watch(watched)
+    (found,) = watched.encode([text], max_length=8192, left=left)
+    assert found.truncated
+    assert max(seen) <= LONGEST_PIECE + 2
+    assert sum(seen) <= 2 * LONGEST
+    with pytest.raises(InputTooLongError, match=r"tokens|1000001 characters|[12]000000 characters"):
+        watched.encode([text], max_length=8192, left=left, truncate=False)
+
+
+def test_words_are_tokenized_piece_by_piece(mini: Tokenizer):
+    """Where a text has few tokens for its length, all of them are those of the whole text, in bounded calls."""
+    text = ("\U0010fffd" * 500 + " the end ") * 400
+    plain = tokenizers.Tokenizer.from_file(str(MINI))
+    plain.no_truncation()
+    whole = plain.encode(text, add_special_tokens=False)
+    watched = Tokenizer(MINI.read_bytes())
+    seen = watch(watched)
+    (found,) = watched.encode([text], max_length=8192)
+    assert found.ids.tolist()[1:-1] == whole.ids
+    assert not found.truncated
+    assert max(seen) <= LONGEST_PIECE + 2
+    assert watched.spans(text, 8190) == [
+        (i, *place) for i, place in zip(whole.ids, whole.offsets, strict=True)
+    ]
+    (end,) = mini.encode([text], max_length=502, left=True)
+    assert end.ids.tolist()[1:-1] == whole.ids[-500:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("room", [1, 7, 50, 400])
@@ -227,21 +341,8 @@ def test_with_a_vocabulary_of_the_real_size(room: int):
 )
 def test_long_texts_are_not_tokenized_whole(mini: Tokenizer, text: str, monkeypatch: pytest.MonkeyPatch):
     """B-9, B-10: of a million characters only as much is tokenized as the limit needs."""
-    seen: list[int] = []
-
-    class Watching:
-        def __init__(self, real: Any) -> None:
-            self._real = real
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._real, name)
-
-        def encode(self, text: str, **options: Any) -> Any:
-            seen.append(len(text))
-            return self._real.encode(text, **options)
-
     watched = Tokenizer(MINI.read_bytes())
-    watched._tokenizer = Watching(watched._tokenizer)
+    seen = watch(watched)
     (found,) = watched.encode([text], max_length=512)
     assert sum(seen) < 20_000
     assert found.truncated == (text[0] != " ")

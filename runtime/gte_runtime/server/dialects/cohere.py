@@ -9,8 +9,9 @@ import msgspec
 import numpy as np
 
 from ...arrays import Float32
+from ..body import Ignored
 from ..encoding import as_list, check_dimensions, encode, named
-from ..exchange import Answer, Exchange, json_answer
+from ..exchange import Answer, Exchange
 from ..refusals import Dialect, Refusal
 from ..routes import Route
 
@@ -27,13 +28,13 @@ Kind = Literal["float", "base64", "binary", "ubinary"]
 class CohereEmbedRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     texts: list[str]
     model: str | None = None
-    input_type: Any = None
+    input_type: Ignored = None
     embedding_types: list[Kind] | None = None
     output_dimension: int | None = None
     truncate: Literal["NONE", "START", "END"] | None = None
     max_tokens: int | None = None
-    priority: Any = None
-    user: Any = None
+    priority: Ignored = None
+    user: Ignored = None
 
 
 async def embed(x: Exchange) -> Answer:
@@ -48,6 +49,7 @@ async def embed(x: Exchange) -> Answer:
             param="output_dimension",
         )
     texts, place = as_list(request.texts, x, named("texts"), x.server.options.max_inputs, "--max-inputs")
+    x.hold_echo()
     out = await encode(
         x,
         model,
@@ -71,7 +73,7 @@ async def embed(x: Exchange) -> Answer:
         "meta": meta,
         "response_type": "embeddings_by_type",
     }
-    return json_answer(body)
+    return await x.answer(body)
 
 
 def _as(dense: Float32, kind: Kind) -> list[Any]:

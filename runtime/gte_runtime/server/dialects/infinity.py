@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
+from ..body import Ignored
 from ..exchange import Answer, Exchange, json_answer
 from ..routes import Route
 from .native import Texts
@@ -23,11 +24,11 @@ class InfinityEmbeddingsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fie
     dimensions: int | None = None
     """0 is all of them."""
     modality: Literal["text"] | None = None
-    user: Any = None
-    input_type: Any = None
-    priority: Any = None
-    cache_salt: Any = None
-    request_id: Any = None
+    user: Ignored = None
+    input_type: Ignored = None
+    priority: Ignored = None
+    cache_salt: Ignored = None
+    request_id: Ignored = None
 
 
 async def embeddings(x: Exchange) -> Answer:
@@ -35,7 +36,7 @@ async def embeddings(x: Exchange) -> Answer:
     if request.model == ANY_MODEL:
         request.model = None
     answer = await embed(x, request, zero_is_all=True)
-    return json_answer(answer | {"id": f"infinity-{x.id}", "created": int(time.time())})
+    return await x.answer(answer | {"id": f"infinity-{x.id}", "created": int(time.time())})
 
 
 async def models(x: Exchange) -> Answer:

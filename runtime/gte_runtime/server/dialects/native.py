@@ -13,7 +13,7 @@ from ...arrays import Float32
 from ...inference.engine import State
 from ...tokenization import Tokens
 from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
-from ..exchange import Answer, Exchange, json_answer
+from ..exchange import Answer, Exchange, fragment
 from ..models import EmbeddingModel
 from ..refusals import NATIVE, Refusal, error_body
 from ..routes import Route
@@ -81,7 +81,7 @@ async def encode_route(x: Exchange) -> Answer:
         "data": sorted(data + failed, key=lambda item: item["index"]),
         "usage": usage(out),
     }
-    return json_answer(body)
+    return await x.answer(body)
 
 
 def _items(
@@ -94,11 +94,13 @@ def _items(
         if rows is not None:
             item["embedding"] = rows[row]
         if request.sparse:
-            item["sparse"] = sparse_as(out.model, tokens, state, request.sparse_format or "object")
+            item["sparse"] = fragment(sparse_as(out.model, tokens, state, request.sparse_format or "object"))
         item["tokens"] = len(tokens.ids)
         item["truncated"] = tokens.truncated
         if request.tokens:
-            item["token_weights"] = _token_weights(out.model, prompt, texts[out.index[row]], tokens, state)
+            item["token_weights"] = fragment(
+                _token_weights(out.model, prompt, texts[out.index[row]], tokens, state)
+            )
         items.append(item)
     return items
 
@@ -121,9 +123,7 @@ def _token_weights(
             for t, w in zip(tokens.ids.tolist(), weights, strict=True)
         ]
     before, after = len(model.tokenizer.prefix), len(model.tokenizer.suffix)
-    pieces = model.pieces(prompt + text)
-    kept = len(tokens.ids) - before - after
-    pieces = pieces[: before + kept] + pieces[len(pieces) - after :]
+    pieces = model.pieces(prompt + text, room=len(tokens.ids) - before - after)
     return [
         _placed(piece, len(prompt)) | {"weight": weight}
         for piece, weight in zip(pieces, weights, strict=True)

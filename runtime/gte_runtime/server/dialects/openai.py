@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from ..body import Ignored
 from ..encoding import as_list, check_dimensions, encode, named
 from ..exchange import Answer, Exchange, json_answer
 from ..models import EmbeddingModel, ServedModel
@@ -22,15 +23,15 @@ class EmbeddingsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
-    user: Any = None
-    input_type: Any = None
-    priority: Any = None
-    cache_salt: Any = None
-    request_id: Any = None
+    user: Ignored = None
+    input_type: Ignored = None
+    priority: Ignored = None
+    cache_salt: Ignored = None
+    request_id: Ignored = None
 
 
 async def embeddings(x: Exchange) -> Answer:
-    return json_answer(await embed(x, await x.read(EmbeddingsRequest)))
+    return await x.answer(await embed(x, await x.read(EmbeddingsRequest)))
 
 
 class Embeddings(Protocol):

@@ -15,8 +15,9 @@ import numpy as np
 
 from ...arrays import Float32
 from ...scoring import sigmoid
+from ..body import Ignored
 from ..encoding import encode, named
-from ..exchange import Answer, Exchange, json_answer
+from ..exchange import Answer, Exchange
 from ..refusals import Refusal
 from ..routes import Route
 from . import cohere, tei
@@ -40,15 +41,15 @@ class RerankRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     raw_scores: bool | None = None
     """The model's own scores, which have no bounds, instead of scores from 0 to 1."""
     truncate: bool | None = None
-    truncation_direction: Any = None
+    truncation_direction: Ignored = None
     max_tokens_per_doc: int | None = None
-    max_chunks_per_doc: Any = None
-    max_doc_length: Any = None
-    rank_fields: Any = None
-    user: Any = None
-    priority: Any = None
-    cache_salt: Any = None
-    request_id: Any = None
+    max_chunks_per_doc: Ignored = None
+    max_doc_length: Ignored = None
+    rank_fields: Ignored = None
+    user: Ignored = None
+    priority: Ignored = None
+    cache_salt: Ignored = None
+    request_id: Ignored = None
 
 
 async def rerank(x: Exchange) -> Answer:
@@ -78,13 +79,15 @@ async def rerank(x: Exchange) -> Answer:
             "top_n is negative; expected how many of the best to return, 0 or null for all",
             param="top_n",
         )
+    if request.return_documents or request.return_text:
+        x.hold_echo()
     pairs = [(request.query, document) for document in documents]
     out = await encode(x, model, pairs, named(name), truncate=request.truncate is not False)
     raw = np.array([state.logit for state in out.states], np.float32)
     scores = raw if request.raw_scores else sigmoid(raw)
     order = np.argsort(-raw, kind="stable")[: request.top_n or None].tolist()
     if as_tei:
-        answer = json_answer([_tei(row, scores, documents, bool(request.return_text)) for row in order])
+        answer = await x.answer([_tei(row, scores, documents, bool(request.return_text)) for row in order])
         answer.headers |= tei.counts(x) | ({"x-truncated": str(out.truncated)} if out.truncated else {})
         return answer
     results = [_cohere(row, scores, documents, bool(request.return_documents)) for row in order]
@@ -97,7 +100,7 @@ async def rerank(x: Exchange) -> Answer:
         "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
         "created": int(time.time()),
     }
-    return json_answer(body)
+    return await x.answer(body)
 
 
 def _text(document: str | Document) -> str:

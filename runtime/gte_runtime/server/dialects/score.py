@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
 
 import msgspec
 
 from ...scoring import hybrid_of_pairs
+from ..body import Ignored
 from ..encoding import Encoded, check_dimensions, encode
-from ..exchange import Answer, Exchange, json_answer
+from ..exchange import Answer, Exchange
 from ..models import EmbeddingModel, RerankerModel
 from ..refusals import Refusal
 from ..routes import Route
@@ -37,10 +37,10 @@ class ScoreRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     dimensions: int | None = None
     truncate: bool | None = None
     max_length: int | None = None
-    user: Any = None
-    priority: Any = None
-    cache_salt: Any = None
-    request_id: Any = None
+    user: Ignored = None
+    priority: Ignored = None
+    cache_salt: Ignored = None
+    request_id: Ignored = None
 
 
 NAMES = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2"))
@@ -72,7 +72,7 @@ async def score(x: Exchange) -> Answer:
         "data": [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)],
         "usage": usage(out),
     }
-    return json_answer(body)
+    return await x.answer(body)
 
 
 def _wants_reranker(x: Exchange, name: str | None) -> bool:

@@ -6,12 +6,14 @@ import asyncio
 from typing import Any, Literal, Protocol
 
 import msgspec
+import orjson
 
 from ...arrays import Float32
 from ...errors import InputError
 from ...version import __version__
+from ..body import Ignored
 from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
-from ..exchange import Answer, Exchange, json_answer
+from ..exchange import Answer, Exchange, fragment, json_answer
 from ..models import EmbeddingModel, RerankerModel
 from ..refusals import Dialect, Refusal, refusal_of
 from ..routes import Handler, Route
@@ -48,8 +50,8 @@ class RootRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Hub clients post every task to the bare URL."""
 
     inputs: Texts | Sentences
-    parameters: dict[str, Any] | None = None
-    options: Any = None
+    parameters: dict[str, Ignored] | None = None
+    options: Ignored = None
     normalize: bool | None = None
     dimensions: int | None = None
     truncate: bool | None = None
@@ -65,7 +67,7 @@ class SparseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class EmbedAllRequest(SparseRequest):
-    normalize: Any = None
+    normalize: Ignored = None
     """Sent by tei-client. TEI has no such field here, and ignores it."""
 
 
@@ -106,7 +108,7 @@ async def _embed(x: Exchange, request: EmbedRequest | RootRequest) -> Answer:
     model = x.server.embedder(None)
     dim = check_dimensions(x, model, request.dimensions)
     out = await _encode(x, model, request.inputs, request)
-    return _answer(x, out, vectors(out, dim, None, request.normalize is not False))
+    return await _answer(x, out, vectors(out, dim, None, request.normalize is not False))
 
 
 async def embed_sparse(x: Exchange) -> Answer:
@@ -115,13 +117,12 @@ async def embed_sparse(x: Exchange) -> Answer:
     if not model.sparse:
         raise Refusal("wrong_model_kind", f"{model.name} has no sparse head")
     out = await _encode(x, model, request.inputs, request)
-    return _answer(
-        x,
-        out,
-        await x.in_thread_if_large(
-            lambda: [sparse_as(model, t, s, "list") for t, s in zip(out.tokens, out.states, strict=True)]
-        ),
+    rows = await x.in_thread_if_large(
+        lambda: [
+            fragment(sparse_as(model, t, s, "list")) for t, s in zip(out.tokens, out.states, strict=True)
+        ]
     )
+    return await _answer(x, out, rows)
 
 
 async def embed_all(x: Exchange) -> Answer:
@@ -134,7 +135,7 @@ async def embed_all(x: Exchange) -> Answer:
             f"the bundle of {model.name} gives no vectors per token; build it again with this version",
         )
     out = await _encode(x, model.per_token, request.inputs, request, per_token=True)
-    answer = _answer(x, out, [])
+    answer = await _answer(x, out, [])
     answer.body = await _nested(
         [state.token_states for state in out.states if state.token_states is not None]
     )
@@ -164,7 +165,7 @@ async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityPara
         raise Refusal("empty_input", "inputs.sentences is empty; send at least one", param="inputs.sentences")
     out = await _encode(x, model, [inputs.source_sentence, *inputs.sentences], parameters)
     dense = out.dense()
-    return _answer(x, out, list((dense[1:] @ dense[0]).tolist()))
+    return await _answer(x, out, list((dense[1:] @ dense[0]).tolist()))
 
 
 async def tokenize(x: Exchange) -> Answer:
@@ -179,12 +180,29 @@ async def tokenize(x: Exchange) -> Answer:
             param="inputs",
         )
     pieces = []
+    left = x.server.options.max_request_tokens
     for index, text in enumerate(texts):
         try:
-            pieces.append(await x.in_thread(model.pieces, prompt + text, request.add_special_tokens))
+            count, piece = await x.in_thread(
+                _listed, model, prompt + text, request.add_special_tokens, max(1, left)
+            )
         except InputError as error:
             raise refusal_of(error, place(index)) from None
+        left -= count
+        if left < 0:
+            raise Refusal(
+                "request_too_large",
+                "inputs have too many tokens to be listed (--max-request-tokens); split them",
+                param="inputs",
+            )
+        pieces.append(piece)
     return json_answer(pieces)
+
+
+def _listed(model: EmbeddingModel, text: str, specials: bool, most: int) -> tuple[int, orjson.Fragment]:
+    """How many tokens a text has, and their list; if there are more than `most`, only the first are in it."""
+    pieces = model.pieces(text, specials)
+    return len(pieces), fragment(pieces[:most])
 
 
 async def decode(x: Exchange) -> Answer:
@@ -203,15 +221,17 @@ async def decode(x: Exchange) -> Answer:
             param="ids",
         )
     vocabulary = model.manifest.architecture.vocab_size
-    for index, row in enumerate(rows):
-        if type(row) is int or not all(0 <= token < vocabulary for token in row):
-            where = "ids" if flat else f"ids[{index}]"
-            raise Refusal(
-                "invalid_value", f"{where}: expected token ids from 0 to {vocabulary - 1}", param=where
-            )
-    return json_answer(
-        await x.in_thread(lambda: [model.tokenizer.join(row, request.skip_special_tokens) for row in rows])
-    )
+
+    def texts() -> list[str]:
+        for index, row in enumerate(rows):
+            if type(row) is int or not all(0 <= token < vocabulary for token in row):
+                where = "ids" if flat else f"ids[{index}]"
+                raise Refusal(
+                    "invalid_value", f"{where}: expected token ids from 0 to {vocabulary - 1}", param=where
+                )
+        return [model.tokenizer.join(row, request.skip_special_tokens) for row in rows]
+
+    return await x.answer(await x.in_thread(texts))
 
 
 async def info(x: Exchange) -> Answer:
@@ -265,8 +285,8 @@ async def _encode(
     )
 
 
-def _answer(x: Exchange, out: Encoded[EmbeddingModel], body: object) -> Answer:
-    answer = json_answer(body)
+async def _answer(x: Exchange, out: Encoded[EmbeddingModel], body: object) -> Answer:
+    answer = await x.answer(body)
     answer.headers |= counts(x)
     if out.truncated:
         answer.headers["x-truncated"] = str(out.truncated)
