@@ -20,7 +20,7 @@ TEXT = b'{"input":"a"}'
 
 
 def ask(
-    server: Any, method: str, path: str, body: bytes = b"", **headers: str
+    server: Any, method: str, path: str, body: bytes = b"", **headers: Any
 ) -> tuple[int, dict[str, str], bytes]:
     lines = [
         f"{method} {path} HTTP/1.1",
@@ -184,7 +184,8 @@ def test_a_preflight_needs_no_key(tiny_bundle: Path):
 
 
 def test_on_other_addresses_any_host_is_answered(tiny_bundle: Path):
-    """A reverse proxy sends the name that it was asked by, and its page may come by TLS. Others may not ask."""
+    """A reverse proxy sends the name that it was asked by, and its page may come by TLS. Others may not
+    ask."""
     with gated(tiny_bundle) as (here, _):
         assert ask(here, "GET", "/v1/models", host="gte.example")[0] == 200
         for origin, status in (

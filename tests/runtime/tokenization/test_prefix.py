@@ -283,7 +283,8 @@ def test_scripts_of_the_world_are_cut_too(mini: Tokenizer, script: str):
     ids=["marks", "18 of one, with a mark", "joined", "unknown", "controls"],
 )
 def test_a_text_without_a_place_to_cut_is_tokenized_in_part(text: str, left: bool):
-    """At most LONGEST characters at all, and LONGEST_PIECE in one call; it is told, or refused by its characters."""
+    """At most LONGEST characters at all, and LONGEST_PIECE in one call; it is told, or refused by its
+    characters."""
     watched = Tokenizer(MINI.read_bytes())
     seen = watch(watched)
     (found,) = watched.encode([text], max_length=8192, left=left)
@@ -295,7 +296,8 @@ def test_a_text_without_a_place_to_cut_is_tokenized_in_part(text: str, left: boo
 
 
 def test_words_are_tokenized_piece_by_piece(mini: Tokenizer):
-    """Where a text has few tokens for its length, all of them are those of the whole text, in bounded calls."""
+    """Where a text has few tokens for its length, all of them are those of the whole text, in bounded
+    calls."""
     text = ("\U0010fffd" * 500 + " the end ") * 400
     plain = tokenizers.Tokenizer.from_file(str(MINI))
     plain.no_truncation()
