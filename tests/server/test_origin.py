@@ -20,7 +20,7 @@ TEXT = b'{"input":"a"}'
 
 
 def ask(
-    server: Any, method: str, path: str, body: bytes = b"", **headers: Any
+    server: Any, method: str, path: str, body: Any = b"", **headers: Any
 ) -> tuple[int, dict[str, str], bytes]:
     lines = [
         f"{method} {path} HTTP/1.1",

@@ -84,8 +84,7 @@ SCHEMA: Schema = {
 }  # fmt: skip
 """The messages of onnx.proto and their fields, without those that no graph of ours has and that could hold
 what is not inspected: functions, training information, quantization annotations, settings of several devices,
-types other than tensors. A file with any other field is refused: ONNX Runtime runs only what was
-inspected."""
+types other than tensors. A file with other fields is refused, so ORT runs only what was inspected."""
 
 DECIMAL = re.compile(r"-?[0-9]{1,19}")
 

@@ -64,9 +64,8 @@ def read_as(kind: Any, raw: Any, at: str = "", bounds: Bounds | None = None) -> 
     if get_origin(kind) is tuple and isinstance(raw, list):
         return tuple(read_as(get_args(kind)[0], item, at, bounds) for item in raw)
     if get_origin(kind) is dict and isinstance(raw, dict):
-        return {
-            key: read_as(get_args(kind)[1], value, f"{at}{key[:80]}.", bounds) for key, value in raw.items()
-        }
+        inner = get_args(kind)[1]
+        return {key: read_as(inner, value, f"{at}{key[:SHOWN]}.", bounds) for key, value in raw.items()}
     if kind is float and type(raw) in (int, float) and abs(raw) < 2**63:
         return float(raw)  # the bound also excludes NaN and infinity
     if kind is int and type(raw) is int and 0 <= raw < 2**63:

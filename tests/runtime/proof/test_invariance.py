@@ -20,6 +20,7 @@ from gte_runtime.bundle.directory import Bundle
 from gte_runtime.bundle.load import known_invariance
 from gte_runtime.device.cpu import CpuSession
 from gte_runtime.device.runtime import runtime
+from gte_runtime.errors import SelfCheckFailed
 from gte_runtime.format.manifest import LOGITS, STATES, Variant
 from gte_runtime.inference.batch import Batch
 from gte_runtime.inference.session import Outputs
@@ -97,6 +98,17 @@ def test_kernels_that_break_it(tiny_bundle: Path, broken, change: Change, least:
     with Embedder.open(tiny_bundle) as engine:
         assert engine.info["batch_invariant"] is False
         assert least < engine.info["batch_difference"] < most
+
+
+def in_nothing(out: Outputs) -> Outputs:
+    return replace(out, cls=np.full_like(out.cls, np.nan))
+
+
+def test_nan_in_the_measurement(tiny_bundle: Path, broken):
+    """A kernel that gives NaN for few rows passes the self-check, whose texts run together; it is no small difference."""
+    broken(in_nothing)
+    with pytest.raises(SelfCheckFailed, match="not finite"):
+        Embedder.open(tiny_bundle)
 
 
 def test_a_reranker_s_scores(reranker_bundle: Path, broken):
