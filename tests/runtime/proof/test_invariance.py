@@ -105,7 +105,8 @@ def in_nothing(out: Outputs) -> Outputs:
 
 
 def test_nan_in_the_measurement(tiny_bundle: Path, broken):
-    """A kernel that gives NaN for few rows passes the self-check, whose texts run together; it is no small difference."""
+    """A kernel that gives NaN for few rows passes the self-check, whose texts run together; it is no small
+    difference."""
     broken(in_nothing)
     with pytest.raises(SelfCheckFailed, match="not finite"):
         Embedder.open(tiny_bundle)
