@@ -175,12 +175,7 @@ def test_a_directory_exchanged_while_loading(
 
 
 def test_a_directory_exchanged_where_there_is_no_proc(bundle_copy: Path, tmp_path: Path):
-<<<<<<< HEAD
-    """As on macOS, where ONNX Runtime gets the directory by its path: that this leads elsewhere is
-    noticed."""
-=======
     """As on macOS, where ONNX Runtime gets the directory's path: that it leads elsewhere is noticed."""
->>>>>>> trust-cache
     bundle = Bundle.open(bundle_copy)
     files = bundle.check(bundle.manifest.files_of("cpu-fp32"))
     files.directory = bundle_copy

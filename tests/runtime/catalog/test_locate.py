@@ -84,12 +84,7 @@ FOREIGN = {
 
 @pytest.mark.parametrize("how", FOREIGN)
 def test_a_pulled_bundle_of_another_user(cached: Callable[[str], Path], how: str):
-<<<<<<< HEAD
-    """A name does not open what another user could have written, and says why; a path is the user's
-    choice."""
-=======
     """A name does not open what another user could have written; a path is the user's choice."""
->>>>>>> trust-cache
     if not how.endswith("writable") and os.geteuid() != 0:
         pytest.skip("only root can play another user")
     bundle = cached(PULLED)

@@ -356,12 +356,7 @@ OTHER_CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
 @settings(max_examples=300)
 @given(where=st.integers(min_value=0), character=OTHER_CHARACTERS)
 def test_another_character_anywhere(data: bytes, where: int, character: str):
-<<<<<<< HEAD
-    """Wherever a character of a manifest is another one, in a value, a name or the space between, it is
-    refused."""
-=======
     """Wherever a character of a manifest is another one, even a space between values, it is refused."""
->>>>>>> trust-cache
     text = data.decode()
     where %= len(text)
     changed = text[:where] + character + text[where + 1 :]
@@ -372,12 +367,7 @@ def test_another_character_anywhere(data: bytes, where: int, character: str):
 
 
 def test_every_digit_and_the_ends(data: bytes):
-<<<<<<< HEAD
-    """What random places hardly ever meet: the format's number, every digit of the checksum, cut and
-    prolonged files."""
-=======
     """What random places hardly ever meet: the format's number, every digit of the checksum, both ends."""
->>>>>>> trust-cache
     text = data.decode()
     checksum = json.loads(text)["sha256"]
     start = text.index(checksum)
