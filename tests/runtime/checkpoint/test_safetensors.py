@@ -368,7 +368,7 @@ def test_a_shape_whose_product_takes_minutes(scratch: Path):
 def test_tensors_in_another_order_than_their_names(scratch: Path):
     """The order in the header is free: only the places count, and tensors without values take none."""
     data = tensors(("b", 8, 24), ("none", 8, 8), ("a", 0, 8), data=24)
-    assert [name for name in opened(scratch, data)] == ["b", "none", "a"]
+    assert list(opened(scratch, data)) == ["b", "none", "a"]
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "nothing", "long name"])
