@@ -131,7 +131,7 @@ class PairCheck:
 
 BOUNDS: Bounds = {
     **ARCHITECTURE_BOUNDS,
-    (FileRecord, "size"): (1, 2**40),
+    (FileRecord, "size"): (0, 2**40),
     (Variant, "tolerance"): (1e-9, 1),
     (Variant, "flash_from"): (1, 4096),
     (TokenizerRecord, "drop_ids"): (0, 2**24),

@@ -11,10 +11,13 @@ from command_line import gte
 from spoil import change_manifest
 from tensorfile import Tensor, read_tensors, safetensors
 
-from gte_runtime.cli.terminal import CONTROLS, escaped, json_text
+from gte_runtime.cli.terminal import escaped, json_text
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\u2066"
 SEEN = "\\x1b[2J\\x1b]0;owned\\x07\\x9b31m\\u202egnp.exe\\u2066"
+
+CONTROLLING = set("\x1b\x07\x9b\u202e\u2066")
+"""What of it a terminal would obey."""
 
 
 def test_escaped():
@@ -28,7 +31,7 @@ def test_escaped():
 def test_json_stays_json():
     """Only what JSON itself lets through is escaped, and the value stays the same."""
     value = {EVIL: [EVIL, "北京"]}
-    assert not CONTROLS.search(json_text(value))
+    assert not CONTROLLING & set(json_text(value))
     assert json.loads(json_text(value)) == value
     assert json.loads(json_text(value, indent=1)) == value
 
@@ -48,15 +51,15 @@ def evil(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", ["info", "info --json", "demo --model", "verify", "embed --prompt-name q x --model"]
+    "command", ["info", "info --json", "demo --model", "embed --prompt-name q x --model"]
 )
 def test_a_bundle_with_escape_sequences(evil: Path, command: str):
     """Name, notice, origin and prompts of a bundle, on stdout and in messages."""
     first, *rest = command.split()
     done = gte(first, str(evil), *rest) if not rest or rest == ["--json"] else gte(first, *rest, str(evil))
     for stream in (done.stdout, done.stderr):
-        assert not CONTROLS.search(stream.decode("utf-8").replace("\n", ""))
-    assert command == "verify" or b"owned" in done.stdout + done.stderr
+        assert not CONTROLLING & set(stream.decode())
+    assert b"owned" in done.stdout + done.stderr
 
 
 def test_a_tensor_with_an_escape_sequence(golden, tmp_path: Path):
@@ -79,4 +82,4 @@ def test_a_document_with_an_escape_sequence(reranker_bundle: Path):
             "rerank", "--model", str(reranker_bundle), "--format", form, "query", "a\x1b[1Ab\x9bc", "d"
         )
         assert done.returncode == 0, done.stderr
-        assert not CONTROLS.search(done.stdout.decode().replace("\n", ""))
+        assert not CONTROLLING & set(done.stdout.decode())
