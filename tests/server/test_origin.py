@@ -184,8 +184,7 @@ def test_a_preflight_needs_no_key(tiny_bundle: Path):
 
 
 def test_on_other_addresses_any_host_is_answered(tiny_bundle: Path):
-    """A reverse proxy sends the name that it was asked by, and its page may come by TLS. Others may not
-    ask."""
+    """A proxy sends the name that it was asked by, and its page may come by TLS. Others may not ask."""
     with gated(tiny_bundle) as (here, _):
         assert ask(here, "GET", "/v1/models", host="gte.example")[0] == 200
         for origin, status in (
@@ -195,6 +194,20 @@ def test_on_other_addresses_any_host_is_answered(tiny_bundle: Path):
         ):
             answer = ask(here, "GET", "/v1/models", host="gte.example", origin=origin)
             assert answer[0] == status
+
+
+def test_every_page_may_be_allowed(tiny_bundle: Path):
+    """What is sent back as the origin must look like one."""
+    with gated(tiny_bundle, allow_origins=("*",), check_host=True, allow_hosts=("*",)) as (here, _):
+        for origin, status in (
+            ("https://a.example", 200),
+            ("null", 200),
+            ("a b", 403),
+            ("http://a\x7f", 403),
+        ):
+            answer = ask(here, "GET", "/v1/models", host="b.example", origin=origin)
+            assert answer[0] in ((status, 400) if status == 403 else (status,))
+            assert answer[1].get("access-control-allow-origin") == (origin if status == 200 else None)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,10 @@ def origin_is_own(origin: bytes, host: bytes | None, schemes: Sequence[str]) -> 
 
 
 def origin_allowed(origin: bytes, origins: Sequence[str]) -> bool:
+    """It is one of the origins. It must look like an origin even for "*", because it is sent back."""
     given = origin.decode("latin-1").lower()
+    if given != "null" and not ORIGIN.fullmatch(given):
+        return False
     return "*" in origins or given in (allowed.lower() for allowed in origins)
 
 

@@ -283,8 +283,7 @@ def test_scripts_of_the_world_are_cut_too(mini: Tokenizer, script: str):
     ids=["marks", "18 of one, with a mark", "joined", "unknown", "controls"],
 )
 def test_a_text_without_a_place_to_cut_is_tokenized_in_part(text: str, left: bool):
-    """At most LONGEST characters at all, and LONGEST_PIECE in one call; it is told, or refused by its
-    characters."""
+    """At most LONGEST characters at all, and LONGEST_PIECE in a call. It is truncated, or refused by name."""
     watched = Tokenizer(MINI.read_bytes())
     seen = watch(watched)
     (found,) = watched.encode([text], max_length=8192, left=left)
