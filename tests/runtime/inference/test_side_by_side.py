@@ -142,6 +142,7 @@ def test_runs_at_the_same_time():
     session = Watching(3)
     list(run_all(session, batches(12), 0))
     assert session.most == 3
+    assert not any(states for *_, states in session.runs)  # unless they are asked for
     owners = {id(owner) for _, _, owner, _ in session.runs}
     assert len(owners) == 1
     assert None not in [owner for _, _, owner, _ in session.runs]
