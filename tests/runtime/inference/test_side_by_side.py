@@ -97,7 +97,8 @@ class Watching(FromIds):
     def __init__(self, workers: int, provider: str = "cpu") -> None:
         super().__init__(provider, workers)
         self.now = self.most = 0
-        self.threads: set[str] = set()
+        self.threads: set[tuple[str, bool]] = set()
+        """Name, and whether it is a daemon: one that does not keep the process alive."""
         self.lock = threading.Lock()
 
     def run(
@@ -106,7 +107,7 @@ class Watching(FromIds):
         with self.lock:
             self.now += 1
             self.most = max(self.most, self.now)
-            self.threads.add(threading.current_thread().name)
+            self.threads.add((threading.current_thread().name, threading.current_thread().daemon))
         time.sleep(0.005)
         outputs = super().run(batch, share, owner, states=states)
         with self.lock:
@@ -135,7 +136,7 @@ def test_how_many_processors_each_run_gets(workers: int, count: int, wide: int, 
     assert [index for index, *_ in found[:wide]] == list(range(wide))
     assert sorted(index for index, *_ in found) == list(range(count))
     assert session.most <= max(1, min(workers, count - wide))
-    assert session.threads <= {"gte-run", threading.current_thread().name}
+    assert session.threads <= {("gte-run", True), (threading.current_thread().name, False)}
 
 
 def test_runs_at_the_same_time():
@@ -143,6 +144,7 @@ def test_runs_at_the_same_time():
     session = Watching(3)
     list(run_all(session, batches(12), 0))
     assert session.most == 3
+    assert not any(states for *_, states in session.runs)  # unless they are asked for
     owners = {id(owner) for _, _, owner, _ in session.runs}
     assert len(owners) == 1
     assert None not in [owner for _, _, owner, _ in session.runs]

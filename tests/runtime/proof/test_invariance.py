@@ -212,7 +212,7 @@ def of(batch: str = "ragged", flash_from: int = 128, outputs: tuple[str, ...] = 
     ("flash_from", "lengths"), [(128, LENGTHS), (34, LENGTHS[:-1]), (35, LENGTHS), (3, (2,))]
 )
 def test_what_is_run(flash_from: int, lengths: tuple[int, ...]):
-    """Every text alone, all in both orders, three in which one is twice; at last two of `flash_from`."""
+    """Every text alone, then all in both orders, then one of them twice; at last two of `flash_from`."""
     session = FromIds()
     assert measure(session, of(flash_from=flash_from), range(10, 19)) == 0.0
     runs = [([len(text) for text in texts], share) for texts, share, *_ in session.runs]

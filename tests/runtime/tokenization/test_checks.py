@@ -98,6 +98,7 @@ def test_token_ids_are_no_text(ids: object):
         ([1, "a"], "list"),
         ({1: 2}, "dict"),
         (7, "int"),
+        (np.zeros(3), "ndarray"),
     ],
 )
 def test_what_is_no_text(value: object, got: str):
