@@ -592,6 +592,26 @@ def test_a_request_that_has_started_does_not_expire():
     assert s.wake(2.0) is None
 
 
+def test_deadlines_of_others_do_not_matter():
+    """What has started is passed over, wherever its deadline is among those that wait."""
+    for mine, other in ((1.0, 2.0), (2.0, 1.0)):
+        s = scheduler(slots=1)
+        started, waits = request(5, deadline=other, model=ALONE), request(6, deadline=mine, model=ALONE)
+        s.admit(started, 0.0)
+        s.take(0.0)
+        s.admit(waits, 0.0)
+        assert s.expire(0.5) == []
+        s.admit(request(7, deadline=9.0, model=ALONE), 0.0)
+        assert (s.wake(0.5), s.waiting) == (mine, 2)
+        assert s.expire(mine) == [waits]
+    s = scheduler(slots=1)
+    started, waits = request(5, deadline=1.0, model=ALONE), request(6, deadline=2.0, model=ALONE)
+    s.admit(started, 0.0)
+    s.admit(waits, 0.0)
+    s.take(0.0)
+    assert s.wake(0.5) == 2.0
+
+
 def test_dropping_what_does_not_wait():
     """Nothing to drop: of a request that runs, that has ended or that was dropped before."""
     s = scheduler(slots=1)

@@ -294,6 +294,17 @@ def test_a_batch_without_failures_is_one_run():
     assert session.runs == [([[1, 2], [3, 4, 5]], "one", owner, False)]
 
 
+def test_what_is_not_asked_for():
+    """By default a batch takes what is free, belongs to nobody, and the states of its tokens are not fetched."""
+    session = FromIds()
+    (state,) = engine(session).run_batch(arrays([[1, 2]]))
+    assert isinstance(state, State)
+    assert state.token_states is None
+    assert engine(session).run(arrays([[1, 2]])).token_states == []
+    assert engine(session).run_unchecked(arrays([[1, 2]])).token_states == []
+    assert session.runs == [([[1, 2]], "any", None, False)] * 3
+
+
 def test_a_failing_text_fails_alone():
     """The batch is halved until the failing text is by itself; parts keep share and owner."""
     session, owner = FromIds(), object()

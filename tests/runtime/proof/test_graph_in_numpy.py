@@ -92,6 +92,9 @@ def test_shapes():
     for sizes in (None, np.array([2, 2])):
         found = kernel("Split", x, sizes, outputs=2, axis=-1)
         assert [part.tolist() for part in found] == [x[..., :2].tolist(), x[..., 2:].tolist()]
+    assert [part.shape for part in kernel("Split", x, np.array([1, 2, 1]), outputs=3, axis=2)] == [
+        (2, 3, size) for size in (1, 2, 1)
+    ]
     assert [part.shape for part in kernel("Split", x, np.array([1, 1]), outputs=2)] == [(1, 3, 4)] * 2
 
 
