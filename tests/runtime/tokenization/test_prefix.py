@@ -293,7 +293,7 @@ def test_a_text_without_a_place_to_cut_is_tokenized_in_part(text: str, left: boo
 
 
 def test_words_are_tokenized_piece_by_piece(mini: Tokenizer):
-    """Where a text has few tokens for its length, all of them are those of the whole text, in bounded calls."""
+    """Where a text has few tokens for its length, all of them are those of the whole text, in small calls."""
     text = ("\U0010fffd" * 500 + " the end ") * 400
     plain = tokenizers.Tokenizer.from_file(str(MINI))
     plain.no_truncation()
