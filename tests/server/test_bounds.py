@@ -281,8 +281,7 @@ def test_texts_that_are_returned_count_as_memory(tiny_bundle: Path):
 
 
 def test_an_answer_that_nobody_reads_is_counted_until_it_is_dropped(tiny_bundle: Path):
-    """It does not lie in the connection's buffer, and is dropped when the client reads nothing for a
-    while."""
+    """It is not in the connection's buffer, and is dropped when the client reads nothing for a while."""
     text = "x" * BODY
     body = json.dumps({"texts": [text], "max_tokens": 16}).encode()
     with gated(tiny_bundle, write_timeout=2.0) as (here, _), socket.socket() as line:

@@ -489,7 +489,7 @@ def test_a_number_out_of_bounds(raw: Json, kind: type, beyond: float):
         (("architecture", "max_positions"), 100, "flash_from up to 100"),
         (("files", "tokenizer.json", "size"), MAX_TOKENIZER + 1, f"size up to {MAX_TOKENIZER}"),
         (("files", "cpu-fp32.onnx", "size"), MAX_GRAPH + 1, f"size up to {MAX_GRAPH}"),
-        (("files", "other.bin"), {"size": 5, "sha256": "0" * 64}, "only files that a variant uses"),
+        (("files", "other.bin"), {"size": 5, "sha256": "1" * 64}, "only files that a variant uses"),
         (("architecture", "vocab_size"), 2, "ids below 2"),
     ],
 )

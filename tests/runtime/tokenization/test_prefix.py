@@ -295,8 +295,7 @@ def test_a_text_without_a_place_to_cut_is_tokenized_in_part(text: str, left: boo
 
 
 def test_words_are_tokenized_piece_by_piece(mini: Tokenizer):
-    """Where a text has few tokens for its length, all of them are those of the whole text, in bounded
-    calls."""
+    """Where a text has few tokens for its length, all of them are those of the whole text, in small calls."""
     text = ("\U0010fffd" * 500 + " the end ") * 400
     plain = tokenizers.Tokenizer.from_file(str(MINI))
     plain.no_truncation()
@@ -379,16 +378,16 @@ def test_where_nothing_is_proven():
     raw["normalizer"] = {"type": "Replace", "pattern": {"String": "  "}, "content": "x"}
     found = Tokenizer(json.dumps(raw).encode())._prefixes
     text = "the word " * 400 + " " * 900
-    assert (found.shorten(text), found.proven(text, 900, 9)) == (text, [])
-    assert prefixes("wordpiece").proven("x" * 900, 500, 9) == []  # a word of BERT's kind is never cut
-    assert prefixes("mini").proven("\u0301" * 900, 500, 9) == []  # combining marks belong together
+    assert (found.shorten(text), found.proven(text, 900, 9)) == (text, ([], 0))
+    assert prefixes("wordpiece").proven("x" * 900, 500, 9)[0] == []  # a word of BERT's kind is never cut
+    assert prefixes("mini").proven("\u0301" * 900, 500, 9)[0] == []  # combining marks belong together
 
 
 @settings(max_examples=200, deadline=None)
 @given(text=LONG, size=st.integers(1, 300), room=st.integers(1, 60))
 def test_what_is_proven_begins_the_whole(pair: Pair, text: str, size: int, room: int):
     """Whatever the size and the room: the ids are those with which the whole text begins, never others."""
-    found = pair.ours._prefixes.proven(text + " end" * (1 + size), size, room)
+    found, _ = pair.ours._prefixes.proven(text + " end" * (1 + size), size, room)
     whole = pair.plain.encode(text + " end" * (1 + size), add_special_tokens=False).ids
     assert found == whole[: len(found)]
 
@@ -400,7 +399,7 @@ def test_enough_is_proven(source: str):
     found = prefixes(source)
     for span in ("the quick sort ", "北京是中华人民共和国的首都"):
         text = span * 200
-        ids = found.proven(text, 900, 200)
+        ids, _ = found.proven(text, 900, 200)
         whole = plain.encode(text[:900], add_special_tokens=False).ids
         assert len(ids) >= min(len(whole), 200 + 64) - 40
 
