@@ -295,7 +295,8 @@ def test_a_batch_without_failures_is_one_run():
 
 
 def test_what_is_not_asked_for():
-    """By default a batch takes what is free, belongs to nobody, and the states of its tokens are not fetched."""
+    """By default a batch takes what is free, belongs to nobody, and the states of its tokens are not
+    fetched."""
     session = FromIds()
     (state,) = engine(session).run_batch(arrays([[1, 2]]))
     assert isinstance(state, State)
