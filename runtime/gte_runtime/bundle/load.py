@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..device.cpu import CpuSession
@@ -13,6 +13,7 @@ from ..inference.session import Session
 from ..machine import processor
 from ..machine.cache import recall, remember
 from ..machine.memory import give_back
+from ..machine.tasks import Task
 from ..proof.invariance import Invariance, measure
 from ..proof.selfcheck import self_check
 from ..tokenization import Tokenizer
@@ -76,16 +77,20 @@ def load(
     if facts is not None:
         check_pointers(facts, variant.graph, variant.weights, manifest.files)
     # In parallel: session and tokenizer take about the same time, and ONNX Runtime releases the GIL.
-    with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
-        opened = loading.submit(_open, bundle, name, graph, provider, threads, gpu)
-        try:
-            tokenizer = Tokenizer(
-                bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens
-            )
-        except GteError:
-            opened.result().close()  # or, if opening failed too, that error is raised
-            raise
-    session = opened.result()
+    loading = Task(partial(_open, bundle, name, graph, provider, threads, gpu), "gte-load")
+    try:
+        loading.start()
+        tokenizer = Tokenizer(
+            bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens
+        )
+        session = loading.result()
+    except BaseException as error:
+        loading.end()  # a session that loads cannot be stopped
+        if isinstance(error, GteError) and loading.failure is not None:
+            raise loading.failure from None
+        if loading.value is not None:
+            loading.value.close()
+        raise
     try:
         if facts is not None:
             check_operators(facts, variant.graph)
