@@ -13,7 +13,7 @@ from ..inference.session import Session
 from ..machine import processor
 from ..machine.cache import recall, remember
 from ..machine.memory import give_back
-from ..machine.tasks import Task
+from ..machine.tasks import Task, aside
 from ..proof.invariance import Invariance, measure
 from ..proof.selfcheck import self_check
 from ..tokenization import Tokenizer
@@ -80,8 +80,12 @@ def load(
     loading = Task(partial(_open, bundle, name, graph, provider, threads, gpu), "gte-load")
     try:
         loading.start()
-        tokenizer = Tokenizer(
-            bundle.read("tokenizer.json"), manifest.tokenizer, encode_special_tokens=encode_special_tokens
+        # Aside, too, since both import. A signal while the main thread waits for Python's import lock leaves
+        # that locked for ever, and the other thread would never end (seen in 3.11).
+        data = bundle.read("tokenizer.json")
+        tokenizer = aside(
+            partial(Tokenizer, data, manifest.tokenizer, encode_special_tokens=encode_special_tokens),
+            "gte-load",
         )
         session = loading.result()
     except BaseException as error:

@@ -57,13 +57,15 @@ class Task(Generic[T]):
             self._running.acquire()
             self._done = False
             self._thread.start()
-        except RuntimeError as error:
-            self._done = True
-            raise NoThread(str(error)) from None
-        except BaseException:
-            # A signal's. A thread that has not begun by now will find the task abandoned.
+        except BaseException as error:
+            # A thread that has not begun by now will find the task abandoned.
             self._abandoned = True
-            self._done = not self._thread.is_alive()
+            if not self._thread.is_alive():
+                self._done = True  # only ever set: the thread may be setting it just now
+            if isinstance(error, RuntimeError) and "new thread" in str(error):
+                raise NoThread(str(error)) from None
+            if isinstance(error, RuntimeError) and error.__context__ is not None:
+                raise error.__context__ from None  # a signal's, on which a lock of Thread.start failed
             raise
         return self
 

@@ -73,7 +73,7 @@ class Health:
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # told by `_ended`
                 await self._task
         self._checking.shutdown(wait=False, cancel_futures=True)
 
