@@ -43,9 +43,10 @@ def make_old(bundle: Path) -> None:
 
 def signed(raw: dict[str, Any]) -> bytes:
     """A manifest of these fields with its checksum, as models/README.md defines it."""
-    zeros = "0" * 64
-    text = json.dumps({**raw, "sha256": zeros})
-    return text.replace(f'"{zeros}"', f'"{hashlib.sha256(text.encode()).hexdigest()}"').encode()
+    fields = {name: value for name, value in raw.items() if name != "sha256"}
+    text = json.dumps({**fields, "sha256": "0" * 64})
+    before, zeros, after = text.rpartition("0" * 64)
+    return f"{before}{hashlib.sha256(text.encode()).hexdigest()}{after}".encode()
 
 
 def replace(bundle: Path, name: str, data: bytes) -> None:

@@ -102,12 +102,12 @@ def _load(
     manifest, variant = bundle.manifest, bundle.variant(name)
     graph = bundle.read(variant.graph)
     # In parallel: session and tokenizer take about the same time, and ONNX Runtime releases the GIL.
+    data = bundle.read("tokenizer.json")
     loading = Task(partial(_open, bundle, checked, name, graph, provider, threads, gpu), "gte-load")
     try:
         loading.start()
         # Aside, too, since both import. A signal while the main thread waits for Python's import lock leaves
         # that locked for ever, and the other thread would never end (seen in 3.11).
-        data = bundle.read("tokenizer.json")
         tokenizer = aside(
             partial(Tokenizer, data, manifest.tokenizer, encode_special_tokens=encode_special_tokens),
             "gte-load",
