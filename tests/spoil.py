@@ -45,7 +45,7 @@ def signed(raw: dict[str, Any]) -> bytes:
     """A manifest of these fields with its checksum, as models/README.md defines it."""
     fields = {name: value for name, value in raw.items() if name != "sha256"}
     text = json.dumps({**fields, "sha256": "0" * 64})
-    before, zeros, after = text.rpartition("0" * 64)
+    before, _, after = text.rpartition("0" * 64)
     return f"{before}{hashlib.sha256(text.encode()).hexdigest()}{after}".encode()
 
 
