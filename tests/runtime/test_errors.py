@@ -26,7 +26,6 @@ from gte_runtime.errors import (
     InputTooLongError,
     InterpreterError,
     NonFiniteOutputError,
-    NoThread,
     OutOfMemory,
     OutputError,
     ProviderError,
@@ -62,7 +61,6 @@ EXAMPLES: dict[type[GteError], GteError] = {
     EngineError: EngineError("ONNX Runtime failed"),
     OutOfMemory: OutOfMemory("out of memory during a run; lower max_tokens"),
     Cancelled: Cancelled("the run was stopped"),
-    NoThread: NoThread("can't start new thread"),
     ForkedProcessError: ForkedProcessError(),
 }
 
@@ -116,7 +114,6 @@ def test_the_tree_in_the_docstring_is_the_tree():
         (EngineError, 1),
         (OutOfMemory, 1),
         (Cancelled, 1),
-        (NoThread, 1),
         (ForkedProcessError, 1),
     ],
 )

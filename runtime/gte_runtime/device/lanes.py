@@ -8,7 +8,6 @@ queue.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -20,13 +19,12 @@ from typing import Any
 import numpy as np
 
 from ..arrays import AnyArray
-from ..errors import Cancelled, EngineError, NoThread
+from ..errors import Cancelled
 from ..format.manifest import LOGITS, Variant
 from ..inference.batch import Batch, packed_inputs, padded_inputs, padding_mask
 from ..inference.session import NOTHING, Outputs
-from ..machine.native import native
-from ..machine.tasks import SIGNALS_EVERY, wait_for
 from .graph import check_signature, fetched, outputs_of
+from .live import wait_for
 from .runtime import new_run_options, runtime, translated
 from .shapes import Shape, fill, rounded, smallest
 
@@ -99,13 +97,10 @@ class Lane:
         self._thread = threading.Thread(
             target=self._work, args=(open_session, tuple(shapes)), name=name, daemon=True
         )
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            raise NoThread(str(error)) from None
+        self._thread.start()
 
     def wait_until_loaded(self) -> None:
-        wait_for(self._loaded)
+        self._loaded.wait()
         if self._failure is not None:
             raise self._failure
 
@@ -124,11 +119,10 @@ class Lane:
             self.load += tokens
         try:
             self._queue.put(job)
-            self._wait(job)
+            wait_for(job.done)
         except BaseException:
             job.options.terminate = True
-            with contextlib.suppress(EngineError):
-                self._wait(job)
+            job.done.wait()
             raise
         finally:
             with self._lock:
@@ -138,13 +132,6 @@ class Lane:
             raise job.result
         assert job.result is not None
         return job.result
-
-    def _wait(self, job: _Job) -> None:
-        while not job.done.wait(SIGNALS_EVERY):
-            if not self._thread.is_alive() and not job.done.is_set():
-                if self._closed:
-                    raise Cancelled("this engine is closed")
-                raise EngineError(f"the thread of {self._device.arena} has ended; open the model again")
 
     def stop(self, owner: object) -> None:
         with self._lock:
@@ -164,12 +151,11 @@ class Lane:
 
     def _work(self, open_session: Callable[[], Any], shapes: Sequence[Shape]) -> None:
         try:
-            with native():
-                runner = _Runner(open_session(), self._device, self._variant, self._width)
-                for shape in shapes:
-                    started = time.perf_counter()
-                    runner.capture(shape)
-                    self.captured.append(Captured(shape, (time.perf_counter() - started) * 1e3))
+            runner = _Runner(open_session(), self._device, self._variant, self._width)
+            for shape in shapes:
+                started = time.perf_counter()
+                runner.capture(shape)
+                self.captured.append(Captured(shape, (time.perf_counter() - started) * 1e3))
         except BaseException as error:  # noqa: BLE001 - carried to the thread that waits for the lane
             self._failure = error
             self._closed = True
@@ -178,8 +164,7 @@ class Lane:
             self._loaded.set()
         while (job := self._queue.get()) is not None:
             try:
-                with native():
-                    job.result = runner.run(job.batch, job.options, job.states)
+                job.result = runner.run(job.batch, job.options, job.states)
             except BaseException as error:  # noqa: BLE001 - carried to the thread that waits for the run
                 job.result = error
             job.done.set()
