@@ -83,8 +83,8 @@ def test_token_weights(gte: Embedder, golden: Golden):
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_scores(gte: Embedder, golden: Golden, name: str):
-    """`score` gives the four published weightings, within 1e-5 of the largest score. A sparse score of 6 is a sum
-    of products: ONNX Runtime 1.24 and 1.32 differ by 1.1e-5 there in the portable graph."""
+    """`score` gives the four published weightings, within 1e-5 of the largest score. A sparse score of 6 is a
+    sum of products: ONNX Runtime 1.24 and 1.32 differ by 1.1e-5 there in the portable graph."""
     allowed = 1e-5 * max(1.0, max(map(abs, golden.scores[name])))
     assert gte.score(golden.pairs, *WEIGHTINGS[name]) == pytest.approx(golden.scores[name], abs=allowed)
 
