@@ -26,6 +26,12 @@ def test_the_smallest_share_is_where_both_ways_take_as_long(
     assert abs(tokens - smallest) < 1e-6 * smallest or (side_by_side < one) == (tokens > smallest)
 
 
+@pytest.mark.parametrize("all_threads", [1.0, 1.2])
+def test_where_one_run_uses_all_processors_fully(all_threads: float):
+    """Nothing is gained by runs side by side, however large they are."""
+    assert Cost(all_threads=all_threads).smallest_share(2) == float("inf")
+
+
 costs = st.builds(Cost, run=st.floats(0, 100), scores=st.integers(1, 10_000))
 
 

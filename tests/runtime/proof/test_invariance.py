@@ -24,7 +24,7 @@ from gte_runtime.errors import SelfCheckFailed
 from gte_runtime.format.manifest import LOGITS, STATES, Variant
 from gte_runtime.inference.batch import Batch
 from gte_runtime.inference.session import Outputs
-from gte_runtime.proof.invariance import LENGTHS, Invariance, measure
+from gte_runtime.proof.invariance import LENGTHS, Invariance, _difference, measure
 
 FEW = 20
 """Rows below which the other kernel rounds in its own way."""
@@ -298,3 +298,17 @@ def test_what_is_told(promised: bool, difference: float | None, holds: bool):
     """It holds where it is promised, was measured, and no bit differed."""
     info = Invariance(promised, difference).as_info()
     assert info == {"batch_invariant": holds, "batch_difference": difference}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_differences_of_token_weights(sign: int):
+    """In either direction, as a share of the largest weight alone, or of 1 where that is smaller."""
+    state = np.array([1, 0], np.float32)
+
+    def difference(alone: list[float], together: list[float]) -> float:
+        rows = [(state, np.array(weights, np.float32)) for weights in (alone, together)]
+        return _difference(of(), rows[0], rows[1])
+
+    assert difference([0.5, 0.25], [0.5, 0.25 + sign * 0.125]) == 0.125
+    assert difference([-4.0, 1.0], [-4.0, 1.0 + sign]) == 0.25
+    assert difference([], []) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from golden import Golden
@@ -24,6 +26,18 @@ def test_oracle(golden: Golden):
             assert relative(found.cls, golden.cls()[number]) <= 5e-6
             assert relative(found.hidden[-1], golden.arrays[f"last_{number}"]) <= 5e-6
             assert relative(found.token_weights, golden.weights(number)) <= 5e-6
+
+
+def test_epsilon_of_the_norms(golden: Golden):
+    """It is added to the variance: of a text whose channels are alike in every norm, little is left."""
+    with Checkpoint(golden.checkpoint) as checkpoint:
+        config = checkpoint.config
+        checkpoint.config = replace(config, architecture=replace(config.architecture, layer_norm_eps=1e6))
+        found = forward(checkpoint, golden.ids(0)).hidden
+        last = f"layers.{config.architecture.layers - 1}.mlp_norm"
+        bias = checkpoint.read(f"{last}.bias").astype(np.float64)
+    assert np.isfinite(found).all()
+    assert np.abs(found - bias).max() < 0.01
 
 
 def test_magnitudes(golden: Golden):
