@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gte_runtime.errors import InputError
+from gte_runtime.errors import ConfigError
 from gte_runtime.jobs.operator import Place, TableEmbedder, Wanted
 from gte_runtime.jobs.ray import on_ray
 from gte_runtime.jobs.run import Progress, Request, run_job
@@ -111,6 +111,7 @@ def test_actors_that_are_killed(cluster: Any, request_: Request, tmp_path: Path)
     )
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray warns of its own settings
 def test_the_operator_in_ray_data(cluster: Any, tiny_bundle: Path):
     """`map_batches` with a pool of actors."""
     pytest.importorskip("ray.data")
@@ -131,7 +132,7 @@ def test_the_operator_in_ray_data(cluster: Any, tiny_bundle: Path):
 
 def test_an_error_of_an_actor_is_ours(cluster: Any, request_: Request):
     """With its own class and words, not a trace of a remote call."""
-    with pytest.raises(InputError, match="dim|prompt") as raised:
+    with pytest.raises(ConfigError, match="has no prompt") as raised:
         run_job(
             replace(request_, wanted=Wanted(prompt_name="none such")), lambda progress: None, on_ray(actors=1)
         )
