@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays import Float32, Float64
 from ..embedder import Embedder
-from ..errors import InputError
+from ..errors import ConfigError, InputError
 from ..scoring import hybrid, lexical
 from ..sparse import SparseVectors
 from .row import Row
@@ -81,15 +81,22 @@ class Index:
             done(len(part) + len(part.rejected))
         self._dense = np.concatenate(dense) if dense else np.zeros((0, 1), np.float32)
 
-    def search(self, query: str, count: int, prompt_name: str | None = None) -> list[Found]:
-        """The `count` best documents, best first; of equal ones those that come first in the input."""
-        scores = self.scores(query, prompt_name)
+    def search(
+        self, query: str, count: int, prompt_name: str | None = None, weights: Weights | None = None
+    ) -> list[Found]:
+        """The `count` best documents, best first; of equal ones those that come first in the input.
+
+        Other weights than those of the index may be given, for parts that it has.
+        """
+        scores = self.scores(query, prompt_name, weights)
         best = np.argsort(-scores, kind="stable")[:count]
         return [Found(self._index[n], float(scores[n]), self.rows[self._index[n]]) for n in best.tolist()]
 
-    def scores(self, query: str, prompt_name: str | None = None) -> Float64:
+    def scores(self, query: str, prompt_name: str | None = None, weights: Weights | None = None) -> Float64:
         """The score of each document that has vectors, float64 [N], as `Embedder.score` gives it."""
-        weights = self._weights
+        weights = weights or self._weights
+        if (weights.dense and not self._weights.dense) or (weights.sparse and not self._weights.sparse):
+            raise ConfigError("the index was made without the vectors of one of these weights")
         out = self._embedder.encode(
             query,
             dense=bool(weights.dense),

@@ -10,6 +10,7 @@ import pytest
 from command_line import gte, rows
 
 from gte_runtime import Embedder
+from gte_runtime.errors import ConfigError
 from gte_runtime.jobs.rows import of_texts, open_rows
 from gte_runtime.jobs.search import Index, Weights
 
@@ -27,6 +28,12 @@ def test_scores_are_those_of_pairs(mini_bundle: Path, weights: Weights, dim: int
         expected = embedder.score(pairs, weights.dense, weights.sparse, dim=dim)
         found = index.search(query, 4)
         np.testing.assert_allclose(index.scores(query), expected, atol=1e-6)
+        if weights == Weights():
+            dense = embedder.score(pairs, 1, 0, dim=dim)
+            np.testing.assert_allclose(index.scores(query, weights=Weights(1, 0)), dense, atol=1e-6)
+        if not weights.sparse:
+            with pytest.raises(ConfigError, match="without the vectors"):
+                index.scores(query, weights=Weights())
     assert [one.index for one in found] == np.argsort(-expected, kind="stable")[:4].tolist()
     assert [one.document.text for one in found] == [TEXTS[one.index] for one in found]
 
