@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 UV = 0.13.9
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check lint fix test-clients test-floors test-newest test-gpu test-stand-in wheel-test mteb-test fuzz export clean
+.PHONY: demo test check lint fix test-clients test-ray test-floors test-newest test-gpu test-stand-in wheel-test mteb-test fuzz export clean
 
 demo: $(VENV)/.runtime  ## set up the runtime and embed the model card's texts
 	$(BIN)/gte demo
@@ -17,19 +17,19 @@ check: lint  ## for every save, under a minute: lint, types, import contracts, t
 	GTE_FUZZ=0.1 $(BIN)/python -m pytest -n auto -q -m "not slow" tests/runtime
 
 # The oldest releases that pyproject.toml allows, on the oldest Python; and the newest that the registry has.
-FLOORS = "numpy==1.26.0" "onnxruntime==1.24.1" "tokenizers==0.22.0" "huggingface_hub==0.34.0" "click==8.1.0" "pyarrow==17.0.0"
+FLOORS = "numpy==1.26.0" "onnxruntime==1.24.1" "tokenizers==0.22.0" "huggingface_hub==0.34.0" "click==8.1.0" "pyarrow==17.0.0" "zstandard==0.22.0"
 OLDEST_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
 test-floors:  ## the runtime's fast tests with the oldest dependencies
 	$(OLDEST_PYTHON) -c "import sys; assert sys.version_info[:2] == (3, 11), sys.version"
 	test -x $(VENV)-floors/bin/python || $(OLDEST_PYTHON) -m venv $(VENV)-floors
 	$(VENV)-floors/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
-	$(VENV)-floors/bin/python -m pip --disable-pip-version-check install --quiet $(FLOORS) -e ".[cpu,arrow]" --group test
+	$(VENV)-floors/bin/python -m pip --disable-pip-version-check install --quiet $(FLOORS) -e ".[cpu,jobs]" --group test
 	$(VENV)-floors/bin/python -m pytest -n auto -q -m "not slow" tests/runtime
 
 test-newest:  ## the same with the newest ones
 	test -x $(VENV)-newest/bin/python || $(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
-	$(VENV)-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager -e ".[cpu,arrow]" --group test
+	$(VENV)-newest/bin/python -m pip --disable-pip-version-check install --quiet --upgrade --upgrade-strategy eager -e ".[cpu,jobs]" --group test
 	$(VENV)-newest/bin/python -m pytest -n auto -q -m "not slow" tests/runtime
 
 # Their requirements contradict each other and ours, so each folder has an environment; uv makes them in a fifth of pip's
@@ -38,13 +38,20 @@ CLIENTS = $(VENV)-clients
 test-clients: $(VENV)/.dev  ## other people's clients against a live server
 	test -x $(CLIENTS)/uv/bin/uv || { $(PYTHON) -m venv $(CLIENTS)/uv && $(CLIENTS)/uv/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV); }
 	cp tests/clients/frameworks/package.json $(CLIENTS) && cd $(CLIENTS) && npm install --silent --no-audit --no-fund --no-package-lock
-	set -e; for each in frameworks infinity openapi evaluation; do \
+	set -e; for each in frameworks infinity openapi evaluation stores; do \
 	  here=tests/clients/$$each; python=$(CLIENTS)/$$each/bin/python; \
 	  test -x $$python || $(PYTHON) -m venv $(CLIENTS)/$$each; \
 	  torch=$$(grep ^torch== $$here/requirements.txt || true); test -z "$$torch" || $$python -m pip --disable-pip-version-check install --quiet $$torch; \
 	  UV_SYSTEM_CERTS=1 $(CLIENTS)/uv/bin/uv pip install --quiet --python $$python -r $$here/requirements.txt; \
 	  GTE_CLI=$(CURDIR)/$(BIN)/gte GTE_NODE_MODULES=$(CURDIR)/$(CLIENTS)/node_modules $$python -m pytest -c tests/clients/pytest.ini $$here; \
 	done
+
+# Ray brings 80 MB and starts processes of its own.
+test-ray:  ## jobs on a local Ray, in an environment of its own
+	test -x $(VENV)-ray/bin/python || $(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
+	$(VENV)-ray/bin/python -m pip --disable-pip-version-check install --quiet -e ".[cpu,ray]" pandas --group test
+	RAY_USAGE_STATS_ENABLED=0 $(VENV)-ray/bin/python -m pytest -q tests/runtime/jobs/test_ray.py
 
 lint: $(VENV)/.dev  ## style, types, and which folder may import which
 	$(BIN)/ruff check .
@@ -90,7 +97,7 @@ fuzz: $(VENV)/.dev  ## damaged input for every reader, for minutes rather than s
 	  tests/runtime/checkpoint/test_safetensors.py tests/runtime/tokenization/test_prefix.py tests/export/test_graph_facts.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-gpu $(VENV)-wheel $(VENV)-mteb $(VENV)-clients $(VENV)-floors $(VENV)-newest dist
+	rm -rf $(VENV) $(VENV)-gpu $(VENV)-wheel $(VENV)-mteb $(VENV)-clients $(VENV)-ray $(VENV)-floors $(VENV)-newest dist
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -101,7 +108,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.runtime export/pyproject.toml export/constraints.txt
 	$(PIP) --upgrade "pip>=25.1"
 	$(PIP) -c constraints.txt -c export/constraints.txt "torch==2.13.0"
-	$(PIP) -c constraints.txt -c export/constraints.txt -e ".[cpu,arrow,server]" -e ./export --group dev
+	$(PIP) -c constraints.txt -c export/constraints.txt -e ".[cpu,jobs,server]" -e ./export --group dev
 	touch $@
 
 # Its releases of transformers and huggingface_hub are later than those of gte-export.

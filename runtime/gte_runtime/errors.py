@@ -12,7 +12,9 @@
     |  |- BundleVersionError               another format version, or it needs a newer ONNX Runtime
     |  `- SelfCheckFailed                  the model runs, but its vectors differ from the recorded ones
     |- DownloadError (OSError)             a checkpoint that could not be downloaded from the hub
+    |- InputFileError (OSError)            an input file that cannot be read, or not as it is asked for
     |- OutputError (OSError)               a result that could not be written
+    |  `- ResumeMismatchError              a job that was begun with another input, model or other options
     |- ProviderError (RuntimeError)        an execution provider that failed
     |  |- ProviderUnavailableError         an execution provider that this installation does not have
     |  `- EngineMissing                    a TensorRT engine that was not built
@@ -155,10 +157,20 @@ class DownloadError(GteError, OSError):
     exit_code = 4
 
 
+class InputFileError(GteError, OSError):
+    """An input file that cannot be read, or has another form or other columns than expected."""
+
+    exit_code = 4
+
+
 class OutputError(GteError, OSError):
     """A result that could not be written."""
 
     exit_code = 6
+
+
+class ResumeMismatchError(OutputError):
+    """The directory holds a job that was begun with another input, model or other options."""
 
 
 class ProviderError(GteError, RuntimeError):

@@ -14,6 +14,14 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from .arrays import Float32, Int32, Int64
+from .errors import ConfigError
+
+PGVECTOR = 16_000
+"""Most weights of a sparsevec, by pgvector's documentation."""
+PGVECTOR_HNSW = 1_000
+"""Most weights of a sparsevec in an HNSW index of pgvector, by its documentation."""
+SMALLEST_FEATURE = float(np.finfo(np.float32).tiny)
+"""The smallest weight that Lucene's feature fields accept: the smallest normal float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +44,43 @@ class SparseVector:
     def as_object(self) -> dict[str, list[int] | list[float]]:
         """{"indices": [...], "values": [...]}, as Qdrant and Pinecone accept it; ready for JSON."""
         return {"indices": self.indices.tolist(), "values": self.values.tolist()}
+
+    def top(self, count: int) -> SparseVector:
+        """The `count` largest weights; of equal ones those of the lower token ids."""
+        if len(self) <= count:
+            return self
+        kept = np.sort(np.argsort(-self.values, kind="stable")[:count])
+        return SparseVector(self.indices[kept], self.values[kept])
+
+    def as_pgvector(self, width: int, limit: int = PGVECTOR_HNSW) -> str:
+        """pgvector's text of a `sparsevec(width)`: "{id:weight,...}/width", with ids counted from 1.
+
+        Args:
+            width: the number of rows of the embedding table.
+            limit: the most weights that are accepted. An HNSW index takes `PGVECTOR_HNSW`, a column
+                `PGVECTOR` of them.
+
+        Raises:
+            ConfigError: the vector has more weights; `top` gives the largest.
+        """
+        if len(self) > limit:
+            raise ConfigError(
+                f"the sparse vector has {len(self)} weights and pgvector takes {limit}; keep the largest "
+                f"with top({limit}), or pass limit={PGVECTOR} for a column without an HNSW index"
+            )
+        pairs = zip(self.indices.tolist(), self.values.astype("U").tolist(), strict=True)
+        return "{" + ",".join(f"{index + 1}:{value}" for index, value in pairs) + f"}}/{width}"
+
+    def as_features(self) -> dict[str, float]:
+        """{"token id": weight}, as the fields `sparse_vector` and `rank_features` of Elasticsearch and
+        OpenSearch accept it. Weights are above 0, as they demand; those too small for their index, below
+        `SMALLEST_FEATURE`, are left out.
+
+        The keys are ids, because their keys may hold no dots, as tokens may. OpenSearch's approximate index
+        cuts weights at 3.0, and those of queries at 16.0, unless its `quantization_ceiling_ingest` and
+        `quantization_ceiling_search` are set higher.
+        """
+        return {str(index): value for index, value in self.as_dict().items() if value >= SMALLEST_FEATURE}
 
     def dot(self, other: SparseVector) -> float:
         """The dot product: the sum of the products of weights over shared tokens, summed in float64."""
@@ -74,6 +119,10 @@ class SparseVectors(Sequence[SparseVector]):
 
     def __iter__(self) -> Iterator[SparseVector]:
         return iter(self._vectors)
+
+    def top(self, count: int) -> SparseVectors:
+        """The vectors with their `count` largest weights each."""
+        return SparseVectors((vector.top(count) for vector in self), self.width)
 
     def to_csr(self) -> Csr:
         """The vectors as a matrix [N, width]: data float32 and indices int32 [nnz], indptr int64 [N + 1]."""

@@ -8,6 +8,7 @@ import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gte_runtime.errors import ConfigError
 from gte_runtime.sparse import SparseVector, SparseVectors, by_string, sparse_vector
 
 DROP = (0, 1, 2, 3)
@@ -130,3 +131,30 @@ def test_vectors_are_a_sequence():
     assert list(vectors) == parts
     assert [len(vectors), *map(len, vectors)] == [2, 2, 1]
     assert list(vectors[:1]) == parts[:1]
+
+
+@given(tokens, st.integers(1, 12))
+def test_the_largest_weights(pairs: list[tuple[int, float]], count: int):
+    """Against sorting; of equal weights those of the lower ids, and ids still ascend."""
+    vector = vector_of(pairs)
+    best = sorted(vector.as_dict().items(), key=lambda item: (-item[1], item[0]))[:count]
+    assert vector.top(count).as_dict() == dict(sorted(best))
+    assert SparseVectors([vector], 13).top(count)[0].as_dict() == dict(sorted(best))
+
+
+def test_pgvector():
+    """Ids are counted from 1, and the limits of columns and indexes hold."""
+    vector = SparseVector(np.array([0, 41], np.int32), np.array([0.5, 0.1], np.float32))
+    assert vector.as_pgvector(100) == "{1:0.5,42:0.1}/100"
+    assert SparseVector(vector.indices[:0], vector.values[:0]).as_pgvector(100) == "{}/100"
+    long = SparseVector(np.arange(1001, dtype=np.int32), np.ones(1001, np.float32))
+    with pytest.raises(ConfigError, match=r"has 1001 weights and pgvector takes 1000; .* top\(1000\)"):
+        long.as_pgvector(2000)
+    assert long.as_pgvector(2000, limit=16_000).count(":") == 1001
+    assert long.top(1000).as_pgvector(2000).count(":") == 1000
+
+
+def test_features():
+    """Keys are strings, and weights that the index would refuse are left out."""
+    vector = SparseVector(np.array([7, 250_001], np.int32), np.array([0.25, 1e-40], np.float32))
+    assert vector.as_features() == {"7": 0.25}

@@ -33,14 +33,14 @@ from ..format import manifest as manifests
 from ..format.manifest import FileRecord, Manifest, Variant
 from ..format.models import models_directory
 from ..format.recipe import GraphRecipe, Recipe, find_graphs
-from ..machine.files import read_regular
+from ..machine.files import read_regular, sync
 from ..tokenization import Tokenizer
 from ..version import __version__
 from .answers import Answer, compute_answers, largest_inputs
 from .int8 import has_outliers
 from .judge import prove
 from .material import material_of
-from .publish import publish, staging, sync
+from .publish import publish, staging
 from .weights import write_weights
 from .write import sha256_of, write
 

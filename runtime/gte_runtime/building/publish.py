@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..format import manifest as manifests
-from ..machine.files import exchange, read_regular
+from ..machine.files import exchange, read_regular, sync
 
 MARKER = ".gte-staging"
 
@@ -119,17 +119,3 @@ def _replace(staged: Path, bundle: Path) -> None:
         os.rename(retired, bundle)
         raise
     os.rename(retired, staged)
-
-
-def sync(directory: Path) -> None:
-    """Flush a directory, so that a rename in it survives a power failure.
-
-    Some network file systems refuse; that is ignored.
-    """
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)

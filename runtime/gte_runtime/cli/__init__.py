@@ -22,6 +22,8 @@ from .terminal import tell
 COMMANDS = {
     "demo": "Embed the model card's texts and show what comes out.",
     "embed": "Texts to vectors.",
+    "job": "A corpus to vectors, stopped and resumed at any moment.",
+    "search": "The best texts of a file for a query.",
     "score": "Hybrid scores of documents for a query.",
     "rerank": "Rank documents by how well they answer a query.",
     "tokens": "Tokens of a text and their sparse weights.",

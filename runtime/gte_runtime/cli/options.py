@@ -69,3 +69,21 @@ max_length_option = click.option(
     show_default=True,
     help="Tokens per text, special tokens included.",
 )
+
+
+def input_options(function: Function) -> Function:
+    """--text-field, --id-field, --input-format."""
+    for option in (
+        click.option(
+            "--input-format",
+            "input_form",
+            type=click.Choice(["lines", "jsonl", "json", "csv", "tsv", "parquet", "arrow"]),
+            help="The form of the input. Default: by its content, then by its name.",
+        ),
+        click.option("--id-field", help="The field or column of the id. Default: id, where there is one."),
+        click.option(
+            "--text-field", default="text", show_default=True, help="The field or column of the text."
+        ),
+    ):
+        function = option(function)
+    return function

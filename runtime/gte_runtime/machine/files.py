@@ -56,3 +56,17 @@ def exchange(one: Path, other: Path) -> None:
     if failed:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def sync(directory: Path) -> None:
+    """Flush a directory, so that a rename in it survives a power failure.
+
+    Some network file systems refuse; that is ignored.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
