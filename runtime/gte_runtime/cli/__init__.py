@@ -92,6 +92,10 @@ def main() -> None:
         _complain(f"{error.strerror or error}")
         _close_stdout()
         code = 6
+    finally:
+        # From here on a signal ends the process at once: Python only waits for what was interrupted.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _terminated_at_once)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -105,6 +109,10 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _terminated(number: int, frame: Any) -> None:
     sys.exit(128 + number)
+
+
+def _terminated_at_once(number: int, frame: Any) -> None:
+    os._exit(128 + number)
 
 
 def _open_missing_streams() -> None:

@@ -16,8 +16,9 @@ from ..format.manifest import LOGITS, Variant
 from ..inference.batch import Batch, padded_inputs, padding_mask, ragged_inputs
 from ..inference.session import NOTHING, Outputs, Share
 from ..machine.memory import give_back
+from ..machine.native import close_at_exit, native
+from ..machine.tasks import aside, in_main_thread
 from .graph import check_signature, fetched, load_graph, outputs_of
-from .live import live, wait_for
 from .runtime import new_run_options, translated
 from .semaphore import ProcessorSemaphore
 
@@ -85,7 +86,7 @@ class CpuSession:
         self._single_lock = threading.Lock()
         self._session = load_graph(graph, folder, variant, "cpu", threads)
         check_signature(self._session, variant, width)
-        live.add(self)
+        close_at_exit(self)
 
     def run(
         self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
@@ -109,36 +110,8 @@ class CpuSession:
         return outputs_of(cls, per_token, mask)
 
     def _run(self, names: Sequence[str], feeds: Feeds, least: int, most: int, owner: object) -> list[Float32]:
-        # Compared by number: current_thread() keeps an object for every thread that Python did not start.
-        if threading.get_ident() != threading.main_thread().ident:
-            return self._run_here(names, feeds, least, most, owner)
-        # Python handles signals in the main thread only, and only between bytecodes. So the main thread
-        # waits, and another one runs.
-        result: list[Any] = []
-        done = threading.Event()
-
-        def attempt() -> None:
-            result.append(self._attempt(names, feeds, least, most, owner))
-            done.set()
-
-        threading.Thread(target=attempt, name="gte-run", daemon=True).start()
-        try:
-            wait_for(done)
-        except BaseException:
-            self.stop(owner)
-            while not done.wait(0.05):
-                self.stop(owner)  # repeated: a run that still waits for processors cannot be stopped yet
-            raise
-        outcome = result[0]
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return list(outcome)
-
-    def _attempt(self, *arguments: Any) -> list[Float32] | BaseException:
-        try:
-            return self._run_here(*arguments)
-        except BaseException as error:  # noqa: BLE001 - carried to the waiting thread and raised there
-            return error
+        run = partial(self._run_here, names, feeds, least, most, owner)
+        return aside(run, "gte-run", partial(self.stop, owner)) if in_main_thread() else run()
 
     def _run_here(
         self, names: Sequence[str], feeds: Feeds, least: int, most: int, owner: object
@@ -183,9 +156,8 @@ class CpuSession:
                 raise Cancelled("this engine is closed")
             self._running[options] = owner
         try:
-            return list(session.run(names, dict(feeds), options))
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
-            raise translated(error, bool(options.terminate)) from None
+            with native():
+                return _outputs(session, names, feeds, options)
         finally:
             with self._idle:
                 self._running.pop(options, None)
@@ -207,3 +179,10 @@ class CpuSession:
             self._idle.wait_for(lambda: not self._running)
             self._session = self._single = self._files = None
         give_back()
+
+
+def _outputs(session: Any, names: Sequence[str], feeds: Feeds, options: Any) -> list[Float32]:
+    try:
+        return list(session.run(names, dict(feeds), options))
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
+        raise translated(error, bool(options.terminate)) from None
