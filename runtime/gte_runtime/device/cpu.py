@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -77,7 +78,9 @@ class CpuSession:
         self._pid = os.getpid()
         self._closed = False
         self._running: dict[Any, object] = {}
-        self._idle = threading.Condition()
+        # No Condition: a signal in the main thread can leave that locked for ever. And a signal's handler may
+        # call `close`.
+        self._lock = threading.RLock()
         self.workers = threads
         self._files = files
         self._processors = ProcessorSemaphore(self.workers)
@@ -151,7 +154,7 @@ class CpuSession:
         options = new_run_options()
         if feeds["input_ids"].size >= LARGE:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        with self._idle:
+        with self._lock:
             if self._closed:
                 raise Cancelled("this engine is closed")
             self._running[options] = owner
@@ -159,12 +162,11 @@ class CpuSession:
             with native():
                 return _outputs(session, names, feeds, options)
         finally:
-            with self._idle:
-                self._running.pop(options, None)
-                self._idle.notify_all()
+            with self._lock:
+                del self._running[options]
 
     def stop(self, owner: object) -> None:
-        with self._idle:
+        with self._lock:
             for options, whose in self._running.items():
                 if whose is owner:
                     options.terminate = True
@@ -172,12 +174,13 @@ class CpuSession:
     def close(self) -> None:
         if os.getpid() != self._pid:
             return  # in a child of fork() a lock that another thread held is never released
-        with self._idle:
+        with self._lock:
             self._closed = True
             for options in self._running:
                 options.terminate = True
-            self._idle.wait_for(lambda: not self._running)
-            self._session = self._single = self._files = None
+        while self._running:
+            time.sleep(0.002)
+        self._session = self._single = self._files = None
         give_back()
 
 

@@ -153,16 +153,19 @@ def test_a_signal_while_python_exits(number: str, code: int):
     """A call that takes long does not keep the process: a second Ctrl-C ends it as the first one should
     have."""
     program = f"""
-import os, signal, sys, threading, time
+import atexit, os, signal, sys, threading, time
 from gte_runtime.machine.native import native
 signal.signal(signal.SIGTERM, lambda n, f: sys.exit(128 + n))
 def work():
     with native():
         time.sleep(1000)
 threading.Thread(target=work, daemon=True).start()
-pid = os.getpid()
-threading.Thread(target=lambda: (time.sleep(0.5), os.kill(pid, signal.{number})), daemon=True).start()
+def again():
+    while True:  # one that comes before the exit handlers would only interrupt what comes before them
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.{number})
 print("written")
+atexit.register(threading.Thread(target=again, daemon=True).start)
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
