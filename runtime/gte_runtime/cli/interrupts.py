@@ -28,11 +28,13 @@ _over = False
 
 
 def watch() -> None:
-    """From now on signals interrupt the command."""
+    """From now on signals interrupt the command.
+
+    Also where the parent ignores Ctrl-C, as a script's shell does for what it starts with `&`: Python would
+    leave it ignored, and `kill -INT` would be lost until a server has started, and then stop it.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
-        # A shell that starts a program in the background has it ignore Ctrl-C.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _handle)
+        signal.signal(number, _handle)
 
 
 def leave() -> None:

@@ -156,6 +156,7 @@ def test_a_signal_while_python_exits(number: str, code: int):
 import atexit, os, signal, sys, threading, time
 from gte_runtime.machine.native import native
 signal.signal(signal.SIGTERM, lambda n, f: sys.exit(128 + n))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
 def work():
     with native():
         time.sleep(1000)
