@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts a process, and some wait for GRACE
+
 HEAD = """
 import os, signal, sys, threading, time, weakref
 from gte_runtime.cli import demo, interrupts, main
