@@ -25,6 +25,8 @@ from hubserver import Hub, serving
 
 from gte_runtime import Embedder
 
+pytestmark = pytest.mark.slow
+
 COUNT = 60 if FACTOR > 1 else 2
 SEED = int(os.environ.get("GTE_SEED", "1"))
 INSIDE = 300 if FACTOR > 1 else 30
@@ -138,7 +140,6 @@ def _ended(process: subprocess.Popen[str]) -> str:
         raise
 
 
-@pytest.mark.slow
 def test_while_a_bundle_opens(tiny_bundle: Path):
     """The thread that loads the session is waited for."""
     command = [sys.executable, "-c", OPEN, str(tiny_bundle)]
@@ -146,7 +147,6 @@ def test_while_a_bundle_opens(tiny_bundle: Path):
     assert sum(found.values()) == COUNT
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["build", "embed", "pull", "serve"])
 def test_commands(command: str, golden: Golden, tiny_bundle: Path, hub: Hub, tmp_path: Path):
     """130 for Ctrl-C and 143 for SIGTERM; what a build or a pull leaves behind is a whole bundle or none."""
@@ -174,7 +174,6 @@ def test_commands(command: str, golden: Golden, tiny_bundle: Path, hub: Hub, tmp
             Embedder.open(bundle, verify="always").close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_an_engine_that_is_kept(tiny_bundle: Path, threads: int):
     """Whenever `encode` or `stream` is interrupted, the next call gives the same bits as ever."""
@@ -203,7 +202,6 @@ def test_an_engine_that_is_kept(tiny_bundle: Path, threads: int):
         assert np.array_equal(gte.encode(texts).dense, expected)
 
 
-@pytest.mark.slow
 def test_opening_again(tiny_bundle: Path):
     """An interrupted opening leaves nothing that keeps the next one from working, and no thread."""
     import threading

@@ -19,8 +19,8 @@ from pathlib import Path
 import httpx
 import orjson
 import pytest
-from hypothesis import given, settings, strategies
 from fuzzing import examples
+from hypothesis import given, settings, strategies
 from serving import Process, eventually, gated, in_threads, request
 
 from gte_runtime.server.app import PIECE

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts processes
+
 
 def test_leaving_while_a_thread_runs(tiny_bundle: Path):
     """The interpreter exits cleanly although a daemon thread is inside a run."""
@@ -100,7 +102,6 @@ sys.exit(7)
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", LEAVING)
 def test_leaving_while_a_daemon_thread(tiny_bundle: Path, what: str):
     """... is inside a native call: the exit code is the program's, not SIGABRT."""
