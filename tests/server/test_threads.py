@@ -8,12 +8,12 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from serving import GTE, Process, eventually, gated, in_threads, statuses
+from thread_limit import limit_of_threads
 
 from gte_runtime.errors import NoThread
 from gte_runtime.server.health import STUCK_EXIT
@@ -34,29 +34,6 @@ main()
 """`gte` on a system that gives no thread of some name."""
 
 TEXTS = {"input": ["dog " * n for n in (1, 3, 700, 900, 2, 1200)]}
-
-
-@contextlib.contextmanager
-def limit_of_threads(process: psutil.Process) -> Iterator[None]:
-    """No further thread starts in a process: a control group whose limit is what the process has."""
-    for folder in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
-        group = folder / f"gte-test-{process.pid}"
-        try:
-            group.mkdir()
-            (group / "cgroup.procs").write_text(str(process.pid))
-            (group / "pids.max").write_text(str(process.num_threads()))
-        except OSError:
-            with contextlib.suppress(OSError):
-                group.rmdir()
-            continue
-        try:
-            yield
-        finally:
-            (group / "pids.max").write_text("max")
-            (folder / "cgroup.procs").write_text(str(process.pid))
-            group.rmdir()
-        return
-    pytest.skip("control groups of processes cannot be made here")
 
 
 @pytest.mark.parametrize("prefix", ["gte-serve", "gte-tokenize", "gte-health"])

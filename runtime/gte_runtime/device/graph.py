@@ -16,6 +16,7 @@ from ..errors import (
     BundleVersionError,
     Cancelled,
     ConfigError,
+    NoThread,
     OutOfMemory,
     ProviderUnavailableError,
 )
@@ -60,6 +61,7 @@ batches. Pages that were never touched take no memory. See docs/decisions/memory
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """The session option for int8 kernels that do not add products in 16 bits."""
 
+NO_THREAD_WORDS = "pthread_create failed"
 NO_DEVICE_WORDS = ("cuda failure", "invalid device id", "no kernel image", "disable_cpu_ep_fallback")
 
 TOO_NEW_WORDS = (
@@ -162,6 +164,7 @@ def load_graph(
         BundleVersionError: the graph needs a newer ONNX Runtime.
         BundleError: the graph does not load.
         OutOfMemory: the weights do not fit.
+        NoThread: the system gives no threads for the pool.
     """
     onnxruntime = runtime()
     if release_of(onnxruntime.__version__) < release_of(variant.min_onnxruntime):
@@ -209,6 +212,8 @@ def load_graph(
             ) from None
         if any(word in words for word in MEMORY_WORDS):
             raise OutOfMemory(f"not enough memory to load {variant.graph}") from None
+        if NO_THREAD_WORDS in words:
+            raise NoThread("ONNX Runtime needs more") from None
         if any(word in words for word in NO_DEVICE_WORDS):
             raise ProviderUnavailableError(
                 provider, available_providers(), f"{message_of(error)}; `gte doctor` shows driver and GPUs"

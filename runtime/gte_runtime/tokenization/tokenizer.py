@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -442,5 +443,8 @@ def _mapped_panics(what: str = "the tokenizer failed") -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         if "ThreadPoolBuildError" in str(error):
-            raise NoThread("the tokenizer needs threads") from None
+            # The library tries only once in a process to start its threads, and panics ever after. From here
+            # on it works without, for the host program, too.
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+            raise NoThread("the tokenizer needs more") from None
         raise BundleError(f"tokenizer.json: {what}: {str(error)[:120]}") from None

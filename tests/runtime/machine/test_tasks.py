@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from thread_limit import limit_of_threads
 
 from gte_runtime.errors import EngineError, NoThread
 from gte_runtime.machine.tasks import aside
@@ -26,6 +31,61 @@ def no_threads(monkeypatch: pytest.MonkeyPatch, after: int = 0) -> None:
         real(self)
 
     monkeypatch.setattr(threading.Thread, "start", start)
+
+
+AT_A_LIMIT = """
+import sys
+from pathlib import Path
+from gte_runtime import Embedder
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.device.graph import load_graph
+from gte_runtime.device.runtime import runtime
+from gte_runtime.errors import NoThread
+from gte_runtime.tokenization import Tokenizer
+import gte_runtime.bundle.load, tokenizers
+runtime()
+bundle = Bundle.open(Path(sys.argv[1]))
+variant = bundle.variant("cpu-fp32")
+tokenizer = Tokenizer(bundle.read("tokenizer.json"), bundle.manifest.tokenizer)
+work = {
+    "a bundle": lambda: Embedder.open(sys.argv[1]).encode("dog"),
+    "a session": lambda: load_graph(bundle.read(variant.graph), bundle.directory, variant, "cpu", 3),
+    "a tokenizer": lambda: tokenizer.encode(["dog", "cat"], max_length=8),
+}[sys.argv[2]]
+print("ready", flush=True)
+for _ in range(2):
+    sys.stdin.readline()
+    try:
+        work()
+        print("done", flush=True)
+    except NoThread:
+        print("NoThread", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["a bundle", "a session", "a tokenizer"])
+def test_a_limit_of_threads_that_passes(tiny_bundle: Path, what: str):
+    """Our own threads, those of ONNX Runtime and those of tokenizers: the same error, and afterwards the same
+    process opens and encodes."""
+    with subprocess.Popen(
+        [sys.executable, "-c", AT_A_LIMIT, str(tiny_bundle), what],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            with limit_of_threads(psutil.Process(process.pid)):
+                print(file=process.stdin, flush=True)
+                assert process.stdout.readline() == "NoThread\n"
+            print(file=process.stdin, flush=True)
+            assert process.stdout.readline() == "done\n"
+        finally:
+            process.kill()
 
 
 def test_results_and_errors():
