@@ -101,10 +101,15 @@ class Health:
     async def _try(self) -> None:
         """Run one text through every model."""
         for model in self._models:
-            try:
-                check = asyncio.get_running_loop().run_in_executor(self._checking, model.check)
-                await asyncio.wait_for(check, self._options.stall_timeout)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the model does not answer
+            check = asyncio.get_running_loop().run_in_executor(self._checking, model.check)
+            done, _ = await asyncio.wait((check,), timeout=self._options.stall_timeout)
+            if not done:
+                self._report(f"the model {model.name} does not answer")
+                done, _ = await asyncio.wait((check,), timeout=GRACE)
+            if not done:
+                self._end("the check of a model does not end")
+                return
+            if (error := check.exception()) is not None:
                 self._report(f"the model {model.name} fails ({type(error).__name__})")
                 return
         self._dispatcher.last_good = time.monotonic()
