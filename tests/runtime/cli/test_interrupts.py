@@ -49,12 +49,13 @@ WORK = {
 """,
     "comes again": """
     interrupts.GRACE = 1000
-    try:
-        send()
-        time.sleep(1000)
-    finally:
-        send()
-        time.sleep(1000)
+    for _ in range(2):
+        try:
+            send()
+            time.sleep(1000)
+        except BaseException:
+            pass
+    time.sleep(1000)
 """,
     "comes late": """
     import atexit
@@ -83,7 +84,7 @@ def test_an_interruption(what: str):
     number, code = ("SIGINT", 130) if len(what) % 2 else ("SIGTERM", 143)
     program = HEAD.format(work=WORK[what], number=number)
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == code, done.stderr
 
@@ -102,7 +103,7 @@ def test_what_was_half_done_is_removed():
         [sys.executable, "-c", HEAD.format(work=work, number="SIGTERM")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=30,
         check=False,
     )
     assert (done.returncode, done.stdout) == (143, "written\nremoved\n")
@@ -114,7 +115,7 @@ def test_a_parent_that_ignores_ctrl_c():
     done = subprocess.run(
         [sys.executable, "-c", "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + program],
         capture_output=True,
-        timeout=60,
+        timeout=30,
         check=False,
     )
     assert done.returncode == 130
