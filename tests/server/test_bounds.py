@@ -278,7 +278,7 @@ def test_a_body_of_a_wrong_shape_becomes_no_objects(end: bytes):
 
 
 @given(strategies.data())
-@settings(max_examples=examples(300))
+@settings(max_examples=examples(100))
 def test_syntax_is_judged_as_orjson_judges_it(data: strategies.DataObject):
     """Valid bodies with a few bytes changed: what orjson does not read is refused, whatever its size."""
     value = strategies.recursive(
