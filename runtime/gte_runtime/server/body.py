@@ -134,6 +134,8 @@ INSIDE = re.compile(rb'(?:[^"\\]{1,4096}+|\\.){0,64}+', re.DOTALL)
 """A part of a string: not all of it at once, because the search holds the interpreter's lock."""
 MARKS = b",[{"
 """Every value of JSON but the first comes after one of these, or after the colon after a key that does."""
+OUT_OF_RANGE = ("Number out of range", "Integer value out of range")
+"""Of msgspec: numbers that are infinite as floats, and integers of more digits than Python reads."""
 FEW_VALUES = 10_000
 """Up to so many values, all objects of a body are made within milliseconds."""
 SLICE = 2**20
@@ -185,6 +187,8 @@ def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
         problem = error
     _check_syntax(body)
     message = str(problem)
+    if message.startswith(OUT_OF_RANGE):
+        raise Refusal("invalid_json", "the body is not JSON: a number is out of range")
     if not message.startswith("Object contains unknown field"):
         raise _wrong_shape(message)
     reason = _wrong_shape(message)
