@@ -6,6 +6,7 @@ Bounds of time are generous, because machines are shared; what was measured is i
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import json
 import re
@@ -25,6 +26,7 @@ from serving import Process, eventually, gated, in_threads, request
 
 from gte_runtime.server.app import PIECE
 from gte_runtime.server.body import _check_syntax, _check_values, parse
+from gte_runtime.server.dialects.native import EncodeRequest
 from gte_runtime.server.dialects.openai import EmbeddingsRequest
 from gte_runtime.server.refusals import Refusal
 
@@ -175,16 +177,16 @@ BODIES: dict[str, tuple[str, Callable[[], bytes], set[int]]] = {
         lambda: filled(b'{"input":"a","user":[', b'{"a":[]}', b"]}", 3 * 2**20),
         {200, 413},
     ),
-    "an unknown list": ("/v1/embeddings", lambda: filled(b'{"input":"a","x":[', b"[]", b"]}", 2**19), {200}),
+    "an unknown list": ("/v1/embeddings", lambda: filled(b'{"input":"a","x":[', b"[]", b"]}", 2**20), {200}),
     "an unknown list, not JSON at the end": (
         "/v1/embeddings",
-        lambda: filled(b'{"input":"a","x":[', b"[]", rb',"\ud800"]}', 2**19),
+        lambda: filled(b'{"input":"a","x":[', b"[]", rb',"\ud800"]}', 2**20),
         {400},
     ),
-    "a list of a wrong type": ("/v1/encode", lambda: filled(b'{"input":[', b"[]", b",{}]}", 2**19), {422}),
+    "a list of a wrong type": ("/v1/encode", lambda: filled(b'{"input":[', b"[]", b",{}]}", 2**20), {422}),
     "as many strings as may be": (
         "/v1/encode",
-        lambda: filled(b'{"input":[', b'"abcdefghij"', b"]}", 5 * 10**6),
+        lambda: filled(b'{"input":[', b'"abcdefghij"', b"]}", 12 * 10**6),
         {422},
     ),
     "an unknown text": ("/v1/embeddings", lambda: b'{"input":"a","x":"' + b"x" * BODY + b'"}', {200}),
@@ -263,6 +265,24 @@ def test_values_of_a_body_are_counted_before_they_are_made(body: bytes, values: 
     _check_values(body, values)
     with pytest.raises(Refusal, match="--max-values"):
         _check_values(body, values - 1)
+
+
+def test_no_garbage_is_collected_while_a_body_becomes_objects():
+    """The collector walks over all of them again and again, and holds the interpreter's lock. Afterwards it
+    works as before, also after a body that is refused."""
+    collections: list[str] = []
+    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    try:
+        with pytest.raises(Refusal):
+            parse(b'{"input":[[1],{}]}', EncodeRequest, False, 10**6)
+        assert gc.isenabled()
+        collections.clear()
+        request, _ = parse(filled(b'{"input":[', b"[1]", b"]}", 200_000), EncodeRequest, False, 10**6)
+    finally:
+        gc.callbacks.pop()
+    assert gc.isenabled()
+    assert len(request.input) > 40_000
+    assert len(collections) < 8
 
 
 @pytest.mark.parametrize("end", [b"]}", b",]}", rb',"\ud800"]}', b"]"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import re
 import zlib
@@ -180,9 +182,24 @@ def _marks(part: bytes) -> int:
     return sum(len(each) - len(each.translate(None, MARKS)) for each in slices)
 
 
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """No garbage is collected while a body becomes objects. None of them is garbage yet, and walking over
+    them again and again takes most of the time: 0.12 of 0.16 seconds for 330,000 lists, under the
+    interpreter's lock."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
     try:
-        return msgspec.json.decode(body, type=kind), None
+        with _without_collections():
+            return msgspec.json.decode(body, type=kind), None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = error
     _check_syntax(body)
@@ -195,7 +212,8 @@ def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
     if strict:
         raise reason
     try:
-        return msgspec.json.decode(body, type=_lenient(kind)), reason.param
+        with _without_collections():
+            return msgspec.json.decode(body, type=_lenient(kind)), reason.param
     except msgspec.DecodeError as error:
         raise _wrong_shape(str(error)) from None
 

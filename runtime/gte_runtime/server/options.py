@@ -42,10 +42,8 @@ class Options:
     """Tokens that may wait or run."""
     max_held: int = 256 * MIB
     """Bytes of the bodies of all requests in flight, and of the large answers that are not sent yet."""
-    max_values: int = 400_000
-    """JSON values of a body, lists and objects counted twice: room for `max_request_tokens` token ids. Each
-    may take 50 bytes of memory and more, and all are made in one call, which holds the interpreter's lock: a
-    million strings for a quarter of a second."""
+    max_values: int = 1_000_000
+    """JSON values of a body, lists and objects counted twice. Each may take 50 bytes of memory and more."""
     max_header_bytes: int = 16 * 1024
     max_headers: int = 100
     max_connections: int = 1000
