@@ -92,9 +92,10 @@ mteb-test: $(VENV)-mteb/.mteb  ## mteb's evaluation of our models, in an environ
 
 # Every property test tries FACTOR times its usual number of examples; hypothesis keeps what failed in .hypothesis.
 FACTOR ?= 100
-fuzz: $(VENV)/.dev  ## damaged input for every reader, for minutes rather than seconds
+fuzz: $(VENV)/.dev  ## damaged input for every reader, and 300 interruptions, for minutes rather than seconds
 	GTE_FUZZ=$(FACTOR) $(BIN)/python -m pytest -n auto -q tests/runtime/test_readers.py tests/runtime/bundle/test_damage.py \
-	  tests/runtime/checkpoint/test_safetensors.py tests/runtime/tokenization/test_prefix.py tests/export/test_graph_facts.py
+	  tests/runtime/checkpoint/test_safetensors.py tests/runtime/tokenization/test_prefix.py tests/export/test_graph_facts.py \
+	  tests/runtime/test_interruptions.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-gpu $(VENV)-wheel $(VENV)-mteb $(VENV)-clients $(VENV)-ray $(VENV)-floors $(VENV)-newest dist

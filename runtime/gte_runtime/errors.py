@@ -21,6 +21,7 @@
     `- EngineError (RuntimeError)          a run that failed for another reason than its input
        |- OutOfMemory (MemoryError)        the device or the machine ran out of memory
        |- Cancelled                        the run was cancelled, or the engine was closed
+       |- NoThread                         the system gave no thread
        `- ForkedProcessError               an engine used in a child of fork()
 
 `exit_code` is the exit code of the command line. The server has a table of its own (`server.refusals`),
@@ -213,6 +214,16 @@ class OutOfMemory(EngineError, MemoryError):
 
 class Cancelled(EngineError):
     """The run was cancelled from another thread, or the engine was closed."""
+
+
+class NoThread(EngineError):
+    """The system gave no thread: the user or the container is at its limit of processes and threads."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"a thread could not be started ({reason}); raise the limit of processes and threads "
+            "(ulimit -u, or pids.max of the container), or start fewer"
+        )
 
 
 class ForkedProcessError(EngineError):

@@ -6,13 +6,12 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from .errors import ConfigError, InputError
+from .machine.tasks import Task
 from .tokenization import Tokens
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 TEXTS_PER_PART = 256
 """Enough to group texts by length, and few enough to hold in memory."""
@@ -41,12 +40,10 @@ def in_parts(texts: Iterator[object], size: int, tokenize: Tokenize, run: Run[T]
     `texts` is iterated in the caller's thread. If it raises, the results of the texts before it are yielded,
     then the error is raised. Two parts are read before the first result is yielded.
     """
-    from concurrent.futures import ThreadPoolExecutor  # imports logging, which only streams need
-
     failure: Exception | None = None
-    ahead: deque[tuple[int, Future[list[Tokens | InputError]]]] = deque()
+    ahead: deque[tuple[int, Task[list[Tokens | InputError]]]] = deque()
     start = 0
-    with ThreadPoolExecutor(1, thread_name_prefix="gte-tokenize") as tokenizing:
+    try:
         while failure is None or ahead:
             part: list[object] = []
             try:
@@ -54,12 +51,18 @@ def in_parts(texts: Iterator[object], size: int, tokenize: Tokenize, run: Run[T]
             except Exception as error:  # noqa: BLE001 - raised again, after the results before it
                 failure = error
             if part:
-                ahead.append((start, tokenizing.submit(tokenize, part, start)))
+                ahead.append((start, Task(partial(tokenize, part, start), "gte-tokenize")))
+                ahead[-1][1].start()
                 start += len(part)
             if not ahead:
                 break
             if len(ahead) > 1 or not part:
-                first, tokenized = ahead.popleft()
-                yield run(first, tokenized.result())
+                first, task = ahead[0]
+                tokens = task.result()
+                ahead.popleft()
+                yield run(first, tokens)
+    finally:
+        for _, task in ahead:
+            task.end()
     if failure is not None:
         raise failure

@@ -26,6 +26,7 @@ from gte_runtime.errors import (
     InputTooLongError,
     InterpreterError,
     NonFiniteOutputError,
+    NoThread,
     OutOfMemory,
     OutputError,
     ProviderError,
@@ -61,6 +62,7 @@ EXAMPLES: dict[type[GteError], GteError] = {
     EngineError: EngineError("ONNX Runtime failed"),
     OutOfMemory: OutOfMemory("out of memory during a run; lower max_tokens"),
     Cancelled: Cancelled("the run was stopped"),
+    NoThread: NoThread("can't start new thread"),
     ForkedProcessError: ForkedProcessError(),
 }
 
@@ -114,6 +116,7 @@ def test_the_tree_in_the_docstring_is_the_tree():
         (EngineError, 1),
         (OutOfMemory, 1),
         (Cancelled, 1),
+        (NoThread, 1),
         (ForkedProcessError, 1),
     ],
 )

@@ -5,6 +5,8 @@ Bounds of time are generous, because machines are shared; what was measured is i
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import gzip
 import json
 import re
@@ -16,11 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import orjson
 import pytest
+from fuzzing import examples
+from hypothesis import given, settings, strategies
 from serving import Process, eventually, gated, in_threads, request
 
 from gte_runtime.server.app import PIECE
-from gte_runtime.server.body import _check_values, parse
+from gte_runtime.server.body import _check_syntax, _check_values, parse
+from gte_runtime.server.dialects.native import EncodeRequest
 from gte_runtime.server.dialects.openai import EmbeddingsRequest
 from gte_runtime.server.refusals import Refusal
 
@@ -172,6 +178,17 @@ BODIES: dict[str, tuple[str, Callable[[], bytes], set[int]]] = {
         {200, 413},
     ),
     "an unknown list": ("/v1/embeddings", lambda: filled(b'{"input":"a","x":[', b"[]", b"]}", 2**20), {200}),
+    "an unknown list, not JSON at the end": (
+        "/v1/embeddings",
+        lambda: filled(b'{"input":"a","x":[', b"[]", rb',"\ud800"]}', 2**20),
+        {400},
+    ),
+    "a list of a wrong type": ("/v1/encode", lambda: filled(b'{"input":[', b"[]", b",{}]}", 2**20), {422}),
+    "as many strings as may be": (
+        "/v1/encode",
+        lambda: filled(b'{"input":[', b'"abcdefghij"', b"]}", 12 * 10**6),
+        {422},
+    ),
     "an unknown text": ("/v1/embeddings", lambda: b'{"input":"a","x":"' + b"x" * BODY + b'"}', {200}),
     "a long name": ("/v1/embeddings", lambda: b'{"input":"a","' + b"x" * BODY + b'":1}', {200}),
     "nested": ("/v1/encode", lambda: b'{"input":' + b"[" * BODY, {413}),
@@ -248,6 +265,71 @@ def test_values_of_a_body_are_counted_before_they_are_made(body: bytes, values: 
     _check_values(body, values)
     with pytest.raises(Refusal, match="--max-values"):
         _check_values(body, values - 1)
+
+
+def test_no_garbage_is_collected_while_a_body_becomes_objects():
+    """The collector walks over all of them again and again, and holds the interpreter's lock. Afterwards it
+    works as before, also after a body that is refused."""
+    collections: list[str] = []
+    gc.callbacks.append(lambda phase, info: collections.append(phase))
+    try:
+        with pytest.raises(Refusal):
+            parse(b'{"input":[[1],{}]}', EncodeRequest, False, 10**6)
+        assert gc.isenabled()
+        collections.clear()
+        request, _ = parse(filled(b'{"input":[', b"[1]", b"]}", 200_000), EncodeRequest, False, 10**6)
+    finally:
+        gc.callbacks.pop()
+    assert gc.isenabled()
+    assert len(request.input) > 40_000
+    assert len(collections) < 8
+
+
+@pytest.mark.parametrize("end", [b"]}", b",]}", rb',"\ud800"]}', b"]"])
+def test_a_body_of_a_wrong_shape_becomes_no_objects(end: bytes):
+    """Nor does one that is no JSON: orjson and `json` hold the interpreter's lock while they make them."""
+    body = filled(b'{"input":"a","x":[', b"[]", end, 200_000)
+    tracemalloc.start()
+    with contextlib.suppress(Refusal):
+        parse(body, EmbeddingsRequest, False, 10**6)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 * len(body)  # as objects they take 20 times as much
+
+
+@given(strategies.data())
+@settings(max_examples=examples(100))
+def test_syntax_is_judged_as_orjson_judges_it(data: strategies.DataObject):
+    """Valid bodies with a few bytes changed: what orjson does not read is refused, whatever its size."""
+    value = strategies.recursive(
+        strategies.none()
+        | strategies.booleans()
+        | strategies.integers(-9, 10**6)
+        | strategies.text(max_size=5),
+        lambda some: (
+            strategies.lists(some, max_size=3) | strategies.dictionaries(strategies.text(max_size=3), some)
+        ),
+        max_leaves=6,
+    )
+    body = bytearray(json.dumps(data.draw(value), ensure_ascii=data.draw(strategies.booleans())).encode())
+    for _ in range(data.draw(strategies.integers(0, 2))):
+        place = data.draw(strategies.integers(0, len(body)))
+        body[place : place + data.draw(strategies.integers(0, 1))] = data.draw(
+            strategies.sampled_from(
+                [b",", b'"', b"\\", b"]", b"}", b"u", b"0", b"-", b"\n", b"\xc3", b"\\ud8"]
+            )
+        )
+    try:
+        orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        refused = error.msg != "number is infinity when parsed as double"
+    else:
+        refused = False
+    for few in (0, 10**6):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gte_runtime.server.body.FEW_VALUES", few)
+            with pytest.raises(Refusal) if refused else contextlib.nullcontext():
+                _check_syntax(bytes(body))
 
 
 def test_an_ignored_field_becomes_no_objects(busy: Process):

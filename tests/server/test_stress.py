@@ -497,6 +497,17 @@ def test_a_run_that_cannot_be_stopped_ends_the_process(tiny_bundle: Path, monkey
         assert here.exit_codes[0] != 0
 
 
+def test_a_check_that_does_not_end_ends_the_process(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    """A model that hangs while nobody asks: the server is not ready, and then makes room for another."""
+    monkeypatch.setattr("gte_runtime.server.health.GRACE", 0.5)
+    with gated(tiny_bundle, stall_timeout=0.5, check_every=0.2) as (here, gate):
+        gate.open.clear()
+        gate.deaf = True
+        eventually(lambda: here.get("/health/ready").status_code == 503)
+        eventually(lambda: here.exit_codes)
+        assert here.exit_codes[0] != 0
+
+
 def test_an_idle_model_is_tried(tiny_bundle: Path):
     """It breaks while nobody asks: readiness finds out, and finds out when it is mended."""
     with gated(tiny_bundle, check_every=0.2) as (here, gate):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..inference.session import Session
 from ..machine import processor
 from ..machine.cache import recall, remember
 from ..machine.memory import give_back
+from ..machine.tasks import Task, aside
 from ..proof.invariance import Invariance, measure
 from ..proof.selfcheck import self_check
 from ..tokenization import Tokenizer
@@ -100,16 +101,25 @@ def _load(
 ) -> Loaded:
     manifest, variant = bundle.manifest, bundle.variant(name)
     graph = bundle.read(variant.graph)
-    data = bundle.read("tokenizer.json")
     # In parallel: session and tokenizer take about the same time, and ONNX Runtime releases the GIL.
-    with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
-        opened = loading.submit(_open, bundle, checked, name, graph, provider, threads, gpu)
-        try:
-            tokenizer = Tokenizer(data, manifest.tokenizer, encode_special_tokens=encode_special_tokens)
-        except GteError:
-            opened.result().close()  # or, if opening failed too, that error is raised
-            raise
-    session = opened.result()
+    data = bundle.read("tokenizer.json")
+    loading = Task(partial(_open, bundle, checked, name, graph, provider, threads, gpu), "gte-load")
+    try:
+        loading.start()
+        # Aside, too, since both import. A signal while the main thread waits for Python's import lock leaves
+        # that locked for ever, and the other thread would never end (seen in 3.11).
+        tokenizer = aside(
+            partial(Tokenizer, data, manifest.tokenizer, encode_special_tokens=encode_special_tokens),
+            "gte-load",
+        )
+        session = loading.result()
+    except BaseException as error:
+        loading.end()  # a session that loads cannot be stopped
+        if isinstance(error, GteError) and loading.failure is not None:
+            raise loading.failure from None
+        if loading.value is not None:
+            loading.value.close()
+        raise
     try:
         if checked.fresh:
             tokenizer.check_ids(manifest.architecture.vocab_size)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 import warnings
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import click
 
 from ..errors import GteError
+from . import interrupts
 from .terminal import tell
 
 COMMANDS = {
@@ -73,7 +73,15 @@ def gte() -> None:
 
 def main() -> None:
     """Entry point. A failure gives one line on stderr and a documented exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    interrupts.watch()
+    try:
+        code = _exit_code()
+    finally:
+        interrupts.leave()
+    sys.exit(code)
+
+
+def _exit_code() -> int:
     _open_missing_streams()
     warnings.showwarning = _show_warning
     try:
@@ -94,7 +102,7 @@ def main() -> None:
         _complain(f"{error.strerror or error}")
         _close_stdout()
         code = 6
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _complain(message: str) -> None:
@@ -103,10 +111,6 @@ def _complain(message: str) -> None:
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     _complain(f"warning: {message}")
-
-
-def _terminated(number: int, frame: Any) -> None:
-    sys.exit(128 + number)
 
 
 def _open_missing_streams() -> None:

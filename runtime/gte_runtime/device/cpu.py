@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,9 @@ from ..format.manifest import LOGITS, Variant
 from ..inference.batch import Batch, padded_inputs, padding_mask, ragged_inputs
 from ..inference.session import NOTHING, Outputs, Share
 from ..machine.memory import give_back
+from ..machine.native import close_at_exit, native
+from ..machine.tasks import aside, in_main_thread
 from .graph import check_signature, fetched, load_graph, outputs_of
-from .live import live, wait_for
 from .runtime import new_run_options, translated
 from .semaphore import ProcessorSemaphore
 
@@ -76,7 +78,9 @@ class CpuSession:
         self._pid = os.getpid()
         self._closed = False
         self._running: dict[Any, object] = {}
-        self._idle = threading.Condition()
+        # No Condition: a signal in the main thread can leave that locked for ever. And a signal's handler may
+        # call `close`.
+        self._lock = threading.RLock()
         self.workers = threads
         self._files = files
         self._processors = ProcessorSemaphore(self.workers)
@@ -85,7 +89,7 @@ class CpuSession:
         self._single_lock = threading.Lock()
         self._session = load_graph(graph, folder, variant, "cpu", threads)
         check_signature(self._session, variant, width)
-        live.add(self)
+        close_at_exit(self)
 
     def run(
         self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
@@ -109,36 +113,8 @@ class CpuSession:
         return outputs_of(cls, per_token, mask)
 
     def _run(self, names: Sequence[str], feeds: Feeds, least: int, most: int, owner: object) -> list[Float32]:
-        # Compared by number: current_thread() keeps an object for every thread that Python did not start.
-        if threading.get_ident() != threading.main_thread().ident:
-            return self._run_here(names, feeds, least, most, owner)
-        # Python handles signals in the main thread only, and only between bytecodes. So the main thread
-        # waits, and another one runs.
-        result: list[Any] = []
-        done = threading.Event()
-
-        def attempt() -> None:
-            result.append(self._attempt(names, feeds, least, most, owner))
-            done.set()
-
-        threading.Thread(target=attempt, name="gte-run", daemon=True).start()
-        try:
-            wait_for(done)
-        except BaseException:
-            self.stop(owner)
-            while not done.wait(0.05):
-                self.stop(owner)  # repeated: a run that still waits for processors cannot be stopped yet
-            raise
-        outcome = result[0]
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return list(outcome)
-
-    def _attempt(self, *arguments: Any) -> list[Float32] | BaseException:
-        try:
-            return self._run_here(*arguments)
-        except BaseException as error:  # noqa: BLE001 - carried to the waiting thread and raised there
-            return error
+        run = partial(self._run_here, names, feeds, least, most, owner)
+        return aside(run, "gte-run", partial(self.stop, owner)) if in_main_thread() else run()
 
     def _run_here(
         self, names: Sequence[str], feeds: Feeds, least: int, most: int, owner: object
@@ -178,21 +154,19 @@ class CpuSession:
         options = new_run_options()
         if feeds["input_ids"].size >= LARGE:
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        with self._idle:
+        with self._lock:
             if self._closed:
                 raise Cancelled("this engine is closed")
             self._running[options] = owner
         try:
-            return list(session.run(names, dict(feeds), options))
-        except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
-            raise translated(error, bool(options.terminate)) from None
+            with native():
+                return _outputs(session, names, feeds, options)
         finally:
-            with self._idle:
-                self._running.pop(options, None)
-                self._idle.notify_all()
+            with self._lock:
+                del self._running[options]
 
     def stop(self, owner: object) -> None:
-        with self._idle:
+        with self._lock:
             for options, whose in self._running.items():
                 if whose is owner:
                     options.terminate = True
@@ -200,10 +174,18 @@ class CpuSession:
     def close(self) -> None:
         if os.getpid() != self._pid:
             return  # in a child of fork() a lock that another thread held is never released
-        with self._idle:
+        with self._lock:
             self._closed = True
             for options in self._running:
                 options.terminate = True
-            self._idle.wait_for(lambda: not self._running)
-            self._session = self._single = self._files = None
+        while self._running:
+            time.sleep(0.002)
+        self._session = self._single = self._files = None
         give_back()
+
+
+def _outputs(session: Any, names: Sequence[str], feeds: Feeds, options: Any) -> list[Float32]:
+    try:
+        return list(session.run(names, dict(feeds), options))
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
+        raise translated(error, bool(options.terminate)) from None

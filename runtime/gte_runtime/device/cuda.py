@@ -16,9 +16,9 @@ from ..inference.batch import Batch
 from ..inference.halving import all_or_error, run_halved
 from ..inference.session import Outputs, Share
 from ..machine.libraries import preload, remedy
+from ..machine.native import close_at_exit
 from .graph import load_graph
 from .lanes import Device, Lane, least_loaded
-from .live import live
 from .runtime import available_providers, quiet, release_of, require_provider, runtime
 from .shapes import CAPTURED_SHAPES, Shape
 
@@ -111,7 +111,7 @@ class CudaSession:
             _close(self._lanes)
             raise
         self.workers = len(self._lanes)
-        live.add(self)
+        close_at_exit(self)
         # The thread of a lane would keep the lane alive, and with it the device's memory.
         weakref.finalize(self, _close, self._lanes)
 

@@ -11,10 +11,19 @@ from typing import Any
 import numpy as np
 
 from ..arrays import AnyArray, Bool, Float32
-from ..errors import BundleError, BundleVersionError, ConfigError, OutOfMemory, ProviderUnavailableError
+from ..errors import (
+    BundleError,
+    BundleVersionError,
+    Cancelled,
+    ConfigError,
+    NoThread,
+    OutOfMemory,
+    ProviderUnavailableError,
+)
 from ..format.manifest import LOGITS, STATES, VECTORS, Variant
 from ..inference.session import Outputs
 from ..machine.forks import outlive_forks
+from ..machine.native import native
 from .runtime import (
     MEMORY_WORDS,
     PROVIDERS,
@@ -52,6 +61,7 @@ batches. Pages that were never touched take no memory. See docs/decisions/memory
 EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 """The session option for int8 kernels that do not add products in 16 bits."""
 
+NO_THREAD_WORDS = "pthread_create failed"
 NO_DEVICE_WORDS = ("cuda failure", "invalid device id", "no kernel image", "disable_cpu_ep_fallback")
 
 TOO_NEW_WORDS = (
@@ -121,9 +131,10 @@ def pair_sums_overflow() -> bool:
     options.intra_op_num_threads = 1
     options.log_severity_level = SILENT
     graph = (Path(__file__).parent / "int8_probe.onnx").read_bytes()
-    session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS["cpu"]])
-    side = session.get_inputs()[0].shape[1]
-    (found,) = session.run(None, {"x": np.full((side, side), 255, np.uint8)})
+    with native():
+        session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS["cpu"]])
+        side = session.get_inputs()[0].shape[1]
+        (found,) = session.run(None, {"x": np.full((side, side), 255, np.uint8)})
     return not bool((found == 127 * 127 * side).all())
 
 
@@ -153,6 +164,7 @@ def load_graph(
         BundleVersionError: the graph needs a newer ONNX Runtime.
         BundleError: the graph does not load.
         OutOfMemory: the weights do not fit.
+        NoThread: the system gives no threads for the pool.
     """
     onnxruntime = runtime()
     if release_of(onnxruntime.__version__) < release_of(variant.min_onnxruntime):
@@ -179,15 +191,18 @@ def load_graph(
     # With this variable set, session options inside the graph would replace ours.
     os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
     try:
-        session = onnxruntime.InferenceSession(
-            graph,
-            options,
-            providers=[(name, dict(provider_options or {}))],
-            # The CPU kernel of the fused operator is slower than its parts: 9 % of a run at 8x128 tokens.
-            disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
-            # By default the Python wrapper prints to stdout and continues on another provider.
-            enable_fallback=0,
-        )
+        with native():
+            session = onnxruntime.InferenceSession(
+                graph,
+                options,
+                providers=[(name, dict(provider_options or {}))],
+                # The CPU kernel of the fused operator is slower than its parts: 9 % of a run at 8x128 tokens.
+                disabled_optimizers=["SkipLayerNormFusion"] if provider == "cpu" else None,
+                # By default the Python wrapper prints to stdout and continues on another provider.
+                enable_fallback=0,
+            )
+    except Cancelled:
+        raise  # Python is exiting
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base
         words = str(error).lower()
         if any(word in words for word in TOO_NEW_WORDS):
@@ -197,6 +212,8 @@ def load_graph(
             ) from None
         if any(word in words for word in MEMORY_WORDS):
             raise OutOfMemory(f"not enough memory to load {variant.graph}") from None
+        if NO_THREAD_WORDS in words:
+            raise NoThread("ONNX Runtime needs more") from None
         if any(word in words for word in NO_DEVICE_WORDS):
             raise ProviderUnavailableError(
                 provider, available_providers(), f"{message_of(error)}; `gte doctor` shows driver and GPUs"

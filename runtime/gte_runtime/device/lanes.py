@@ -8,6 +8,7 @@ queue.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -19,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from ..arrays import AnyArray
-from ..errors import Cancelled
+from ..errors import Cancelled, EngineError, NoThread
 from ..format.manifest import LOGITS, Variant
 from ..inference.batch import Batch, packed_inputs, padded_inputs, padding_mask
 from ..inference.session import NOTHING, Outputs
+from ..machine.native import native
+from ..machine.tasks import SIGNALS_EVERY, wait_for
 from .graph import check_signature, fetched, outputs_of
-from .live import wait_for
 from .runtime import new_run_options, runtime, translated
 from .shapes import Shape, fill, rounded, smallest
 
@@ -97,10 +99,13 @@ class Lane:
         self._thread = threading.Thread(
             target=self._work, args=(open_session, tuple(shapes)), name=name, daemon=True
         )
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise NoThread(str(error)) from None
 
     def wait_until_loaded(self) -> None:
-        self._loaded.wait()
+        wait_for(self._loaded)
         if self._failure is not None:
             raise self._failure
 
@@ -119,10 +124,11 @@ class Lane:
             self.load += tokens
         try:
             self._queue.put(job)
-            wait_for(job.done)
+            self._wait(job)
         except BaseException:
             job.options.terminate = True
-            job.done.wait()
+            with contextlib.suppress(EngineError):
+                self._wait(job)
             raise
         finally:
             with self._lock:
@@ -132,6 +138,13 @@ class Lane:
             raise job.result
         assert job.result is not None
         return job.result
+
+    def _wait(self, job: _Job) -> None:
+        while not job.done.wait(SIGNALS_EVERY):
+            if not self._thread.is_alive() and not job.done.is_set():
+                if self._closed:
+                    raise Cancelled("this engine is closed")
+                raise EngineError(f"the thread of {self._device.arena} has ended; open the model again")
 
     def stop(self, owner: object) -> None:
         with self._lock:
@@ -151,11 +164,12 @@ class Lane:
 
     def _work(self, open_session: Callable[[], Any], shapes: Sequence[Shape]) -> None:
         try:
-            runner = _Runner(open_session(), self._device, self._variant, self._width)
-            for shape in shapes:
-                started = time.perf_counter()
-                runner.capture(shape)
-                self.captured.append(Captured(shape, (time.perf_counter() - started) * 1e3))
+            with native():
+                runner = _Runner(open_session(), self._device, self._variant, self._width)
+                for shape in shapes:
+                    started = time.perf_counter()
+                    runner.capture(shape)
+                    self.captured.append(Captured(shape, (time.perf_counter() - started) * 1e3))
         except BaseException as error:  # noqa: BLE001 - carried to the thread that waits for the lane
             self._failure = error
             self._closed = True
@@ -164,7 +178,8 @@ class Lane:
             self._loaded.set()
         while (job := self._queue.get()) is not None:
             try:
-                job.result = runner.run(job.batch, job.options, job.states)
+                with native():
+                    job.result = runner.run(job.batch, job.options, job.states)
             except BaseException as error:  # noqa: BLE001 - carried to the thread that waits for the run
                 job.result = error
             job.done.set()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ..errors import Cancelled, EngineError, OutOfMemory, ProviderError, ProviderUnavailableError
+from ..machine.native import native
+from ..machine.tasks import aside, in_main_thread
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -47,23 +50,53 @@ def runtime() -> Any:
     sets the variable to 0.
 
     Raises:
-        ProviderUnavailableError: ONNX Runtime is not installed.
+        ProviderUnavailableError: ONNX Runtime is not installed, or its installation is broken.
     """
+    if not _imported:
+        # In the main thread a signal can interrupt the import. Its exception comes out as an ImportError, and
+        # the module can never be imported again in this process ("already registered", seen in 1.32).
+        _imported.append(aside(_import, "gte-import") if in_main_thread() else _import())
+    return _imported[0]
+
+
+_imported: list[Any] = []
+_importing = threading.Lock()
+
+
+def _import() -> Any:
+    with _importing, native():
+        return _import_silently()
+
+
+def _import_silently() -> Any:
     asked = os.environ.get(NO_TELEMETRY)
     try:
         if asked is None and "onnxruntime" not in sys.modules:
             os.environ[NO_TELEMETRY] = "1"
         import onnxruntime
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise _broken(error) from None
         raise ProviderUnavailableError(
             "cpu", (), "install ONNX Runtime: pip install 'gte-runtime[cpu]' or 'gte-runtime[gpu]'"
         ) from None
+    except ImportError as error:
+        raise _broken(error) from None
     finally:
         if asked is None:
             os.environ.pop(NO_TELEMETRY, None)  # the environment belongs to the host program
     if asked != "0":
         onnxruntime.disable_telemetry_events()  # the host program may have imported it before
     return onnxruntime
+
+
+def _broken(error: ImportError) -> ProviderUnavailableError:
+    return ProviderUnavailableError(
+        "cpu",
+        ("cpu",),
+        f"importing ONNX Runtime failed: {message_of(error)}; mend it, or install it again: "
+        "pip install --force-reinstall --no-deps onnxruntime (on a GPU: onnxruntime-gpu)",
+    )
 
 
 def require_provider(provider: str) -> str:

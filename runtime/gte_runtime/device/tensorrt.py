@@ -39,10 +39,10 @@ from ..inference.halving import all_or_error, joined, run_halved
 from ..inference.session import Outputs, Share
 from ..machine.cache import distrust, make_directory, place
 from ..machine.gpus import devices
+from ..machine.native import close_at_exit, native
 from .cuda import CudaOptions, out_of_memory, require_libraries
 from .graph import load_graph
 from .lanes import Device, Lane, least_loaded
-from .live import live
 from .runtime import available_providers, runtime
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class TensorRtSession:
             self.close()
             raise
         self.workers = len(options.devices)
-        live.add(self)
+        close_at_exit(self)
 
     def run(
         self, batch: Batch, share: Share = "any", owner: object = None, *, states: bool = False
@@ -305,7 +305,8 @@ def _build(source: EngineSource, profile: Profile, device: int, folder: Path, ti
     )
     ids = [np.ones(profile.longest, np.int64)] * profile.texts
     batch = make_batch(np.arange(profile.texts), ids, 1)
-    session.run(None, padded_inputs(batch))  # the provider builds some engines at the first run only
+    with native():
+        session.run(None, padded_inputs(batch))  # the provider builds some engines at the first run only
     if not (folder / CONTEXT).is_file():
         raise EngineError(
             "TensorRT ran and wrote no engine; it did not accept the variant's graph as a whole"

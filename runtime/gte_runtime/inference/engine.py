@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from ..arrays import Bool, Float32, Int64
-from ..errors import Cancelled, EngineError, ForkedProcessError, GteError, NonFiniteOutputError
+from ..errors import Cancelled, EngineError, ForkedProcessError, GteError, NonFiniteOutputError, NoThread
 from ..format.manifest import LOGITS, STATES, Variant
 from .batch import Batch, make_batch
 from .cost import Cost
@@ -257,5 +257,6 @@ def _put(states: States, rows: Sequence[int], batch: Batch, outputs: Outputs) ->
 
 
 def _halving_may_help(error: EngineError) -> bool:
-    """Not after a run that was stopped on purpose, nor in a forked process, where no run succeeds."""
-    return not isinstance(error, (Cancelled, ForkedProcessError))
+    """Not after a run that was stopped on purpose, nor in a forked process or without threads, where no run
+    succeeds."""
+    return not isinstance(error, (Cancelled, ForkedProcessError, NoThread))

@@ -3,12 +3,14 @@ time."""
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
+from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
+from ..errors import NoThread
+from ..machine.tasks import SIGNALS_EVERY, Task
 from .batch import Batch
 from .session import Outputs, Session
 
@@ -43,7 +45,11 @@ def run_all(
 def _at_the_same_time(
     session: Session, batches: Sequence[Make], first: int, states: bool
 ) -> Iterator[tuple[int, Batch, Outputs]]:
-    """Each run is in a thread of its own. The caller's thread only waits, so that Ctrl-C interrupts it."""
+    """Each run is in a thread of its own. The caller's thread only waits, so that Ctrl-C interrupts it.
+
+    Where the system gives fewer threads than there are processors, those do the work; where it gives none,
+    the caller's thread does.
+    """
     left = iter(range(first, len(batches)))
     done: SimpleQueue[Any] = SimpleQueue()
     owner, lock, stopped = object(), threading.Lock(), threading.Event()
@@ -62,20 +68,30 @@ def _at_the_same_time(
                 return
 
     count = len(batches) - first
-    workers = [
-        threading.Thread(target=work, name="gte-run", daemon=True) for _ in range(min(count, session.workers))
-    ]
-    for worker in workers:
-        worker.start()
+    workers: list[Task[None]] = []
     try:
-        for _ in itertools.repeat(None, count):
-            result = done.get()
+        for _ in range(min(count, session.workers)):
+            workers.append(Task(work, "gte-run"))
+            try:
+                workers[-1].start()
+            except NoThread:
+                if len(workers) == 1:
+                    work()
+                break
+        for _ in range(count):
+            result = _next(done)
             if isinstance(result, BaseException):
                 raise result
             yield result
     finally:
         stopped.set()
-        while any(worker.is_alive() for worker in workers):
-            session.stop(owner)  # repeated: a run may begin between `stopped.set` and this call
-            for worker in workers:
-                worker.join(0.05)
+        for worker in workers:
+            worker.end(partial(session.stop, owner))
+
+
+def _next(done: SimpleQueue[Any]) -> Any:
+    while True:
+        try:
+            return done.get(timeout=SIGNALS_EVERY)
+        except Empty:
+            pass  # look for signals

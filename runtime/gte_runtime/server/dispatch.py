@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from ..inference.engine import State
 from ..inference.session import Share
 from ..tokenization import Tokens
 from .metrics import Metrics
+from .pool import Pool
 from .refusals import Refusal
 from .scheduler import Full, Model, Request, Run, Scheduler
 
@@ -72,7 +72,7 @@ class Dispatcher:
         """When a run last succeeded."""
         self._loop = loop
         # One thread more than there are slots, for the extra run of a short text.
-        self._pool = ThreadPoolExecutor(scheduler.slots + 1, thread_name_prefix="gte-serve")
+        self._pool = Pool(scheduler.slots + 1, "gte-serve")
         self._waiting: dict[Request[Runner], _Waiting] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._seconds_per_token = 0.0
@@ -126,6 +126,11 @@ class Dispatcher:
         return [
             run for run in self.scheduler.running if now - run.taken > max(limit, each * run.tokens) + grace
         ]
+
+    @property
+    def whole(self) -> bool:
+        """No thread that runs texts has ended."""
+        return self._pool.whole
 
     def fail(self, refusal: Refusal) -> None:
         """Answer all requests that wait for a run with an error."""

@@ -18,6 +18,7 @@ from ..errors import (
     InputError,
     InputTooLongError,
     NonFiniteOutputError,
+    NoThread,
     OutOfMemory,
 )
 
@@ -153,6 +154,8 @@ def refusal_of(error: GteError, place: str) -> Refusal:
             "out of memory during the run; send fewer or shorter texts",
             headers={"retry-after": "5"},
         )
+    if isinstance(error, NoThread):
+        return Refusal("not_ready", "the machine has no thread left; try again", headers={"retry-after": "5"})
     if isinstance(error, Cancelled):
         return Refusal("not_ready", "the run was stopped; try again", headers={"retry-after": "1"})
     if isinstance(error, BundleError):

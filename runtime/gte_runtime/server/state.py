@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from .dispatch import Dispatcher, Runner
@@ -16,6 +15,7 @@ from .health import Health
 from .metrics import Metrics
 from .models import EmbeddingModel, RerankerModel, ServedModel
 from .options import Options
+from .pool import Pool
 from .refusals import Refusal
 from .scheduler import Scheduler
 
@@ -29,6 +29,8 @@ class ServerState:
     """Runs texts. Set by `start`."""
     health: Health
     """Set by `start`."""
+    tokenizing: Pool
+    """For work on texts and answers that would block the event loop. Set by `start`."""
 
     def __init__(self, models: Sequence[ServedModel], options: Options) -> None:
         """The first model of each kind is the default one of its kind."""
@@ -42,8 +44,6 @@ class ServerState:
             slots=max(model.workers for model in models),
             patience=options.patience,
         )
-        self.tokenizing = ThreadPoolExecutor(2, thread_name_prefix="gte-tokenize")
-        """For work on texts and answers that would block the event loop."""
         self.held_bytes = 0
         """Bytes of bodies of requests in flight, and of answers with a vector per token."""
         m, s = self.metrics, self.scheduler
@@ -57,9 +57,13 @@ class ServerState:
 
         Args:
             stop: ends the server with an exit code.
+
+        Raises:
+            NoThread: the system gives fewer threads than the server needs. It needs no further ones later.
         """
+        self.tokenizing = Pool(2, "gte-tokenize")
         self.dispatcher = Dispatcher(self.scheduler, self.metrics, asyncio.get_running_loop())
-        self.health = Health(self.dispatcher, self.models, self.options, stop)
+        self.health = Health(self.dispatcher, self.models, self.options, stop, [self.tokenizing])
         self.health.start()
 
     async def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays import Int64
-from ..errors import BundleError, InputTooLongError
+from ..errors import BundleError, GteError, InputTooLongError, NoThread
 from ..format.values import parse_json
+from ..machine.native import Guarded, native
 from .prefix import Prefixes, ids_of, spans_of
 
 if TYPE_CHECKING:
@@ -399,8 +401,8 @@ def _read_record(data: bytes) -> TokenizerRecord:
 def _load(data: bytes) -> Any:
     import tokenizers
 
-    with _mapped_panics("cannot be read"):
-        return tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+    with _mapped_panics("cannot be read"), native():
+        return Guarded(tokenizers.Tokenizer.from_str(data.decode("utf-8")))
 
 
 def _template(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -430,11 +432,19 @@ def _pair_template(tokenizer: Any) -> tuple[list[int], list[int], list[int]]:
 def _mapped_panics(what: str = "the tokenizer failed") -> Iterator[None]:
     """Turn a panic of the tokenizers library into a BundleError.
 
-    A panic is no Exception, and some come only with the first text, such as that for a broken charsmap.
+    A panic is no Exception, and some come only with the first text, such as that for a broken charsmap. Every
+    other BaseException, which a signal may raise, is left as it is.
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, BundleError):
+    except GteError:
         raise
-    except BaseException as error:  # noqa: BLE001 - a PanicException is no Exception
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if "ThreadPoolBuildError" in str(error):
+            # The library tries only once in a process to start its threads, and panics ever after. From here
+            # on it works without, for the host program, too.
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+            raise NoThread("the tokenizer needs more") from None
         raise BundleError(f"tokenizer.json: {what}: {str(error)[:120]}") from None

@@ -121,7 +121,7 @@ def test_a_lock_held_at_a_fork(session: CpuSession):
     for it.
     """
     child = 0
-    with session._idle:
+    with session._lock:
         child = os.fork()
         if not child:
             signal.alarm(20)

@@ -7,6 +7,7 @@ Runtime itself does with all this on a GPU is tested in tests/stand_in and tests
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import threading
 import time
@@ -27,7 +28,7 @@ from gte_runtime.device.cpu import CpuSession
 from gte_runtime.device.graph import load_graph
 from gte_runtime.device.lanes import Device, Lane, least_loaded
 from gte_runtime.device.shapes import CAPTURED_SHAPES, Shape
-from gte_runtime.errors import Cancelled, EngineError, OutOfMemory, ProviderUnavailableError
+from gte_runtime.errors import Cancelled, EngineError, NoThread, OutOfMemory, ProviderUnavailableError
 from gte_runtime.inference.batch import Batch, make_batch
 from gte_runtime.inference.halving import all_or_error, joined, run_halved
 from gte_runtime.inference.session import Outputs
@@ -360,3 +361,28 @@ def test_states_of_tokens_are_fetched_when_asked_for(lane: tuple[Lane, Evaluated
     assert not len(run(opened, batch).token_states)
     assert "token_states" not in session.bindings[-1].made
     assert [joined([found, found]).token_states.shape] == [(2 * 17, WIDTH)]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lane_whose_thread_has_ended(lane: tuple[Lane, Evaluated]):
+    """Runs that wait for it, and all later ones, raise instead of waiting for ever."""
+    opened, _ = lane
+    kill = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    run(opened, texts(5))
+    # Delivered when the thread takes the next job: it ends there, and nobody sets the job's result.
+    kill(ctypes.c_ulong(opened._thread.ident or 0), ctypes.py_object(SystemExit))
+    for _ in range(2):
+        with pytest.raises(EngineError, match="has ended"):
+            run(opened, texts(5))
+    assert opened.load == 0
+
+
+def test_a_lane_without_a_thread(packed: Bundle, monkeypatch: pytest.MonkeyPatch):
+    """An error of ours, and no lane."""
+
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(NoThread):
+        Lane(lambda: Evaluated(packed), HERE, packed.variant("cuda-fp16"), WIDTH, ())

@@ -198,3 +198,21 @@ def test_a_failure_on_all_processors_ends_the_call():
     with pytest.raises(EngineError, match="it broke"):
         list(run_all(session, batches(4), 4))
     assert session.shares == ["all", "all"]
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2])
+def test_a_limit_of_threads(monkeypatch: pytest.MonkeyPatch, allowed: int):
+    """Fewer threads than processors do the work; without any, the caller's does it."""
+    real, left = threading.Thread.start, [allowed]
+
+    def start(self: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        real(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    session = Recorder(4)
+    found = {index: float(out.cls[0, 0]) for index, _, out in run_all(session, batches(7), 0)}
+    assert found == {n: float(n) for n in range(7)}
+    assert not [t for t in threading.enumerate() if t.name == "gte-run"]
