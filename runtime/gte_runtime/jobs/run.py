@@ -8,14 +8,18 @@ import itertools
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..catalog.locate import locate
-from ..errors import GteError, InputFileError, OutputError
+from ..errors import GteError, InputError, InputFileError, OutputError
 from ..format import manifest
+from ..machine.tasks import Task
+from ..tokenization import Tokens
 from . import journal, rows
 from .columns import cell, fits, kind_of
 from .journal import Journal, Part
@@ -149,23 +153,33 @@ def overlapped(
     operator: TableEmbedder, tables: Iterator[tuple[int, Any]], size: int
 ) -> Iterator[tuple[int, Any]]:
     """The engine of one machine: while one table is embedded, the next one is tokenized in a thread."""
-    from concurrent.futures import ThreadPoolExecutor
-
     pa = arrow()
-
-    def embedded() -> Iterator[tuple[int, Any]]:
-        with ThreadPoolExecutor(1, thread_name_prefix="gte-tokenize") as tokenizing:
-            ahead = None
-            for number, table in tables:
-                coming = number, table, tokenizing.submit(operator.tokenize, table)
-                if ahead is not None:
-                    yield ahead[0], operator.embed(ahead[1], ahead[2].result())
-                ahead = coming
-            if ahead is not None:
-                yield ahead[0], operator.embed(ahead[1], ahead[2].result())
-
-    for number, group in itertools.groupby(embedded(), key=lambda pair: pair[0]):
+    for number, group in itertools.groupby(_embedded(operator, tables), key=lambda pair: pair[0]):
         yield number, pa.concat_tables([table for _, table in group])
+
+
+def _embedded(operator: TableEmbedder, tables: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    ahead: deque[tuple[int, Any, Task[list[Tokens | InputError]]]] = deque()
+    try:
+        for number, table in tables:
+            ahead.append((number, table, Task(partial(operator.tokenize, table), "gte-tokenize")))
+            ahead[-1][2].start()
+            if len(ahead) > 1:
+                yield _next(operator, ahead)
+        while ahead:
+            yield _next(operator, ahead)
+    finally:
+        for _, _, task in ahead:
+            task.end()
+
+
+def _next(
+    operator: TableEmbedder, ahead: deque[tuple[int, Any, Task[list[Tokens | InputError]]]]
+) -> tuple[int, Any]:
+    number, table, task = ahead[0]
+    tokens = task.result()
+    ahead.popleft()
+    return number, operator.embed(table, tokens)
 
 
 def _check_input(path: str) -> None:
