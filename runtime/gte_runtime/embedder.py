@@ -15,7 +15,7 @@ from .results import Embeddings
 from .scoring import check_weight
 from .steps import Steps
 from .streaming import TEXTS_PER_PART, check_stream, in_parts
-from .tokenization import OnBadUnicode, Tokenizer, as_pairs, check_pair, check_text, choose_length
+from .tokenization import Form, OnBadUnicode, Tokenizer, as_pairs, check_pair, check_text, choose_length
 
 if TYPE_CHECKING:
     from .bundle.directory import Verify
@@ -46,6 +46,7 @@ class Embedder:
         threads: int | None = None,
         budget: Budget | None = None,
         encode_special_tokens: bool = False,
+        unicode: Form | None = None,
         verify: Verify = "auto",
         latency: bool = False,
         devices: Sequence[int] = (0,),
@@ -60,6 +61,8 @@ class Embedder:
             threads: processors to use; by default all that affinity and container quota allow.
             budget: limits of one run in tokens and attention scores.
             encode_special_tokens: treat special tokens such as `</s>` inside a text as plain characters.
+            unicode: "NFC" composes texts before they are tokenized, "exact" takes them as they are; None is
+                the bundle's default, mostly "exact". See docs/text-forms.md.
             verify: "auto" hashes files that this machine has not checked before, "always" hashes all.
             latency: on CUDA, capture CUDA graphs for small requests; `info` has their shapes and the time.
             devices: GPUs to use, in CUDA's numbering. The texts of one call are spread over them.
@@ -81,6 +84,7 @@ class Embedder:
                 threads=threads,
                 budget=budget,
                 encode_special_tokens=encode_special_tokens,
+                unicode=unicode,
                 verify=verify,
                 latency=latency,
                 devices=devices,
@@ -115,6 +119,7 @@ class Embedder:
         *,
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = None,
+        unicode: Form | None = None,
     ) -> Embeddings:
         """Embed texts.
 
@@ -129,6 +134,7 @@ class Embedder:
             errors: "replace" puts "?" in the place of a lone surrogate (half a pair); "strict" refuses it.
             prompt_name: the prompt of the model to put before every text, such as "query"; by default the
                 model's default prompt, which most models do not have. "" is no prompt.
+            unicode: as in `open`, for this call; None is what `open` was given.
 
         Returns:
             Rows in input order. No texts give shape [0, dim].
@@ -138,7 +144,9 @@ class Embedder:
             ConfigError: an argument out of range, or sparse=True for a checkpoint without a sparse head.
         """
         dim, sparse = self.steps.check_dim(dim), self.steps.check_sparse(sparse)
-        tokens = self.steps.tokens(texts, max_length, truncate, errors=errors, prompt_name=prompt_name)
+        tokens = self.steps.tokens(
+            texts, max_length, truncate, errors=errors, prompt_name=prompt_name, unicode=unicode
+        )
         states = self.steps.run(tokens, show_progress=show_progress)
         return self.steps.collect(tokens, states, dense=dense, sparse=sparse, dim=dim)
 
@@ -153,6 +161,7 @@ class Embedder:
         *,
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = None,
+        unicode: Form | None = None,
         texts_per_part: int = TEXTS_PER_PART,
     ) -> Iterator[Embeddings]:
         """Embed any number of texts in bounded memory, part by part, in input order.
@@ -162,7 +171,9 @@ class Embedder:
         parts are read before the first is yielded, since one is tokenized while another runs.
         """
         dim, sparse = self.steps.check_dim(dim), self.steps.check_sparse(sparse)
-        tokenize = self.steps.tokenize_part(max_length, truncate, errors=errors, prompt_name=prompt_name)
+        tokenize = self.steps.tokenize_part(
+            max_length, truncate, errors=errors, prompt_name=prompt_name, unicode=unicode
+        )
         run = partial(self.steps.run_part, dense=dense, sparse=sparse, dim=dim)
         check_stream(texts, texts_per_part)
         return in_parts(iter(texts), texts_per_part, tokenize, run)

@@ -17,7 +17,7 @@ from .inference.cost import COSTS, Cost
 from .inference.engine import Engine
 from .inference.plan import Budget
 from .machine.threads import thread_count
-from .tokenization import Tokenizer
+from .tokenization import EXACT, Form, Tokenizer, choose_form
 
 if TYPE_CHECKING:
     from .device.cuda import CudaOptions
@@ -51,6 +51,7 @@ def open_model(
     threads: int | None = None,
     budget: Budget | None = None,
     encode_special_tokens: bool = False,
+    unicode: Form | None = None,
     verify: Verify = "auto",
     latency: bool = False,
     devices: Sequence[int] = (0,),
@@ -75,6 +76,8 @@ def open_model(
     _check_kind(manifest, reranker)
     name = variant or preferred(bundle, provider)
     chosen = bundle.variant(name)
+    # A manifest has no other values; see `format.manifest.FORMS`.
+    form = choose_form(unicode, choose_form(manifest.unicode, EXACT))
     gpu = None
     if provider != "cpu" or latency or tuple(devices) != (0,) or gpu_mem_limit is not None:
         gpu = _gpu_options(provider, tuple(devices), gpu_mem_limit, latency)
@@ -84,6 +87,7 @@ def open_model(
         provider=provider,
         threads=count,
         encode_special_tokens=encode_special_tokens,
+        unicode=form,
         verify=verify,
         gpu=gpu,
     )
@@ -93,6 +97,7 @@ def open_model(
         "variant": name,
         "provider": provider,
         "threads": count,
+        "unicode": form,
         **invariance.as_info(),
     }
     if gpu is not None:

@@ -17,6 +17,7 @@ from .machine.progress import Progress
 from .results import Ranked, Scores
 from .scoring import sigmoid as sigmoid_of
 from .tokenization import (
+    Form,
     OnBadUnicode,
     Tokenizer,
     as_pairs,
@@ -59,6 +60,7 @@ class Reranker:
         threads: int | None = None,
         budget: Budget | None = None,
         encode_special_tokens: bool = False,
+        unicode: Form | None = None,
         verify: Verify = "auto",
     ) -> Reranker:
         """Open a reranker's bundle and check that it gives the scores that are recorded in it. Arguments and
@@ -78,6 +80,7 @@ class Reranker:
                 threads=threads,
                 budget=budget,
                 encode_special_tokens=encode_special_tokens,
+                unicode=unicode,
                 verify=verify,
             )
         )
@@ -105,6 +108,7 @@ class Reranker:
         *,
         sigmoid: bool = False,
         errors: OnBadUnicode = "strict",
+        unicode: Form | None = None,
     ) -> list[Ranked]:
         """Documents by how well they answer a query, best first. Equal scores keep the input order.
 
@@ -119,6 +123,7 @@ class Reranker:
             sigmoid: return scores from 0 to 1 instead of the model's own, which are unbounded. The order is
                 the same.
             errors: "replace" puts "?" in the place of a lone surrogate (half a pair); "strict" refuses it.
+            unicode: as in `open`, for this call; None is what `open` was given.
 
         Raises:
             InputError: a text that cannot be used, with the document's index; an empty query; no documents.
@@ -147,6 +152,7 @@ class Reranker:
             truncate,
             show_progress,
             sigmoid=sigmoid,
+            unicode=unicode,
         ).scores
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         return [Ranked(row, float(scores[row]), checked[row] if return_documents else None) for row in order]
@@ -160,6 +166,7 @@ class Reranker:
         *,
         sigmoid: bool = False,
         errors: OnBadUnicode = "strict",
+        unicode: Form | None = None,
     ) -> Float32:
         """Scores of (query, document) pairs in input order, float32 [N]. Arguments are those of `rank`.
 
@@ -167,7 +174,7 @@ class Reranker:
             InputError: not a pair of strings; has the index of the pair.
         """
         return self.evaluate(
-            pairs, max_length, truncate, show_progress, sigmoid=sigmoid, errors=errors
+            pairs, max_length, truncate, show_progress, sigmoid=sigmoid, errors=errors, unicode=unicode
         ).scores
 
     def evaluate(
@@ -179,12 +186,13 @@ class Reranker:
         *,
         sigmoid: bool = False,
         errors: OnBadUnicode = "strict",
+        unicode: Form | None = None,
     ) -> Scores:
         """As `score`, but returns the number of tokens of each pair and whether it was cut, too."""
         check_errors(errors)
         length = choose_length(max_length, self.tokenizer.pair_specials, self.max_length)
         checked = [check_pair(pair, index, errors) for index, pair in enumerate(as_pairs(pairs))]
-        tokens = self.tokenizer.encode_pairs(checked, max_length=length, truncate=truncate)
+        tokens = self.tokenizer.encode_pairs(checked, max_length=length, truncate=truncate, unicode=unicode)
         with Progress(len(tokens), show_progress, "pair") as advance:
             logits = self.engine.run([t.ids for t in tokens], done=advance).logits
         return Scores(

@@ -19,7 +19,7 @@ from ..machine.cache import recall, remember
 from ..machine.memory import give_back
 from ..proof.invariance import Invariance, measure
 from ..proof.selfcheck import self_check
-from ..tokenization import Tokenizer
+from ..tokenization import EXACT, Form, Tokenizer
 from .directory import Bundle, OpenFiles, Verify
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def load(
     threads: int,
     encode_special_tokens: bool,
     verify: Verify,
+    unicode: Form = EXACT,
     gpu: CudaOptions | None = None,
 ) -> Loaded:
     """Check a variant's files, load them, and compare the outputs with those that the manifest records.
@@ -65,7 +66,7 @@ def load(
         name: the variant.
         provider: "cpu", "cuda" or "tensorrt".
         threads: threads of a session on the CPU.
-        encode_special_tokens: see `Tokenizer`.
+        encode_special_tokens, unicode: see `Tokenizer`.
         verify: see `Bundle.check`.
         gpu: options of a session on a GPU.
 
@@ -82,7 +83,7 @@ def load(
         bundle.manifest.files_of(name), verify, before=lambda: facts.append(inspect_variant(bundle, name))
     )
     try:
-        return _load(bundle, checked, facts, name, provider, threads, encode_special_tokens, gpu)
+        return _load(bundle, checked, facts, name, provider, threads, encode_special_tokens, unicode, gpu)
     except BaseException:
         checked.close()
         raise
@@ -96,6 +97,7 @@ def _load(
     provider: str,
     threads: int,
     encode_special_tokens: bool,
+    unicode: Form,
     gpu: CudaOptions | None,
 ) -> Loaded:
     manifest, variant = bundle.manifest, bundle.variant(name)
@@ -105,7 +107,9 @@ def _load(
     with ThreadPoolExecutor(1, thread_name_prefix="gte-load") as loading:
         opened = loading.submit(_open, bundle, checked, name, graph, provider, threads, gpu)
         try:
-            tokenizer = Tokenizer(data, manifest.tokenizer, encode_special_tokens=encode_special_tokens)
+            tokenizer = Tokenizer(
+                data, manifest.tokenizer, encode_special_tokens=encode_special_tokens, unicode=unicode
+            )
         except GteError:
             opened.result().close()  # or, if opening failed too, that error is raised
             raise

@@ -10,7 +10,7 @@ import click
 
 from ..errors import InputError
 from . import reading, writing
-from .options import gpu_options, max_length_option, model_options
+from .options import form_of, gpu_options, max_length_option, model_options, unicode_option
 from .terminal import tell
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--truncate/--no-truncate", default=True, help="Cut texts over --max-length, or reject them.")
 @click.option("--prompt-name", help="The prompt of the model to put before every text, such as query.")
 @max_length_option
+@unicode_option
 @model_options
 @gpu_options
 def command(
@@ -50,6 +51,7 @@ def command(
     truncate: bool,
     prompt_name: str | None,
     max_length: int,
+    nfc: bool | None,
     model: str,
     variant: str | None,
     provider: str,
@@ -83,6 +85,7 @@ def command(
             threads=threads,
             devices=devices,
             gpu_mem_limit=gpu_mem_limit,
+            unicode=form_of(nfc),
         ) as gte,
         writing.open_writer(
             output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse

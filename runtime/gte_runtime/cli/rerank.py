@@ -6,7 +6,7 @@ import click
 
 from ..errors import InputError
 from . import reading
-from .options import reranker_options
+from .options import form_of, reranker_options, unicode_option
 from .terminal import show, show_json, tell
 
 
@@ -36,6 +36,7 @@ from .terminal import show, show_json, tell
     help="Tokens of query and document, special tokens included.",
 )
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
+@unicode_option
 @reranker_options
 def command(
     query: str,
@@ -47,6 +48,7 @@ def command(
     truncate: bool,
     max_length: int,
     form: str,
+    nfc: bool | None,
     model: str,
     variant: str | None,
     provider: str,
@@ -65,7 +67,9 @@ def command(
     from ..reranker import Reranker
     from ..tokenization import check_text
 
-    with Reranker.open(model, variant=variant, provider=provider, threads=threads) as gte:
+    with Reranker.open(
+        model, variant=variant, provider=provider, threads=threads, unicode=form_of(nfc)
+    ) as gte:
         kept, texts = [], []
         for index, row in enumerate(rows):
             try:

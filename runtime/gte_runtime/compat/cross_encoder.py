@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..reranker import Reranker
+from ..tokenization import Form
 from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
 from .tensors import as_rows, as_torch, is_tensor
@@ -56,6 +57,7 @@ class CrossEncoder:
         default_activation_function: Activation | None = None,
         variant: str | None = None,
         threads: int | None = None,
+        unicode: Form | None = None,
     ) -> None:
         """Open a bundle.
 
@@ -74,7 +76,8 @@ class CrossEncoder:
             activation_fn: applied to the raw scores; by default the sigmoid, as in the original.
             automodel_args, default_activation_function: older names of model_kwargs and activation_fn.
             variant: not in the original; a variant of the bundle.
-            threads: not in the original; processors to use, by default all that this process may use.
+            threads: not in the original; processors to use, as in `Embedder.open`.
+            unicode: not in the original; "NFC" composes texts first, as in `Embedder.open`.
         """
         refuse({"modules": modules}, "a bundle is one whole model; name a bundle")
         refuse({"prompts": prompts, "default_prompt_name": default_prompt_name}, "pairs take no prompts here")
@@ -93,7 +96,7 @@ class CrossEncoder:
         self.activation_fn = activation_fn or default_activation_function
         self._provider = provider_of(device)
         self.reranker = Reranker.open(
-            model_name_or_path, provider=self._provider, variant=variant, threads=threads
+            model_name_or_path, provider=self._provider, variant=variant, threads=threads, unicode=unicode
         )
         self.max_seq_length: int = min(8192, self.reranker.max_length) if max_length is None else max_length
 

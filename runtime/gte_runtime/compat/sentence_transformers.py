@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..embedder import Embedder
 from ..errors import ConfigError
 from ..scoring import cut_and_normalise
-from ..tokenization import as_texts, check_text
+from ..tokenization import Form, as_texts, check_text
 from . import similarity
 from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
@@ -62,6 +62,7 @@ class SentenceTransformer:
         tokenizer_kwargs: Mapping[str, Any] | None = None,
         variant: str | None = None,
         threads: int | None = None,
+        unicode: Form | None = None,
     ) -> None:
         """Open a bundle.
 
@@ -82,7 +83,8 @@ class SentenceTransformer:
             truncate_dim: cut vectors to this many values.
             tokenizer_kwargs: the older name of processor_kwargs.
             variant: not in the original; a variant of the bundle.
-            threads: not in the original; processors to use, by default all that this process may use.
+            threads: not in the original; processors to use, as in `Embedder.open`.
+            unicode: not in the original; "NFC" composes texts first, as in `Embedder.open`.
         """
         refuse({"modules": modules}, "a bundle is one whole model; name a bundle")
         refuse({"revision": revision}, "a bundle is of one revision; build or pull the one you want")
@@ -102,7 +104,7 @@ class SentenceTransformer:
         self.truncate_dim = truncate_dim
         self._provider = provider_of(device)
         self.embedder = Embedder.open(
-            model_name_or_path, provider=self._provider, variant=variant, threads=threads
+            model_name_or_path, provider=self._provider, variant=variant, threads=threads, unicode=unicode
         )
         manifest = self.embedder.manifest
         self.prompts = {"query": "", "document": "", **manifest.prompts, **(prompts or {})}
