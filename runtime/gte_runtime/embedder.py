@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from .arrays import Float32, Float64
 from .format.manifest import Manifest
@@ -15,17 +15,50 @@ from .results import Embeddings
 from .scoring import check_weight
 from .steps import Steps
 from .streaming import TEXTS_PER_PART, check_stream, in_parts
-from .tokenization import Form, OnBadUnicode, Tokenizer, as_pairs, check_pair, check_text, choose_length
+from .tokenization import (
+    Form,
+    OnBadUnicode,
+    Tokenizer,
+    as_pairs,
+    check_pair,
+    check_switches,
+    check_text,
+    choose_length,
+)
 
 if TYPE_CHECKING:
     from .bundle.directory import Verify
+    from .results import DenseEmbeddings, HybridEmbeddings, SparseEmbeddings
+
+Texts = str | Iterable[str]
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of `encode` that do not decide which vectors it returns."""
+
+    dim: int | None
+    max_length: int
+    truncate: bool
+    show_progress: bool
+    errors: OnBadUnicode
+    prompt_name: str | None
+    unicode: Form | None
+
+
+SHOWN = ("variant", "provider", "threads")
+"""Names of `info` that `repr` shows."""
 
 
 class Embedder:
     """Dense and sparse vectors of one model. Safe to use from several threads. Close it, or use `with`."""
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, engine: Engine, info: dict[str, Any] | None = None
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        info: dict[str, Any] | None = None,
+        reopening: dict[str, Any] | None = None,
     ) -> None:
         """Put an embedder together from its parts. `Embedder.open` does this for a bundle on disk."""
         self.manifest = manifest
@@ -33,6 +66,7 @@ class Embedder:
         self.engine = engine
         self.steps = Steps(manifest, tokenizer, engine)
         """The steps of `encode`, for callers that need the results between them."""
+        self._reopening = reopening
         self.info = info or {}
         """Model, bundle, variant, provider, threads and batch invariance. For people and logs."""
 
@@ -107,6 +141,48 @@ class Embedder:
         """Longest text that the model can run, in tokens, special tokens included."""
         return self.steps.max_length
 
+    @overload
+    def encode(
+        self, texts: Texts, dense: Literal[True] = True, *, sparse: Literal[True], **options: Unpack[Options]
+    ) -> HybridEmbeddings: ...
+    @overload
+    def encode(
+        self, texts: Texts, dense: Literal[False], sparse: Literal[True], **options: Unpack[Options]
+    ) -> SparseEmbeddings: ...
+    @overload
+    def encode(
+        self, texts: Texts, *, dense: Literal[False], sparse: Literal[True], **options: Unpack[Options]
+    ) -> SparseEmbeddings: ...
+    @overload
+    def encode(
+        self,
+        texts: Texts,
+        dense: Literal[True] = True,
+        sparse: bool | None = None,
+        dim: int | None = None,
+        max_length: int = 8192,
+        truncate: bool = True,
+        show_progress: bool = False,
+        *,
+        errors: OnBadUnicode = "strict",
+        prompt_name: str | None = None,
+        unicode: Form | None = None,
+    ) -> DenseEmbeddings: ...
+    @overload
+    def encode(
+        self,
+        texts: Texts,
+        dense: bool = True,
+        sparse: bool | None = None,
+        dim: int | None = None,
+        max_length: int = 8192,
+        truncate: bool = True,
+        show_progress: bool = False,
+        *,
+        errors: OnBadUnicode = "strict",
+        prompt_name: str | None = None,
+        unicode: Form | None = None,
+    ) -> Embeddings: ...
     def encode(
         self,
         texts: str | Iterable[str],
@@ -143,6 +219,7 @@ class Embedder:
             InputError: a text that cannot be embedded; has its index.
             ConfigError: an argument out of range, or sparse=True for a checkpoint without a sparse head.
         """
+        check_switches(dense=dense, truncate=truncate, show_progress=show_progress)
         dim, sparse = self.steps.check_dim(dim), self.steps.check_sparse(sparse)
         tokens = self.steps.tokens(
             texts, max_length, truncate, errors=errors, prompt_name=prompt_name, unicode=unicode
@@ -170,6 +247,7 @@ class Embedder:
         embedded does not stop the stream: it is in `rejected`, and `index` says which texts have rows. Two
         parts are read before the first is yielded, since one is tokenized while another runs.
         """
+        check_switches(dense=dense, truncate=truncate)
         dim, sparse = self.steps.check_dim(dim), self.steps.check_sparse(sparse)
         tokenize = self.steps.tokenize_part(
             max_length, truncate, errors=errors, prompt_name=prompt_name, unicode=unicode
@@ -251,6 +329,16 @@ class Embedder:
     def close(self) -> None:
         """Stop all runs and release the memory."""
         self.engine.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the bundle's path and the arguments of `open`: the other process opens it again."""
+        from .opening import reopened
+
+        return reopened(Embedder.open, self._reopening)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={self.info[name]!r}" for name in SHOWN if name in self.info)
+        return f"Embedder({self.manifest.model!r}{', ' if facts else ''}{facts})"
 
     def __enter__(self) -> Embedder:
         return self

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +17,7 @@ from .format.manifest import Manifest
 from .inference.cost import COSTS, Cost
 from .inference.engine import Engine
 from .inference.plan import Budget
-from .machine.threads import thread_count
+from .machine.threads import named_limits, thread_count
 from .tokenization import EXACT, Form, Tokenizer, choose_form
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Opened(NamedTuple):
     info: dict[str, Any]
     """Model, bundle, variant, provider, threads, batch invariance, devices. For people and logs; nothing
     depends on it."""
+    reopening: dict[str, Any]
+    """Arguments that open it again, also in another process."""
 
 
 def open_model(
@@ -81,16 +84,17 @@ def open_model(
     gpu = None
     if provider != "cpu" or latency or tuple(devices) != (0,) or gpu_mem_limit is not None:
         gpu = _gpu_options(provider, tuple(devices), gpu_mem_limit, latency)
-    session, tokenizer, invariance, cuda_graphs = load(
-        bundle,
-        name,
-        provider=provider,
-        threads=count,
-        encode_special_tokens=encode_special_tokens,
-        unicode=form,
-        verify=verify,
-        gpu=gpu,
-    )
+    with named_limits():
+        session, tokenizer, invariance, cuda_graphs = load(
+            bundle,
+            name,
+            provider=provider,
+            threads=count,
+            encode_special_tokens=encode_special_tokens,
+            unicode=form,
+            verify=verify,
+            gpu=gpu,
+        )
     info: dict[str, Any] = {
         "model": manifest.model,
         "bundle": bundle.digest[:12],
@@ -107,7 +111,32 @@ def open_model(
     engine = Engine(
         session, chosen, manifest.architecture.hidden_size, budget=budget, cost=COSTS.get(name, Cost())
     )
-    return Opened(manifest, tokenizer, engine, info)
+    reopening: dict[str, Any] = {
+        "model": bundle.directory.absolute(),
+        "provider": provider,
+        "variant": name,
+        "threads": threads,
+        "budget": budget,
+        "encode_special_tokens": encode_special_tokens,
+        "unicode": form,
+    }
+    if not reranker:
+        reopening |= {"latency": latency, "devices": tuple(devices), "gpu_mem_limit": gpu_mem_limit}
+    return Opened(manifest, tokenizer, engine, info, reopening)
+
+
+def reopened(kind: Callable[..., object], reopening: dict[str, Any] | None) -> tuple[Any, ...]:
+    """What `__reduce__` of an opened model returns: a pickle holds the bundle's path, not its weights.
+
+    Raises:
+        ConfigError: it was not opened from a bundle.
+    """
+    if reopening is None:
+        raise ConfigError(
+            "this model was put together from its parts, so a pickle cannot say how to open it again; "
+            "open its bundle in the other process"
+        )
+    return partial(kind, **reopening), ()
 
 
 def preferred(bundle: Bundle, provider: str) -> str:

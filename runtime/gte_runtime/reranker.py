@@ -24,12 +24,17 @@ from .tokenization import (
     as_texts,
     check_errors,
     check_pair,
+    check_switches,
     check_text,
     choose_length,
 )
 
 if TYPE_CHECKING:
     from .bundle.directory import Verify
+
+
+SHOWN = ("variant", "provider", "threads")
+"""Names of `info` that `repr` shows."""
 
 
 class Reranker:
@@ -41,12 +46,18 @@ class Reranker:
     """
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, engine: Engine, info: dict[str, Any] | None = None
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        info: dict[str, Any] | None = None,
+        reopening: dict[str, Any] | None = None,
     ) -> None:
         """Put a reranker together from its parts. `Reranker.open` does this for a bundle on disk."""
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine
+        self._reopening = reopening
         self.info = info or {}
         """Model, bundle, variant, provider, threads and batch invariance. For people and logs."""
 
@@ -135,6 +146,7 @@ class Reranker:
             raise ConfigError(
                 f"top_k is {repr(top_k)[:40]}; expected an integer of at least 1, or None for all"
             )
+        check_switches(return_documents=return_documents, truncate=truncate, show_progress=show_progress)
         check_errors(errors)
         if isinstance(documents, str):
             raise InputError("expected an iterable of strings, found str", field="documents", got="str")
@@ -189,6 +201,7 @@ class Reranker:
         unicode: Form | None = None,
     ) -> Scores:
         """As `score`, but returns the number of tokens of each pair and whether it was cut, too."""
+        check_switches(truncate=truncate, show_progress=show_progress)
         check_errors(errors)
         length = choose_length(max_length, self.tokenizer.pair_specials, self.max_length)
         checked = [check_pair(pair, index, errors) for index, pair in enumerate(as_pairs(pairs))]
@@ -204,6 +217,16 @@ class Reranker:
     def close(self) -> None:
         """Stop all runs and release the memory."""
         self.engine.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the bundle's path and the arguments of `open`: the other process opens it again."""
+        from .opening import reopened
+
+        return reopened(Reranker.open, self._reopening)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={self.info[name]!r}" for name in SHOWN if name in self.info)
+        return f"Reranker({self.manifest.model!r}{', ' if facts else ''}{facts})"
 
     def __enter__(self) -> Reranker:
         return self

@@ -29,6 +29,7 @@ from .tokenization import (
     Tokens,
     as_texts,
     check_errors,
+    check_switches,
     check_text,
     choose_form,
     choose_length,
@@ -146,6 +147,8 @@ class Steps:
 
     def check_sparse(self, asked: bool | None) -> bool:
         """Whether to give sparse vectors; None means wherever the checkpoint has a sparse head."""
+        if asked is not None:
+            check_switches(sparse=asked)
         if asked and not self.manifest.sparse:
             raise ConfigError(
                 f"sparse vectors were asked for, but the checkpoint {self.manifest.model} has no sparse "

@@ -17,7 +17,8 @@ from typing import Any
 import click
 
 from ..errors import GteError
-from .terminal import tell
+from ..machine.threads import NO_MEMORY, NO_THREADS
+from .terminal import escape_what_stdout_lacks, tell
 
 COMMANDS = {
     "demo": "Embed the model card's texts and show what comes out.",
@@ -73,6 +74,7 @@ def main() -> None:
     """Entry point. A failure gives one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     _open_missing_streams()
+    escape_what_stdout_lacks()
     warnings.showwarning = _show_warning
     try:
         code = gte.main(standalone_mode=False)
@@ -88,6 +90,14 @@ def main() -> None:
     except (BrokenPipeError, _ReaderLeft):
         _close_stdout()  # no message: the reader has left
         code = 6
+    except MemoryError:
+        _complain(NO_MEMORY)
+        code = 1
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        _complain(NO_THREADS)
+        code = 1
     except OSError as error:
         _complain(f"{error.strerror or error}")
         _close_stdout()

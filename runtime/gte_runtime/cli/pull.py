@@ -61,9 +61,11 @@ def command(
     from ..format.manifest import FORMAT
     from ..format.models import models_directory
     from ..format.named import named_models
-    from ..machine.cache import make_directory
+    from ..machine.cache import cache_directory, make_directory
     from .verify import check_itself, check_published
 
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - no home directory: the library would use one named "~"
+        os.environ.setdefault("HF_HOME", str(cache_directory() / "huggingface"))
     known = named_models(models_directory())
     want = wanted(name, known)
     chosen = tuple(dict.fromkeys(variants or DEFAULT_VARIANTS))

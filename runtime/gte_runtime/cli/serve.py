@@ -170,17 +170,21 @@ def command(
             f"{host} can be reached by others: give --api-key-file or set {KEY_VARIABLE}, or pass --insecure"
         )
     try:
-        from ..server.serve import serve
+        from ..server.serve import serve, take_address
     except ImportError as error:
         raise ProviderError(f"{error.name} is not installed; pip install 'gte-runtime[server]'") from None
     opened: list[ServedModel] = []
+    listening = take_address(host, port)  # before models load, which may take a minute
     try:
         for model in models:
             opened.append(_open(model, provider, variant, threads, encode_special_tokens, form_of(nfc)))
         if len({served.name for served in opened}) < len(opened):
             raise click.UsageError("two of the models have the same name")
-        return serve(opened, options, host=host, port=port, log_format=log_format, log_level=log_level)
+        return serve(
+            opened, options, host=host, listening=listening, log_format=log_format, log_level=log_level
+        )
     finally:
+        listening.close()
         for served in opened:
             served.close()
 
