@@ -151,10 +151,6 @@ class Embedder:
     ) -> SparseEmbeddings: ...
     @overload
     def encode(
-        self, texts: Texts, *, dense: Literal[False], sparse: Literal[True], **options: Unpack[Options]
-    ) -> SparseEmbeddings: ...
-    @overload
-    def encode(
         self,
         texts: Texts,
         dense: Literal[True] = True,

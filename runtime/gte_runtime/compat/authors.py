@@ -90,6 +90,9 @@ class GTEEmbedding:
         """Stop all runs and release the memory."""
         self.embedder.close()
 
+    def __repr__(self) -> str:
+        return f"GTEEmbedding({self.embedder!r})"
+
     def __enter__(self) -> GTEEmbedding:
         return self
 

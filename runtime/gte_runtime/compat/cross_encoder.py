@@ -21,6 +21,7 @@ from ..reranker import Reranker
 from ..tokenization import Form
 from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
+from .surface import NO_POOLS, Surface
 from .tensors import as_rows, as_torch, is_tensor
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 Activation = Callable[[Any], Any]
 
 
-class CrossEncoder:
+class CrossEncoder(Surface):
     """The constructor, `predict` and `rank` of the original."""
 
     def __init__(
@@ -203,31 +204,22 @@ class CrossEncoder:
     def max_length(self, value: int) -> None:
         self.max_seq_length = value
 
+    num_labels = 1
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """One pair, whose score `predict` returns as a number."""
+        return len(inputs) == 2 and all(isinstance(text, str) for text in inputs)
+
     @property
-    def device(self) -> str:
-        """Where the model runs; a string, where the original has a torch.device."""
-        return self._provider
-
-    def eval(self) -> CrossEncoder:
-        """Returns itself: there is no training mode."""
-        return self
-
-    def close(self) -> None:
-        """Stop all runs and release the memory."""
-        self.reranker.close()
-
-    def __enter__(self) -> CrossEncoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _opened(self) -> Reranker:  # type: ignore[override]
+        return self.reranker
 
     def _check(
         self, prompt_name: str | None, prompt: str | None, batch_size: int, device: object, pool: object
     ) -> None:
         check_batch_size(batch_size)
         refuse({"prompt_name": prompt_name, "prompt": prompt}, "pairs take no prompts here")
-        refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
+        refuse({"pool": pool}, NO_POOLS)
         if device is not None and (
             isinstance(device, (list, tuple)) or provider_of(device) != self._provider
         ):

@@ -242,6 +242,9 @@ class BGEM3FlagModel:
         """Stop all runs and release the memory."""
         self.embedder.close()
 
+    def __repr__(self) -> str:
+        return f"BGEM3FlagModel({self.embedder!r})"
+
     def __enter__(self) -> BGEM3FlagModel:
         return self
 

@@ -62,6 +62,7 @@ class _Body:
     """What was tokenized of a long text after `Prefixes.shorten`, and where it begins."""
 
 
+PADDING = ("<pad>", "[PAD]")
 UNKNOWN_CHARACTER = "\U0010fffd"
 """A private-use character that no vocabulary has, so it must become the unknown token."""
 
@@ -282,6 +283,26 @@ class Tokenizer:
         if token not in self._decoded:
             self._decoded[token] = self._tokenizer.decode([token], skip_special_tokens=False).strip(HIDDEN)
         return self._decoded[token]
+
+    def piece(self, token: int) -> str | None:
+        """The vocabulary's piece of an id, such as "▁the"; None for an id without one."""
+        found: str | None = self._tokenizer.id_to_token(token)
+        return found
+
+    def id_of(self, piece: str) -> int | None:
+        """The id of a piece of the vocabulary; None for one that it has not."""
+        found: int | None = self._tokenizer.token_to_id(piece)
+        return found
+
+    def vocabulary(self) -> dict[str, int]:
+        """{piece: id}."""
+        found: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return found
+
+    @property
+    def pad(self) -> int:
+        """The id of the padding token; 0 where there is none, as no run reads it."""
+        return next((i for name in PADDING if (i := self.id_of(name)) is not None), 0)
 
     def spans(self, text: str, room: int | None = None) -> list[tuple[int, int, int]]:
         """(id, start, end) of each token, in characters, without special tokens around the text.
