@@ -55,10 +55,13 @@ def command() -> None:
     "-i",
     "--input",
     "source",
-    help="Measure these texts instead (the first 10,000), one per line or JSONL; - is stdin.",
+    help="Measure these texts instead (the first 10,000), one per line, or JSONL, JSON, CSV or TSV; - is stdin.",
 )
 @click.option(
-    "--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text."
+    "--text-field",
+    default="text",
+    show_default=True,
+    help="The field of a JSON object, or the column, that holds the text.",
 )
 @click.option("--cuda-graphs", is_flag=True, help="Latency mode: capture CUDA graphs for small requests.")
 @unicode_option

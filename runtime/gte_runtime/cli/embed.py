@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("texts", nargs=-1)
-@click.option("-i", "--input", "source", help="A file of texts, one per line or JSONL; - is stdin.")
+@click.option(
+    "-i", "--input", "source", help="A file of texts, one per line, or JSONL, JSON, CSV or TSV; - is stdin."
+)
 @click.option("-o", "--output", default="-", show_default=True, help="Where to write; - is stdout.")
 @click.option(
     "--format",
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     help="Default: by the output's name, else jsonl.",
 )
 @click.option(
-    "--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text."
+    "--text-field",
+    default="text",
+    show_default=True,
+    help="The field of a JSON object, or the column, that holds the text.",
 )
 @click.option("--dim", type=int, help="Cut dense vectors to this many values, then normalise.")
 @click.option("--sparse/--no-sparse", default=False, help="Give sparse vectors too.")

@@ -17,13 +17,13 @@ from .terminal import show, show_json, tell
     "-i",
     "--input",
     "source",
-    help="A file of documents, one per line or JSONL; - is stdin. Default without DOCUMENTS.",
+    help="A file of documents, one per line, or JSONL, JSON, CSV or TSV; - is stdin. Default without DOCUMENTS.",
 )
 @click.option(
     "--text-field",
     default="text",
     show_default=True,
-    help="The field of a JSONL object that holds the document.",
+    help="The field of a JSON object, or the column, that holds the document.",
 )
 @click.option("--top-k", type=click.IntRange(min=1), help="Print so many of the best. Default: all.")
 @click.option("--sigmoid", is_flag=True, help="Scores from 0 to 1 instead of the model's own.")

@@ -5,6 +5,7 @@ device, names of modules. What cannot be here has an error that says why.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -28,7 +29,8 @@ SAVING = "a bundle is data in a directory; copy that, or build another one with 
 ABSENT = {
     **dict.fromkeys(
         ("_first_module", "_last_module", "_modules", "modules", "children", "named_children",
-         "named_modules", "parameters", "named_parameters", "state_dict", "load_state_dict", "buffers", "forward", "config",
+         "named_modules", "parameters", "named_parameters", "state_dict", "load_state_dict", "buffers",
+         "forward", "config",
          "transformers_model", "model", "auto_model", "processor", "module_kwargs", "get_model_kwargs",
          "add_module", "append", "pop", "compile", "load_adapter", "add_adapter", "set_adapter"), MODULES
     ),
@@ -136,6 +138,8 @@ class Surface:
 
     def evaluate(self, evaluator: Any, output_path: str | None = None) -> Any:
         """What the evaluator says of this model."""
+        if output_path is not None:
+            Path(output_path).mkdir(parents=True, exist_ok=True)
         return evaluator(self, output_path)
 
     def start_multi_process_pool(self, target_devices: object = None) -> NoReturn:
