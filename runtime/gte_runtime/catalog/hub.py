@@ -497,10 +497,13 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
             f"{what}: the proxy answered {why}; HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT gives it a login"
         )
     if why := _tls_failure(error):
-        return DownloadError(
-            f"{what}: no secure connection: {why[:80]}; if a proxy here signs with a certificate of its own, "
-            "SSL_CERT_FILE and REQUESTS_CA_BUNDLE name a file with it"
-        )
+        remedy = "check HF_ENDPOINT and HTTPS_PROXY"
+        if "certificate" in why:
+            remedy = (
+                "if a proxy here signs with a certificate of its own, "
+                "SSL_CERT_FILE and REQUESTS_CA_BUNDLE name a file with it"
+            )
+        return DownloadError(f"{what}: no secure connection: {why[:80]}; {remedy}")
     if isinstance(error, errors.RevisionNotFoundError):
         return DownloadError(
             f"{want.hub} has no revision {want.revision!r:.80}; "

@@ -55,7 +55,7 @@ def command() -> None:
     "-i",
     "--input",
     "source",
-    help="Measure these texts instead (the first 10,000), one per line, or JSONL, JSON, CSV or TSV; - is stdin.",
+    help="Measure these texts (the first 10,000): one per line, JSONL, JSON, CSV or TSV; - is stdin.",
 )
 @click.option(
     "--text-field",

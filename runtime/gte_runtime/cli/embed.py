@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("texts", nargs=-1)
 @click.option(
-    "-i", "--input", "source", help="A file of texts, one per line, or JSONL, JSON, CSV or TSV; - is stdin."
+    "-i", "--input", "source", help="A file of texts, one per line, JSONL, JSON, CSV or TSV; - is stdin."
 )
 @click.option("-o", "--output", default="-", show_default=True, help="Where to write; - is stdout.")
 @click.option(

@@ -161,13 +161,17 @@ def open_rows(source: str, text_field: str) -> Rows:
         if stat.S_ISDIR(os.stat(path).st_mode):
             raise InputFileError(f"{name} is a directory; give a file of texts")
         file = path.open("rb")
-        if stat.S_ISREG(os.stat(file.fileno()).st_mode):  # before a model loads; others are checked when read
-            check_kind(os.pread(file.fileno(), HEAD, 0), name)
     except InputFileError:
         raise
     except (OSError, ValueError) as error:
         hint = "; a URL is not downloaded, give a file" if "://" in source else ""
         raise InputFileError(f"{name[:80]}: {getattr(error, 'strerror', error)}{hint}") from None
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # before a model loads; others are checked when read
+        try:
+            check_kind(os.pread(file.fileno(), HEAD, 0), name)
+        except BaseException:
+            file.close()
+            raise
     form = FORMS.get(path.suffix.lower(), "lines")
     return Rows(_rows(file, form, text_field, name), "line")
 

@@ -17,7 +17,7 @@ from .terminal import show, show_json, tell
     "-i",
     "--input",
     "source",
-    help="A file of documents, one per line, or JSONL, JSON, CSV or TSV; - is stdin. Default without DOCUMENTS.",
+    help="A file: one document per line, JSONL, JSON, CSV or TSV; - is stdin, the default.",
 )
 @click.option(
     "--text-field",
