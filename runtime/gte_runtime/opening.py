@@ -95,6 +95,8 @@ def open_model(
             verify=verify,
             gpu=gpu,
         )
+    if unicode is not None:
+        tokenizer.notice.stop()
     info: dict[str, Any] = {
         "model": manifest.model,
         "bundle": bundle.digest[:12],

@@ -458,4 +458,4 @@ def test_a_bundle_may_compose_by_default(tiny_bundle: Path, tmp_path: Path):
         assert gte.info["unicode"] == "NFC"
         assert len(gte.tokenize(DECOMPOSED)) == len(gte.tokenize(COMPOSED))
     with Embedder.open(bundle, threads=1, unicode="exact") as gte:
-        assert len(gte.tokenize("e\u0301" * 9)) > 5
+        assert gte.encode(DECOMPOSED).tokens > gte.encode(COMPOSED).tokens  # without a warning: it was chosen

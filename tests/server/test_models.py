@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
+from pathlib import Path
+
 import pytest
 
 from gte_runtime import Embedder, Reranker
+from gte_runtime.cli import serve
 from gte_runtime.server.models import EmbeddingModel, RerankerModel, ServedModel
 
 
@@ -27,3 +31,45 @@ def test_the_cost_of_a_text_grows_with_its_attention(model: ServedModel):
 def test_a_model_plans_every_text_once(model: ServedModel):
     groups = model.plan([5, 8192, 5, 700, 700])
     assert sorted(row for group in groups for row in group.tolist()) == [0, 1, 2, 3, 4]
+
+
+DECOMPOSED = unicodedata.normalize("NFD", "Tất cả mọi người đều được tự do")
+COMPOSED = unicodedata.normalize("NFC", DECOMPOSED)
+
+
+def test_texts_are_composed_where_the_server_was_started_so(tiny_bundle: Path, reranker_bundle: Path):
+    """Vectors, pairs and the places of tokens, which are those in the text that was sent."""
+    plain = serve._open(str(tiny_bundle), "cpu", None, 1, False)
+    model = serve._open(str(tiny_bundle), "cpu", None, 1, False, "NFC")
+    pairs = serve._open(str(reranker_bundle), "cpu", None, 1, False, "NFC")
+    assert isinstance(plain, EmbeddingModel)
+    assert isinstance(model, EmbeddingModel)
+    try:
+        want, found = (
+            model.tokenize([text], max_length=99, truncate=True)[0] for text in (COMPOSED, DECOMPOSED)
+        )
+        assert found.ids.tolist() == want.ids.tolist()
+        want, found = (
+            pairs.tokenize([(text, "a")], max_length=99, truncate=True)[0] for text in (COMPOSED, DECOMPOSED)
+        )
+        assert found.ids.tolist() == want.ids.tolist()
+        pieces = model.pieces(DECOMPOSED, specials=False)
+        assert [piece["id"] for piece in pieces] == [piece["id"] for piece in plain.pieces(COMPOSED, False)]
+        assert all(DECOMPOSED[piece["start"] : piece["stop"]] == piece["text"] for piece in pieces)
+        assert pieces[-1]["stop"] == len(DECOMPOSED)
+    finally:
+        for one in (plain, model, pairs):
+            one.close()
+
+
+def test_the_first_decomposed_text_is_logged_once(tiny_bundle: Path, caplog: pytest.LogCaptureFixture):
+    """Without the text, and not as a Python warning."""
+    with Embedder.open(tiny_bundle, threads=1) as library:
+        model = EmbeddingModel("tiny", library)
+        for _ in range(3):
+            model.tokenize([DECOMPOSED], max_length=99, truncate=True)
+    (record,) = [record for record in caplog.records if record.name == "gte_runtime.server"]
+    assert record.getMessage() == "other text form"
+    assert record.fields["model"] == "tiny"  # type: ignore[attr-defined]
+    assert "composed form (NFC)" in record.fields["reason"]  # type: ignore[attr-defined]
+    assert DECOMPOSED[:3] not in record.fields["reason"]  # type: ignore[attr-defined]

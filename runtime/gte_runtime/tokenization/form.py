@@ -146,6 +146,10 @@ class Notice:
         self.tell: Callable[[str], object] = warnings.warn
         """Gets the message."""
 
+    def stop(self) -> None:
+        """Say nothing: whoever chose the form knows."""
+        self._left = 0
+
     def look(self, texts: Iterable[str]) -> None:
         """Look at the beginnings of texts that are tokenized as they are."""
         for text in texts:

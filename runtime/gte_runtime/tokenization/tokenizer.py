@@ -233,7 +233,8 @@ class Tokenizer:
     def _in_form(self, texts: Sequence[str], unicode: Form | None, left: bool = False) -> Sequence[str]:
         """The texts as they are tokenized. Of a very long one, its beginning or end: as much as is read."""
         if choose_form(unicode, self.unicode) != NFC:
-            self.notice.look(texts)
+            if unicode is None:
+                self.notice.look(texts)
             return texts
         most = LARGEST_GROWTH * LONGEST
         return [

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gte_runtime.compat import CrossEncoder, SentenceTransformer
+from gte_runtime.compat import BGEM3FlagModel, CrossEncoder, GTEEmbedding, SentenceTransformer
 from gte_runtime.compat.surface import ABSENT
 from gte_runtime.errors import ConfigError
 
@@ -107,3 +107,18 @@ def test_a_pickle_opens_the_bundle_again(model: SentenceTransformer):
     with pickle.loads(data) as copy:
         np.testing.assert_array_equal(copy.encode(TEXT), model.encode(TEXT))
         assert copy.embedder.info["threads"] == 1
+
+
+@pytest.mark.parametrize("kind", [SentenceTransformer, BGEM3FlagModel, GTEEmbedding, CrossEncoder])
+def test_every_class_takes_what_open_takes(
+    kind: Any, tiny_bundle: Path, reranker_bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Threads, variant and text form; without an argument the environment has a say."""
+    bundle = str(reranker_bundle if kind is CrossEncoder else tiny_bundle)
+    monkeypatch.setenv("GTE_THREADS", "1")
+    for threads in (None, 1):
+        model = kind(bundle, variant="cpu-int8", threads=threads, unicode="NFC")
+        opened = model.reranker if kind is CrossEncoder else model.embedder
+        found = {name: opened.info[name] for name in ("variant", "threads", "unicode")}
+        assert found == {"variant": "cpu-int8", "threads": 1, "unicode": "NFC"}
+        opened.close()

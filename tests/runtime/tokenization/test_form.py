@@ -141,6 +141,7 @@ def test_the_first_decomposed_text_warns_once():
     assert "not in Unicode's composed form (NFC)" in notice
     assert "unicode='NFC'" in notice
     assert notices(Tokenizer(MINI.read_bytes(), unicode="NFC"), [DECOMPOSED]) == []
+    Tokenizer(MINI.read_bytes()).encode([DECOMPOSED], max_length=64, unicode="exact")  # as it was asked for
     with pytest.warns(UserWarning, match="composed form"):
         Tokenizer(MINI.read_bytes()).encode_pairs([("a", DECOMPOSED)], max_length=64)
 
