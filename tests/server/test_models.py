@@ -10,6 +10,7 @@ import pytest
 from gte_runtime import Embedder, Reranker
 from gte_runtime.cli import serve
 from gte_runtime.server.models import EmbeddingModel, RerankerModel, ServedModel
+from gte_runtime.tokenization import Tokenizer
 
 
 @pytest.fixture(params=["embedder", "reranker"])
@@ -37,37 +38,44 @@ DECOMPOSED = unicodedata.normalize("NFD", "Tất cả mọi người đều đư
 COMPOSED = unicodedata.normalize("NFC", DECOMPOSED)
 
 
-def test_texts_are_composed_where_the_server_was_started_so(tiny_bundle: Path, reranker_bundle: Path):
-    """Vectors, pairs and the places of tokens, which are those in the text that was sent."""
-    plain = serve._open(str(tiny_bundle), "cpu", None, 1, False)
-    model = serve._open(str(tiny_bundle), "cpu", None, 1, False, "NFC")
-    pairs = serve._open(str(reranker_bundle), "cpu", None, 1, False, "NFC")
-    assert isinstance(plain, EmbeddingModel)
-    assert isinstance(model, EmbeddingModel)
-    try:
-        want, found = (
-            model.tokenize([text], max_length=99, truncate=True)[0] for text in (COMPOSED, DECOMPOSED)
-        )
-        assert found.ids.tolist() == want.ids.tolist()
-        want, found = (
-            pairs.tokenize([(text, "a")], max_length=99, truncate=True)[0] for text in (COMPOSED, DECOMPOSED)
-        )
-        assert found.ids.tolist() == want.ids.tolist()
-        pieces = model.pieces(DECOMPOSED, specials=False)
-        assert [piece["id"] for piece in pieces] == [piece["id"] for piece in plain.pieces(COMPOSED, False)]
-        assert all(DECOMPOSED[piece["start"] : piece["stop"]] == piece["text"] for piece in pieces)
-        assert pieces[-1]["stop"] == len(DECOMPOSED)
-    finally:
-        for one in (plain, model, pairs):
-            one.close()
+@pytest.fixture
+def other_tokenizer() -> bytes:
+    """That of the default model. The tiny models' tokenizers compose by themselves."""
+    return (Path(__file__).parents[2] / "models" / "gte-mini" / "tokenizer.json").read_bytes()
 
 
-def test_the_first_decomposed_text_is_logged_once(tiny_bundle: Path, caplog: pytest.LogCaptureFixture):
+def test_texts_are_composed_where_the_server_was_started_so(
+    gte: Embedder, reranker: Reranker, other_tokenizer: bytes, tiny_bundle: Path
+):
+    """Texts, pairs and the places of tokens, which are those in the text that was sent."""
+    opened = serve._open(str(tiny_bundle), "cpu", None, 1, False, "NFC")
+    opened.close()
+    assert opened.tokenizer.unicode == opened.info["unicode"] == "NFC"
+    model, plain = (
+        EmbeddingModel("tiny", Embedder(gte.manifest, Tokenizer(other_tokenizer, unicode=form), gte.engine))
+        for form in ("NFC", "exact")
+    )
+    want, found = (model.tokenize([text], max_length=99, truncate=True)[0] for text in (COMPOSED, DECOMPOSED))
+    assert found.ids.tolist() == want.ids.tolist()
+    pieces = model.pieces(DECOMPOSED, specials=False)
+    assert [piece["id"] for piece in pieces] == [piece["id"] for piece in plain.pieces(COMPOSED, False)]
+    assert all(DECOMPOSED[piece["start"] : piece["stop"]] == piece["text"] for piece in pieces)
+    assert pieces[-1]["stop"] == len(DECOMPOSED)
+    tokenizer = Tokenizer(other_tokenizer, unicode="NFC")
+    pairs = RerankerModel("tiny", Reranker(reranker.manifest, tokenizer, reranker.engine))
+    for pair in ((DECOMPOSED, "a"), ("a", DECOMPOSED)):
+        same = tuple(unicodedata.normalize("NFC", text) for text in pair)
+        want, found = (pairs.tokenize([each], max_length=99, truncate=True)[0] for each in (same, pair))
+        assert found.ids.tolist() == want.ids.tolist()
+
+
+def test_the_first_decomposed_text_is_logged_once(
+    gte: Embedder, other_tokenizer: bytes, caplog: pytest.LogCaptureFixture
+):
     """Without the text, and not as a Python warning."""
-    with Embedder.open(tiny_bundle, threads=1) as library:
-        model = EmbeddingModel("tiny", library)
-        for _ in range(3):
-            model.tokenize([DECOMPOSED], max_length=99, truncate=True)
+    model = EmbeddingModel("tiny", Embedder(gte.manifest, Tokenizer(other_tokenizer), gte.engine))
+    for _ in range(3):
+        model.tokenize([DECOMPOSED], max_length=99, truncate=True)
     (record,) = [record for record in caplog.records if record.name == "gte_runtime.server"]
     assert record.getMessage() == "other text form"
     assert record.fields["model"] == "tiny"  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 
 import pytest
 from command_line import gte, rows
@@ -11,13 +12,13 @@ DECOMPOSED = unicodedata.normalize("NFD", "Tất cả mọi người đều đư
 COMPOSED = unicodedata.normalize("NFC", DECOMPOSED)
 
 
-def test_embed(model: str):
+def test_embed(mini_bundle: Path):
     """The vector of the composed text with --nfc; else the other one and one line on stderr."""
-    (want,) = rows(gte("embed", "--model", model, COMPOSED))
-    done = gte("embed", "--model", model, "--nfc", DECOMPOSED)
+    (want,) = rows(gte("embed", "--model", str(mini_bundle), COMPOSED))
+    done = gte("embed", "--model", str(mini_bundle), "--nfc", DECOMPOSED)
     assert rows(done) == [want]
     assert done.stderr == b""
-    done = gte("embed", "--model", model, DECOMPOSED, DECOMPOSED)
+    done = gte("embed", "--model", str(mini_bundle), DECOMPOSED, DECOMPOSED)
     assert rows(done)[0]["tokens"] > want["tokens"]
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("gte: warning: a text is not in Unicode's composed form (NFC)")
@@ -32,7 +33,7 @@ def test_embed(model: str):
         (COMPOSED, "--nfc", "tokens)"),
     ],
 )
-def test_tokens(model: str, text: str, option: str, said: str):
-    first = gte("tokens", "--model", model, option, text).stdout.decode().splitlines()[0]
+def test_tokens(mini_bundle: Path, text: str, option: str, said: str):
+    first = gte("tokens", "--model", str(mini_bundle), option, text).stdout.decode().splitlines()[0]
     assert first.startswith(text)
     assert first.endswith(said)
