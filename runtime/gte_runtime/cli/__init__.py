@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from ..errors import GteError
-from ..machine.threads import NO_MEMORY, NO_THREADS
+from ..machine.threads import NO_MEMORY, NO_THREADS, no_threads
 from .terminal import escape_what_stdout_lacks, tell
 
 COMMANDS = {
@@ -94,7 +94,7 @@ def main() -> None:
         _complain(NO_MEMORY)
         code = 1
     except RuntimeError as error:
-        if "can't start new thread" not in str(error):
+        if not no_threads(error):
             raise
         _complain(NO_THREADS)
         code = 1

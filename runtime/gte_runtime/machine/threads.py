@@ -79,10 +79,15 @@ def named_limits() -> Iterator[None]:
         if isinstance(error, OutOfMemory):
             raise
         raise OutOfMemory(NO_MEMORY) from None
-    except RuntimeError as error:  # of Python's own threads, and of ONNX Runtime's
-        if "can't start new thread" not in str(error):
+    except RuntimeError as error:
+        if not no_threads(error):
             raise
         raise EngineError(NO_THREADS) from None
+
+
+def no_threads(error: RuntimeError) -> bool:
+    """Whether an error of Python's own threads, or of ONNX Runtime's, says that there are no more."""
+    return "can't start new thread" in str(error) or "pthread_create" in str(error)
 
 
 NO_MEMORY = (

@@ -137,6 +137,27 @@ def test_a_certificate_that_nobody_knows(name: str, unknown_certificate: str, tm
 
 
 @pytest.mark.slow
+def test_a_user_without_a_home_directory(obstacle: str, tmp_path: Path):
+    """Downloads go into our cache, and not into a folder with the name "~" wherever the user is."""
+    program = (
+        "import os, sys; os.path.expanduser = lambda path: path; from gte_runtime.cli import main\n"
+        "try: main()\n"
+        "finally: from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    )
+    plain = {key: value for key, value in os.environ.items() if key not in ("HF_HOME", "XDG_CACHE_HOME")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, "pull", UNKNOWN, "-o", str(tmp_path / "never")],
+        env={**plain, "GTE_CACHE": str(tmp_path), "HF_ENDPOINT": f"http://{obstacle}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "not a model hub's" in done.stderr
+    assert done.stdout.strip() == str(tmp_path / "huggingface" / "hub")
+
+
+@pytest.mark.slow
 def test_a_server_without_tls(obstacle: str, tmp_path: Path):
     line = pull(UNKNOWN, tmp_path, HF_ENDPOINT=f"https://{obstacle}")
     assert "no secure connection: wrong version number; check HF_ENDPOINT and HTTPS_PROXY" in line

@@ -176,8 +176,9 @@ def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.Mo
 
 def test_limits_of_the_system_are_named():
     """No more threads, or no memory: errors of this package that say which limit to raise."""
-    with pytest.raises(EngineError, match="no more threads; raise the limit"), named_limits():
-        raise RuntimeError("can't start new thread")
+    for said in ("can't start new thread", "[ONNXRuntimeError] : 6 : pthread_create failed, error code: 11"):
+        with pytest.raises(EngineError, match="no more threads; raise the limit"), named_limits():
+            raise RuntimeError(said)
     with pytest.raises(OutOfMemory, match="not enough memory"), named_limits():
         raise MemoryError
     for other in (RuntimeError("another"), OutOfMemory("of a run")):
