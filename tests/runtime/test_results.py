@@ -27,7 +27,7 @@ def test_results_in_one_line(gte: Embedder):
     tokens = int(out.tokens.sum())
     assert repr(out) == f"Embeddings(3 texts, dense [3, 32], sparse [3], {tokens} tokens, 1 truncated)"
     assert repr(gte.encode("a", dense=False)) == "Embeddings(1 texts, sparse [1], 3 tokens)"
-    (part,) = gte.stream(["a", None], sparse=False)  # type: ignore[list-item]
+    (part,) = gte.stream(["a", None], sparse=False)
     assert repr(part) == "Embeddings(1 texts, dense [1, 64], 3 tokens, 1 rejected)"
     assert repr(out.sparse).startswith("SparseVectors(3 vectors, ")
     vector = SparseVector(np.arange(9, dtype=np.int32), np.linspace(0.5, 1, 9, dtype=np.float32))

@@ -211,17 +211,11 @@ class HubTokenizer:
             raise ConfigError(f"return_tensors is {return_tensors!r:.40}; expected None or 'np'")
         single = isinstance(text, str)
         texts = as_texts(text)
-        pairs: Iterable[Any] = [None] * len(texts) if text_pair is None else as_texts(text_pair)
-        rows = [
-            self.encode(
-                *(one if isinstance(one, (tuple, list)) else (one, other)),
-                add_special_tokens,
-                False,
-                truncation,
-                max_length,
-            )
-            for one, other in zip(texts, pairs, strict=True)
-        ]
+        others: Iterable[Any] = [None] * len(texts) if text_pair is None else as_texts(text_pair)
+        rows = []
+        for one, other in zip(texts, others, strict=True):
+            first, second = one if isinstance(one, (tuple, list)) and len(one) == 2 else (one, other)
+            rows.append(self.encode(first, second, add_special_tokens, False, truncation, max_length))
         longest = max(map(len, rows), default=0) if padding or return_tensors else 0
         if longest and not padding and len({len(row) for row in rows}) > 1:
             raise ConfigError("texts of different lengths make no array; pass padding=True")
@@ -238,7 +232,8 @@ class HubTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """The text of each token, without special ones."""
-        return self.convert_ids_to_tokens(self.encode(text, add_special_tokens=False))
+        pieces: list[str] = self.convert_ids_to_tokens(self.encode(text, add_special_tokens=False))
+        return pieces
 
     def decode(self, token_ids: int | Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
