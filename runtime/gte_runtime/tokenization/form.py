@@ -73,9 +73,15 @@ def composed(text: str) -> str:
 def _composed(part: str) -> str:
     if unicodedata.is_normalized("NFC", part):
         return part
-    pieces = _long_runs().split(part)  # text, run, text, run, ..., text
+    return _without_runs(_maybe_runs(), part, lambda run: _without_runs(_runs(), run, str))
+
+
+def _without_runs(runs: re.Pattern[str], part: str, keep: Callable[[str], str]) -> str:
+    """What is between runs in NFC, and what `keep` makes of the runs."""
+    pieces = runs.split(part)  # text, run, text, run, ..., text
     return "".join(
-        piece if number % 2 else unicodedata.normalize("NFC", piece) for number, piece in enumerate(pieces)
+        keep(piece) if number % 2 else unicodedata.normalize("NFC", piece)
+        for number, piece in enumerate(pieces)
     )
 
 
@@ -98,14 +104,32 @@ def _by_themselves() -> re.Pattern[str]:
 
 
 @cache
-def _long_runs() -> re.Pattern[str]:
-    """A run of combining marks, or of characters that decompose to some (U+0F73 is not one itself)."""
-    marks = [
-        chr(code)
-        for code in range(0x300, 0x1F000)
-        if unicodedata.combining(unicodedata.normalize("NFD", chr(code))[0])
-    ]
-    return re.compile(f"([{''.join(marks)}]{{{LONGEST_RUN},}})")
+def _marks(last: int) -> str:
+    """Combining marks, and characters that decompose to some (U+0F73 is not one itself), in ranges."""
+    ranges: list[list[int]] = []
+    for code in range(0x300, last + 1):
+        if unicodedata.combining(unicodedata.normalize("NFD", chr(code))[0]):
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1][1] = code
+            else:
+                ranges.append([code, code])
+    return "".join(f"{chr(low)}-{chr(high)}" for low, high in ranges)
+
+
+@cache
+def _maybe_runs() -> re.Pattern[str]:
+    """Runs of marks and of any characters beyond U+FFFF, for which `re` has no fast test one by one."""
+    return _runs_of(_marks(0xFFFF) + "\U00010000-\U0010ffff")
+
+
+@cache
+def _runs() -> re.Pattern[str]:
+    return _runs_of(_marks(0x1FFFF))
+
+
+def _runs_of(characters: str) -> re.Pattern[str]:
+    # A search for a run begins only where one may begin, or it would count from each of its characters.
+    return re.compile(f"((?<![{characters}])[{characters}]{{{LONGEST_RUN},}})")
 
 
 def places(text: str, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -56,6 +56,10 @@ def test_long_runs_of_marks_take_linear_time():
     assert time.monotonic() - began < 60
     short = "a" + "\u0301\u0316" * (LONGEST_RUN // 2 - 1)
     assert composed(short) == unicodedata.normalize("NFC", short) != short
+    beyond = "\U000110a5\U000110ba" * 40  # Kaithi letters, which compose: no run of marks
+    assert composed(beyond) == unicodedata.normalize("NFC", beyond) != beyond
+    both = beyond + "\u0301\U0001e8d0" * LONGEST_RUN  # a run of marks of both kinds after them
+    assert composed(both) == unicodedata.normalize("NFC", beyond[:-1]) + both[79:]
 
 
 @given(text=TEXTS)
