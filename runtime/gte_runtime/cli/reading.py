@@ -166,14 +166,22 @@ def open_rows(source: str, text_field: str) -> Rows:
     except (OSError, ValueError) as error:
         hint = "; a URL is not downloaded, give a file" if "://" in source else ""
         raise InputFileError(f"{name[:80]}: {getattr(error, 'strerror', error)}{hint}") from None
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # before a model loads; others are checked when read
-        try:
-            check_kind(os.pread(file.fileno(), HEAD, 0), name)
-        except BaseException:
-            file.close()
-            raise
+    try:
+        check_kind(_beginning(file), name)  # before a model loads
+    except BaseException:
+        file.close()
+        raise
     form = FORMS.get(path.suffix.lower(), "lines")
     return Rows(_rows(file, form, text_field, name), "line")
+
+
+def _beginning(file: IO[bytes]) -> bytes:
+    """The first bytes, where one can look without reading them; those of a pipe are checked when it is read."""
+    try:
+        regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        return os.pread(file.fileno(), HEAD, 0) if regular else b""
+    except OSError:
+        return b""  # the error comes again when the file is read
 
 
 def check_kind(head: bytes, name: str) -> None:
