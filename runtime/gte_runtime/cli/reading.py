@@ -176,7 +176,7 @@ def open_rows(source: str, text_field: str) -> Rows:
 
 
 def _beginning(file: IO[bytes]) -> bytes:
-    """The first bytes, where one can look without reading them; those of a pipe are checked when it is read."""
+    """The first bytes, where one can look without reading; those of a pipe are checked when it is read."""
     try:
         regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         return os.pread(file.fileno(), HEAD, 0) if regular else b""
