@@ -34,7 +34,7 @@ Texts = str | Iterable[str]
 
 
 class Options(TypedDict, total=False):
-    """Keyword arguments of `encode` that do not decide which vectors it returns."""
+    """Keyword arguments of `encode` that do not decide which vectors it returns: for type checkers."""
 
     dim: int | None
     max_length: int
@@ -60,7 +60,10 @@ class Embedder:
         info: dict[str, Any] | None = None,
         reopening: dict[str, Any] | None = None,
     ) -> None:
-        """Put an embedder together from its parts. `Embedder.open` does this for a bundle on disk."""
+        """Put an embedder together from its parts. `Embedder.open` does this for a bundle on disk.
+
+        `reopening` are the arguments with which a pickle opens it again; without them it has none.
+        """
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine
@@ -155,14 +158,7 @@ class Embedder:
         texts: Texts,
         dense: Literal[True] = True,
         sparse: bool | None = None,
-        dim: int | None = None,
-        max_length: int = 8192,
-        truncate: bool = True,
-        show_progress: bool = False,
-        *,
-        errors: OnBadUnicode = "strict",
-        prompt_name: str | None = None,
-        unicode: Form | None = None,
+        **options: Unpack[Options],
     ) -> DenseEmbeddings: ...
     @overload
     def encode(

@@ -120,7 +120,7 @@ def open_model(
         "threads": threads,
         "budget": budget,
         "encode_special_tokens": encode_special_tokens,
-        "unicode": form,
+        "unicode": unicode,
     }
     if not reranker:
         reopening |= {"latency": latency, "devices": tuple(devices), "gpu_mem_limit": gpu_mem_limit}

@@ -53,7 +53,10 @@ class Reranker:
         info: dict[str, Any] | None = None,
         reopening: dict[str, Any] | None = None,
     ) -> None:
-        """Put a reranker together from its parts. `Reranker.open` does this for a bundle on disk."""
+        """Put a reranker together from its parts. `Reranker.open` does this for a bundle on disk.
+
+        `reopening` are the arguments with which a pickle opens it again; without them it has none.
+        """
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine

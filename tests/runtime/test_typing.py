@@ -19,7 +19,6 @@ def test_vectors_that_were_requested_are_no_optional_ones(tiny_bundle: Path):
         assert_type(default, DenseEmbeddings)
         assert_type(default.dense, Float32)
         assert_type(default.sparse, SparseVectors | None)
-        assert_type(gte.encode("a", True, None, 32).dense, Float32)
         assert_type(gte.encode("a", dim=32, sparse=False).dense, Float32)
         both = gte.encode("a", sparse=True, dim=32)
         assert_type(both, HybridEmbeddings)
