@@ -214,8 +214,8 @@ class HubTokenizer:
         others: Iterable[Any] = [None] * len(texts) if text_pair is None else as_texts(text_pair)
         rows = []
         for one, other in zip(texts, others, strict=True):
-            first, second = one if isinstance(one, (tuple, list)) and len(one) == 2 else (one, other)
-            rows.append(self.encode(first, second, add_special_tokens, False, truncation, max_length))
+            pair: Any = one if isinstance(one, (tuple, list)) and len(one) == 2 else (one, other)
+            rows.append(self.encode(pair[0], pair[1], add_special_tokens, False, truncation, max_length))
         longest = max(map(len, rows), default=0) if padding or return_tensors else 0
         if longest and not padding and len({len(row) for row in rows}) > 1:
             raise ConfigError("texts of different lengths make no array; pass padding=True")
