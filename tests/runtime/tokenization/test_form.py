@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 import warnings
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,10 @@ def test_parts_can_be_composed_one_by_one(text: str):
         patch.setattr(form, "PART", 3)
         parts = list(form._parts(text))
         assert "".join(parts) == text
-        alone = [form._by_themselves().match(part) for part in parts[1:]]
+        starts = list(accumulate(map(len, parts)))[:-1]
+        alone = [bool(form._by_themselves().match(text, start)) for start in starts]
+        for before, start, is_alone in zip([0, *starts], starts, alone, strict=False):
+            assert is_alone or not form._by_themselves().search(text, before + 3, before + 6)
         if all(alone):
             assert composed(text) == unicodedata.normalize("NFC", text)
 
