@@ -45,7 +45,7 @@ def test_parts_can_be_composed_one_by_one(text: str):
         assert "".join(parts) == text
         starts = list(accumulate(map(len, parts)))[:-1]
         alone = [bool(form._by_themselves().match(text, start)) for start in starts]
-        for before, _start, is_alone in zip([0, *starts], starts, alone, strict=False):
+        for before, is_alone in zip([0, *starts], alone, strict=False):
             assert is_alone or not form._by_themselves().search(text, before + 3, before + 6)
         if all(alone):
             assert composed(text) == unicodedata.normalize("NFC", text)
