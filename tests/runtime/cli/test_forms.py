@@ -12,6 +12,7 @@ DECOMPOSED = unicodedata.normalize("NFD", "Tất cả mọi người đều đư
 COMPOSED = unicodedata.normalize("NFC", DECOMPOSED)
 
 
+@pytest.mark.slow
 def test_embed(mini_bundle: Path):
     """The vector of the composed text with --nfc; else the other one and one line on stderr."""
     (want,) = rows(gte("embed", "--model", str(mini_bundle), COMPOSED))
@@ -25,6 +26,7 @@ def test_embed(mini_bundle: Path):
     assert "--nfc" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "option", "said"),
     [

@@ -80,6 +80,7 @@ def test_windows_is_refused_at_import(program: str, monkeypatch: pytest.MonkeyPa
         check_interpreter()
 
 
+@pytest.mark.slow
 def test_python_m():
     """`python -m gte_runtime` is `gte`."""
     command = [sys.executable, "-m", "gte_runtime", "--version"]
