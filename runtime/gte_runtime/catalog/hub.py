@@ -148,15 +148,13 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_names(want: Wanted) -> Iterator[None]:
-    """Refuse responses whose headers would make huggingface_hub write outside of its cache, and web pages.
+    """Refuse responses whose headers would make huggingface_hub write outside of its cache.
 
     An ETag of `../../x` would name a file there, which would be written and, if its hash is wrong, removed.
     """
     import huggingface_hub.utils
 
     def check(response: Any, *_: object, **__: object) -> None:
-        if response.status_code < 300 and response.headers.get("content-type", "").startswith("text/html"):
-            raise DownloadError(f"{want.hub}: the answer is a web page, not a model hub's; {PORTAL}")
         for header, form in NAMES.items():
             value = response.headers.get(header)
             if value is not None and not form.fullmatch(value.removeprefix("W/").strip('"')):
@@ -488,9 +486,6 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
     from huggingface_hub import errors
 
     status, _ = _response(error)
-    passed_on = next((cause for cause in _causes(error) if isinstance(cause, DownloadError)), None)
-    if passed_on is not None:
-        return passed_on
     what = f"{want.hub}{f' ({name})' if name else ''}"
     if why := _proxy_answer(error):
         return DownloadError(

@@ -31,7 +31,7 @@ class Obstacle(BaseHTTPRequestHandler):
         if self.path.startswith("http://"):
             self.reply(407)
         elif self.path.startswith("/moved/"):
-            self.reply(302, location="/login")
+            self.reply(302, location=f"http://{self.headers['host']}/login")
         else:
             self.reply(200, b"<html>Please log in</html>", content_type="text/html; charset=utf-8")
 
@@ -123,7 +123,7 @@ def test_a_proxy_for_plain_http(obstacle: str, tmp_path: Path):
 @pytest.mark.parametrize("name", [UNKNOWN, NAMED])
 @pytest.mark.parametrize("path", ["", "/moved"])
 def test_a_login_page(name: str, path: str, obstacle: str, tmp_path: Path):
-    """With status 200, or after a redirect."""
+    """With status 200, or after a redirect to another address."""
     line = pull(name, tmp_path, HF_ENDPOINT=f"http://{obstacle}{path}")
     assert "not a model hub's; open a browser and log in to this network" in line
 
