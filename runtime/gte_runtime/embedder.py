@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from .arrays import Float32, Float64
 from .format.manifest import Manifest
@@ -15,24 +15,61 @@ from .results import Embeddings
 from .scoring import check_weight
 from .steps import Steps
 from .streaming import TEXTS_PER_PART, check_stream, in_parts
-from .tokenization import OnBadUnicode, Tokenizer, as_pairs, check_pair, check_text, choose_length
+from .tokenization import (
+    Form,
+    OnBadUnicode,
+    Tokenizer,
+    as_pairs,
+    check_pair,
+    check_switches,
+    check_text,
+    choose_length,
+)
 
 if TYPE_CHECKING:
     from .bundle.directory import Verify
+    from .results import DenseEmbeddings, HybridEmbeddings, SparseEmbeddings
+
+Texts = str | Iterable[str]
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments of `encode` that do not decide which vectors it returns: for type checkers."""
+
+    dim: int | None
+    max_length: int
+    truncate: bool
+    show_progress: bool
+    errors: OnBadUnicode
+    prompt_name: str | None
+    unicode: Form | None
+
+
+SHOWN = ("variant", "provider", "threads")
+"""Names of `info` that `repr` shows."""
 
 
 class Embedder:
     """Dense and sparse vectors of one model. Safe to use from several threads. Close it, or use `with`."""
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, engine: Engine, info: dict[str, Any] | None = None
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        info: dict[str, Any] | None = None,
+        reopening: dict[str, Any] | None = None,
     ) -> None:
-        """Put an embedder together from its parts. `Embedder.open` does this for a bundle on disk."""
+        """Put an embedder together from its parts. `Embedder.open` does this for a bundle on disk.
+
+        `reopening` are the arguments with which a pickle opens it again; without them it has none.
+        """
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine
         self.steps = Steps(manifest, tokenizer, engine)
         """The steps of `encode`, for callers that need the results between them."""
+        self._reopening = reopening
         self.info = info or {}
         """Model, bundle, variant, provider, threads and batch invariance. For people and logs."""
 
@@ -46,6 +83,7 @@ class Embedder:
         threads: int | None = None,
         budget: Budget | None = None,
         encode_special_tokens: bool = False,
+        unicode: Form | None = None,
         verify: Verify = "auto",
         latency: bool = False,
         devices: Sequence[int] = (0,),
@@ -60,6 +98,8 @@ class Embedder:
             threads: processors to use; by default all that affinity and container quota allow.
             budget: limits of one run in tokens and attention scores.
             encode_special_tokens: treat special tokens such as `</s>` inside a text as plain characters.
+            unicode: "NFC" composes texts before they are tokenized, "exact" takes them as they are; None is
+                the bundle's default, mostly "exact". See docs/text-forms.md.
             verify: "auto" hashes files that this machine has not checked before, "always" hashes all.
             latency: on CUDA, capture CUDA graphs for small requests; `info` has their shapes and the time.
             devices: GPUs to use, in CUDA's numbering. The texts of one call are spread over them.
@@ -81,6 +121,7 @@ class Embedder:
                 threads=threads,
                 budget=budget,
                 encode_special_tokens=encode_special_tokens,
+                unicode=unicode,
                 verify=verify,
                 latency=latency,
                 devices=devices,
@@ -103,6 +144,37 @@ class Embedder:
         """Longest text that the model can run, in tokens, special tokens included."""
         return self.steps.max_length
 
+    @overload
+    def encode(
+        self, texts: Texts, dense: Literal[True] = True, *, sparse: Literal[True], **options: Unpack[Options]
+    ) -> HybridEmbeddings: ...
+    @overload
+    def encode(
+        self, texts: Texts, dense: Literal[False], sparse: Literal[True], **options: Unpack[Options]
+    ) -> SparseEmbeddings: ...
+    @overload
+    def encode(
+        self,
+        texts: Texts,
+        dense: Literal[True] = True,
+        sparse: bool | None = None,
+        **options: Unpack[Options],
+    ) -> DenseEmbeddings: ...
+    @overload
+    def encode(
+        self,
+        texts: Texts,
+        dense: bool = True,
+        sparse: bool | None = None,
+        dim: int | None = None,
+        max_length: int = 8192,
+        truncate: bool = True,
+        show_progress: bool = False,
+        *,
+        errors: OnBadUnicode = "strict",
+        prompt_name: str | None = None,
+        unicode: Form | None = None,
+    ) -> Embeddings: ...
     def encode(
         self,
         texts: str | Iterable[str],
@@ -115,6 +187,7 @@ class Embedder:
         *,
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = None,
+        unicode: Form | None = None,
     ) -> Embeddings:
         """Embed texts.
 
@@ -129,6 +202,7 @@ class Embedder:
             errors: "replace" puts "?" in the place of a lone surrogate (half a pair); "strict" refuses it.
             prompt_name: the prompt of the model to put before every text, such as "query"; by default the
                 model's default prompt, which most models do not have. "" is no prompt.
+            unicode: as in `open`, for this call; None is what `open` was given.
 
         Returns:
             Rows in input order. No texts give shape [0, dim].
@@ -137,8 +211,11 @@ class Embedder:
             InputError: a text that cannot be embedded; has its index.
             ConfigError: an argument out of range, or sparse=True for a checkpoint without a sparse head.
         """
+        check_switches(dense=dense, truncate=truncate, show_progress=show_progress)
         dim, sparse = self.steps.check_dim(dim), self.steps.check_sparse(sparse)
-        tokens = self.steps.tokens(texts, max_length, truncate, errors=errors, prompt_name=prompt_name)
+        tokens = self.steps.tokens(
+            texts, max_length, truncate, errors=errors, prompt_name=prompt_name, unicode=unicode
+        )
         states = self.steps.run(tokens, show_progress=show_progress)
         return self.steps.collect(tokens, states, dense=dense, sparse=sparse, dim=dim)
 
@@ -153,6 +230,7 @@ class Embedder:
         *,
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = None,
+        unicode: Form | None = None,
         texts_per_part: int = TEXTS_PER_PART,
     ) -> Iterator[Embeddings]:
         """Embed any number of texts in bounded memory, part by part, in input order.
@@ -161,8 +239,11 @@ class Embedder:
         embedded does not stop the stream: it is in `rejected`, and `index` says which texts have rows. Two
         parts are read before the first is yielded, since one is tokenized while another runs.
         """
+        check_switches(dense=dense, truncate=truncate)
         dim, sparse = self.steps.check_dim(dim), self.steps.check_sparse(sparse)
-        tokenize = self.steps.tokenize_part(max_length, truncate, errors=errors, prompt_name=prompt_name)
+        tokenize = self.steps.tokenize_part(
+            max_length, truncate, errors=errors, prompt_name=prompt_name, unicode=unicode
+        )
         run = partial(self.steps.run_part, dense=dense, sparse=sparse, dim=dim)
         check_stream(texts, texts_per_part)
         return in_parts(iter(texts), texts_per_part, tokenize, run)
@@ -240,6 +321,16 @@ class Embedder:
     def close(self) -> None:
         """Stop all runs and release the memory."""
         self.engine.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the bundle's path and the arguments of `open`: the other process opens it again."""
+        from .opening import reopened
+
+        return reopened(Embedder.open, self._reopening)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={self.info[name]!r}" for name in SHOWN if name in self.info)
+        return f"Embedder({self.manifest.model!r}{', ' if facts else ''}{facts})"
 
     def __enter__(self) -> Embedder:
         return self

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +17,8 @@ from .format.manifest import Manifest
 from .inference.cost import COSTS, Cost
 from .inference.engine import Engine
 from .inference.plan import Budget
-from .machine.threads import thread_count
-from .tokenization import Tokenizer
+from .machine.threads import named_limits, thread_count
+from .tokenization import EXACT, Form, Tokenizer, choose_form
 
 if TYPE_CHECKING:
     from .device.cuda import CudaOptions
@@ -40,6 +41,8 @@ class Opened(NamedTuple):
     info: dict[str, Any]
     """Model, bundle, variant, provider, threads, batch invariance, devices. For people and logs; nothing
     depends on it."""
+    reopening: dict[str, Any]
+    """Arguments that open it again, also in another process."""
 
 
 def open_model(
@@ -51,6 +54,7 @@ def open_model(
     threads: int | None = None,
     budget: Budget | None = None,
     encode_special_tokens: bool = False,
+    unicode: Form | None = None,
     verify: Verify = "auto",
     latency: bool = False,
     devices: Sequence[int] = (0,),
@@ -75,24 +79,31 @@ def open_model(
     _check_kind(manifest, reranker)
     name = variant or preferred(bundle, provider)
     chosen = bundle.variant(name)
+    # A manifest has no other values; see `format.manifest.FORMS`.
+    form = choose_form(unicode, choose_form(manifest.unicode, EXACT))
     gpu = None
     if provider != "cpu" or latency or tuple(devices) != (0,) or gpu_mem_limit is not None:
         gpu = _gpu_options(provider, tuple(devices), gpu_mem_limit, latency)
-    session, tokenizer, invariance, cuda_graphs = load(
-        bundle,
-        name,
-        provider=provider,
-        threads=count,
-        encode_special_tokens=encode_special_tokens,
-        verify=verify,
-        gpu=gpu,
-    )
+    with named_limits():
+        session, tokenizer, invariance, cuda_graphs = load(
+            bundle,
+            name,
+            provider=provider,
+            threads=count,
+            encode_special_tokens=encode_special_tokens,
+            unicode=form,
+            verify=verify,
+            gpu=gpu,
+        )
+    if unicode is not None:
+        tokenizer.notice.stop()
     info: dict[str, Any] = {
         "model": manifest.model,
         "bundle": bundle.digest[:12],
         "variant": name,
         "provider": provider,
         "threads": count,
+        "unicode": form,
         **invariance.as_info(),
     }
     if gpu is not None:
@@ -102,7 +113,32 @@ def open_model(
     engine = Engine(
         session, chosen, manifest.architecture.hidden_size, budget=budget, cost=COSTS.get(name, Cost())
     )
-    return Opened(manifest, tokenizer, engine, info)
+    reopening: dict[str, Any] = {
+        "model": bundle.directory.absolute(),
+        "provider": provider,
+        "variant": name,
+        "threads": threads,
+        "budget": budget,
+        "encode_special_tokens": encode_special_tokens,
+        "unicode": unicode,
+    }
+    if not reranker:
+        reopening |= {"latency": latency, "devices": tuple(devices), "gpu_mem_limit": gpu_mem_limit}
+    return Opened(manifest, tokenizer, engine, info, reopening)
+
+
+def reopened(kind: Callable[..., object], reopening: dict[str, Any] | None) -> tuple[Any, ...]:
+    """What `__reduce__` of an opened model returns: a pickle holds the bundle's path, not its weights.
+
+    Raises:
+        ConfigError: it was not opened from a bundle.
+    """
+    if reopening is None:
+        raise ConfigError(
+            "this model was put together from its parts, so a pickle cannot say how to open it again; "
+            "open its bundle in the other process"
+        )
+    return partial(kind, **reopening), ()
 
 
 def preferred(bundle: Bundle, provider: str) -> str:

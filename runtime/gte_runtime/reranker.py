@@ -17,18 +17,24 @@ from .machine.progress import Progress
 from .results import Ranked, Scores
 from .scoring import sigmoid as sigmoid_of
 from .tokenization import (
+    Form,
     OnBadUnicode,
     Tokenizer,
     as_pairs,
     as_texts,
     check_errors,
     check_pair,
+    check_switches,
     check_text,
     choose_length,
 )
 
 if TYPE_CHECKING:
     from .bundle.directory import Verify
+
+
+SHOWN = ("variant", "provider", "threads")
+"""Names of `info` that `repr` shows."""
 
 
 class Reranker:
@@ -40,12 +46,21 @@ class Reranker:
     """
 
     def __init__(
-        self, manifest: Manifest, tokenizer: Tokenizer, engine: Engine, info: dict[str, Any] | None = None
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        info: dict[str, Any] | None = None,
+        reopening: dict[str, Any] | None = None,
     ) -> None:
-        """Put a reranker together from its parts. `Reranker.open` does this for a bundle on disk."""
+        """Put a reranker together from its parts. `Reranker.open` does this for a bundle on disk.
+
+        `reopening` are the arguments with which a pickle opens it again; without them it has none.
+        """
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.engine = engine
+        self._reopening = reopening
         self.info = info or {}
         """Model, bundle, variant, provider, threads and batch invariance. For people and logs."""
 
@@ -59,6 +74,7 @@ class Reranker:
         threads: int | None = None,
         budget: Budget | None = None,
         encode_special_tokens: bool = False,
+        unicode: Form | None = None,
         verify: Verify = "auto",
     ) -> Reranker:
         """Open a reranker's bundle and check that it gives the scores that are recorded in it. Arguments and
@@ -78,6 +94,7 @@ class Reranker:
                 threads=threads,
                 budget=budget,
                 encode_special_tokens=encode_special_tokens,
+                unicode=unicode,
                 verify=verify,
             )
         )
@@ -105,6 +122,7 @@ class Reranker:
         *,
         sigmoid: bool = False,
         errors: OnBadUnicode = "strict",
+        unicode: Form | None = None,
     ) -> list[Ranked]:
         """Documents by how well they answer a query, best first. Equal scores keep the input order.
 
@@ -119,6 +137,7 @@ class Reranker:
             sigmoid: return scores from 0 to 1 instead of the model's own, which are unbounded. The order is
                 the same.
             errors: "replace" puts "?" in the place of a lone surrogate (half a pair); "strict" refuses it.
+            unicode: as in `open`, for this call; None is what `open` was given.
 
         Raises:
             InputError: a text that cannot be used, with the document's index; an empty query; no documents.
@@ -130,6 +149,7 @@ class Reranker:
             raise ConfigError(
                 f"top_k is {repr(top_k)[:40]}; expected an integer of at least 1, or None for all"
             )
+        check_switches(return_documents=return_documents, truncate=truncate, show_progress=show_progress)
         check_errors(errors)
         if isinstance(documents, str):
             raise InputError("expected an iterable of strings, found str", field="documents", got="str")
@@ -147,6 +167,7 @@ class Reranker:
             truncate,
             show_progress,
             sigmoid=sigmoid,
+            unicode=unicode,
         ).scores
         order = np.argsort(-scores, kind="stable")[:top_k].tolist()
         return [Ranked(row, float(scores[row]), checked[row] if return_documents else None) for row in order]
@@ -160,6 +181,7 @@ class Reranker:
         *,
         sigmoid: bool = False,
         errors: OnBadUnicode = "strict",
+        unicode: Form | None = None,
     ) -> Float32:
         """Scores of (query, document) pairs in input order, float32 [N]. Arguments are those of `rank`.
 
@@ -167,7 +189,7 @@ class Reranker:
             InputError: not a pair of strings; has the index of the pair.
         """
         return self.evaluate(
-            pairs, max_length, truncate, show_progress, sigmoid=sigmoid, errors=errors
+            pairs, max_length, truncate, show_progress, sigmoid=sigmoid, errors=errors, unicode=unicode
         ).scores
 
     def evaluate(
@@ -179,12 +201,14 @@ class Reranker:
         *,
         sigmoid: bool = False,
         errors: OnBadUnicode = "strict",
+        unicode: Form | None = None,
     ) -> Scores:
         """As `score`, but returns the number of tokens of each pair and whether it was cut, too."""
+        check_switches(truncate=truncate, show_progress=show_progress)
         check_errors(errors)
         length = choose_length(max_length, self.tokenizer.pair_specials, self.max_length)
         checked = [check_pair(pair, index, errors) for index, pair in enumerate(as_pairs(pairs))]
-        tokens = self.tokenizer.encode_pairs(checked, max_length=length, truncate=truncate)
+        tokens = self.tokenizer.encode_pairs(checked, max_length=length, truncate=truncate, unicode=unicode)
         with Progress(len(tokens), show_progress, "pair") as advance:
             logits = self.engine.run([t.ids for t in tokens], done=advance).logits
         return Scores(
@@ -196,6 +220,16 @@ class Reranker:
     def close(self) -> None:
         """Stop all runs and release the memory."""
         self.engine.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the bundle's path and the arguments of `open`: the other process opens it again."""
+        from .opening import reopened
+
+        return reopened(Reranker.open, self._reopening)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={self.info[name]!r}" for name in SHOWN if name in self.info)
+        return f"Reranker({self.manifest.model!r}{', ' if facts else ''}{facts})"
 
     def __enter__(self) -> Reranker:
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,31 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} texts"]
+        if self.dense is not None:
+            parts.append(f"dense [{len(self)}, {self.dense.shape[1]}]")
+        if self.sparse is not None:
+            parts.append(f"sparse [{len(self)}]")
+        parts.append(f"{int(self.tokens.sum())} tokens")
+        parts += [f"{count} truncated" for count in [int(self.truncated.sum())] if count]
+        parts += [f"{len(self.rejected)} rejected"] if self.rejected else []
+        return f"Embeddings({', '.join(parts)})"
+
+
+if TYPE_CHECKING:
+    # What `Embedder.encode` returns, where its arguments say which vectors were requested.
+    class DenseEmbeddings(Embeddings):
+        dense: Float32
+
+    class SparseEmbeddings(Embeddings):
+        sparse: SparseVectors
+
+    class HybridEmbeddings(DenseEmbeddings, SparseEmbeddings): ...
+
+else:
+    DenseEmbeddings = SparseEmbeddings = HybridEmbeddings = Embeddings
+
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
@@ -52,6 +79,10 @@ class Ranked:
     score: float
     document: str | None = None
     """Its text, if requested."""
+
+    def __repr__(self) -> str:
+        document = "" if self.document is None else f", document={reprlib.repr(self.document)}"
+        return f"Ranked(index={self.index}, score={self.score:.6g}{document})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,3 +98,9 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        cut = int(self.truncated.sum())
+        return (
+            f"Scores({len(self)} pairs, {int(self.tokens.sum())} tokens{f', {cut} truncated' if cut else ''})"
+        )

@@ -37,6 +37,10 @@ class SparseVector:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def __repr__(self) -> str:
+        first = ", ".join(f"{i}: {v:.4g}" for i, v in zip(self.indices[:4], self.values[:4], strict=True))
+        return f"SparseVector({len(self)} tokens: {{{first}{', ...' if len(self) > 4 else ''}}})"
+
     def as_dict(self) -> dict[int, float]:
         """{token id: weight}, as Milvus, LangChain and Vespa accept it."""
         return dict(zip(self.indices.tolist(), self.values.tolist(), strict=True))
@@ -116,6 +120,10 @@ class SparseVectors(Sequence[SparseVector]):
 
     def __len__(self) -> int:
         return len(self._vectors)
+
+    def __repr__(self) -> str:
+        tokens = sum(map(len, self._vectors))
+        return f"SparseVectors({len(self)} vectors, {tokens} tokens, width {self.width})"
 
     def __iter__(self) -> Iterator[SparseVector]:
         return iter(self._vectors)

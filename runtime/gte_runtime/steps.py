@@ -22,12 +22,16 @@ from .machine.progress import Progress
 from .results import Embeddings, Rejected
 from .sparse import SparseVectors
 from .tokenization import (
+    EXACT,
+    Form,
     OnBadUnicode,
     Tokenizer,
     Tokens,
     as_texts,
     check_errors,
+    check_switches,
     check_text,
+    choose_form,
     choose_length,
     encode_each,
 )
@@ -62,6 +66,7 @@ class Steps:
         *,
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = "",
+        unicode: Form | None = None,
     ) -> list[Tokens]:
         """The first step of `Embedder.encode`: check and tokenize texts. Arguments are those of `encode`, but
         by default there is no prompt."""
@@ -69,7 +74,7 @@ class Steps:
         length = choose_length(max_length, self.tokenizer.specials, self.max_length)
         prompt = self.prompt(prompt_name)
         checked = [prompt + check_text(text, index, errors) for index, text in enumerate(as_texts(texts))]
-        return self.tokenizer.encode(checked, max_length=length, truncate=truncate)
+        return self.tokenizer.encode(checked, max_length=length, truncate=truncate, unicode=unicode)
 
     def run(
         self, tokens: Sequence[Tokens], *, token_states: bool = False, show_progress: bool = False
@@ -142,6 +147,8 @@ class Steps:
 
     def check_sparse(self, asked: bool | None) -> bool:
         """Whether to give sparse vectors; None means wherever the checkpoint has a sparse head."""
+        if asked is not None:
+            check_switches(sparse=asked)
         if asked and not self.manifest.sparse:
             raise ConfigError(
                 f"sparse vectors were asked for, but the checkpoint {self.manifest.model} has no sparse "
@@ -156,15 +163,19 @@ class Steps:
         *,
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = None,
+        unicode: Form | None = None,
     ) -> TokenizePart:
         """A function that tokenizes one part of a stream. Arguments are those of `Embedder.encode`."""
         check_errors(errors)
+        choose_form(unicode, EXACT)
         length = choose_length(max_length, self.tokenizer.specials, self.max_length)
         prompt = self.prompt(prompt_name)
 
         def encode(part: Sequence[object], first: int) -> list[Tokens]:
             checked = [prompt + check_text(text, index, errors) for index, text in enumerate(part, first)]
-            return self.tokenizer.encode(checked, max_length=length, truncate=truncate, first_index=first)
+            return self.tokenizer.encode(
+                checked, max_length=length, truncate=truncate, first_index=first, unicode=unicode
+            )
 
         return lambda part, first: encode_each(encode, part, first)
 

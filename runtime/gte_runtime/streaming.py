@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
 from .errors import ConfigError, InputError
 from .machine.tasks import Task
-from .tokenization import Tokens
+from .tokenization import Tokens, no_sequence
 
 TEXTS_PER_PART = 256
 """Enough to group texts by length, and few enough to hold in memory."""
@@ -27,9 +27,10 @@ Run = Callable[[int, list[Tokens | InputError]], T]
 
 def check_stream(texts: object, texts_per_part: object) -> None:
     """Raises InputError for what is no iterable of texts, and ConfigError for what is no size of a part."""
-    if isinstance(texts, (str, bytes, dict)) or not isinstance(texts, Iterable):
+    hint = "; a single text goes to encode" if isinstance(texts, str) else no_sequence(texts)
+    if hint:
         kind = type(texts).__name__
-        raise InputError(f"expected an iterable of strings, found {kind}", got=kind)
+        raise InputError(f"expected an iterable of strings, found {kind}{hint}", got=kind)
     if isinstance(texts_per_part, bool) or not isinstance(texts_per_part, int) or texts_per_part < 1:
         raise ConfigError(f"texts_per_part is {texts_per_part!r}; expected an integer of at least 1")
 

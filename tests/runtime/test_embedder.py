@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import threading
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from golden import Golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from invariance import assert_as_alone, assert_weights_as_alone
+from spoil import change_manifest
 
 from gte_runtime import Embedder
 from gte_runtime.checkpoint.tensors import Checkpoint
@@ -354,3 +358,122 @@ def test_fork_is_refused_at_once(gte: Embedder):
     assert os.read(read, 100).decode() == ForkedProcessError.__name__
     os.close(read)
     os.close(write)
+
+
+class Frame:
+    """A data frame as far as one looks: its iterator gives the names of columns."""
+
+    columns = ("text",)
+    shape = (2, 1)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({"a", "b"}, "set, which has no order, so no text would know its row; give a list: sorted(texts)"),
+        (frozenset("a"), "frozenset, which has no order"),
+        ({"a": 1}, "dict; give its values"),
+        (Frame(), "Frame; give one of its columns: frame['text']"),
+        (b"a", "bytes; decode it"),
+        ([b"a"], "texts[0]: expected a string, found bytes; decode it"),
+        ([{"text": "a"}], "texts[0]: expected a string, found dict; give the string in it"),
+        ([["a", "b"]], "texts[0]: expected a string, found list; give one flat list"),
+        ([Path("a")], "read it: path.read_text()"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused_with_what_was_meant(gte: Embedder, texts: Any, words: str):
+    """None of them is embedded as its keys, its columns, or in an order of its own."""
+    with pytest.raises(InputError, match=re.escape(words)):
+        gte.encode(texts)
+    if not isinstance(texts, list):
+        with pytest.raises(InputError):
+            gte.stream(texts)
+        with pytest.raises(InputError):
+            gte.score(texts)
+    assert gte.encode({"a": "b"}.keys()).dense.shape == (1, 64)
+
+
+@pytest.mark.parametrize("wrong", [64, 1, None, "yes", 0.5])
+def test_a_switch_is_true_or_false(gte: Embedder, wrong: Any):
+    """A batch size or a dimension in the place of `dense` would be read as True."""
+    asks: list[Any] = [
+        lambda: gte.encode(["a"], wrong),
+        lambda: gte.stream(["a"], wrong),
+        lambda: gte.encode(["a"], truncate=wrong),
+        lambda: gte.encode(["a"], show_progress=wrong),
+    ]
+    asks += [lambda: gte.encode(["a"], sparse=wrong)] if wrong is not None else []
+    for ask in asks:
+        with pytest.raises(ConfigError, match="expected True or False"):
+            ask()
+    assert gte.encode(["a"], np.bool_(True)).dense.shape == (1, 64)  # type: ignore[call-overload]
+
+
+def test_a_pickle_opens_the_bundle_again(tiny_bundle: Path, gte: Embedder):
+    """In a worker that was started with `spawn`, too: with the same options and bits, and without weights in
+    the pickle."""
+    with Embedder.open(tiny_bundle, variant="cpu-int8", threads=1, unicode="NFC") as opened:
+        data = pickle.dumps(opened)
+        assert len(data) < 2000
+        with pickle.loads(data) as copy:
+            assert (copy.info, repr(copy)) == (opened.info, repr(opened))
+            np.testing.assert_array_equal(copy.encode(["a"]).dense, opened.encode(["a"]).dense)
+    parts = Embedder(gte.manifest, gte.tokenizer, gte.engine)
+    with pytest.raises(ConfigError, match="put together from its parts"):
+        pickle.dumps(parts)
+
+
+# Text forms
+
+DECOMPOSED = unicodedata.normalize("NFD", "Tất cả mọi người đều được tự do")
+COMPOSED = unicodedata.normalize("NFC", DECOMPOSED)
+
+
+@pytest.fixture(scope="module")
+def mini(mini_bundle: Path) -> Iterator[Embedder]:
+    """The tiny model's tokenizer composes by itself; this one has XLM-R's rules, which compose one accent."""
+    with Embedder.open(mini_bundle, threads=1) as opened:
+        yield opened
+
+
+@pytest.mark.filterwarnings("ignore:a text is not in Unicode's composed form")
+def test_texts_are_composed_on_request(mini: Embedder, mini_bundle: Path):
+    """By `open` or by a call, which goes before it; by default not at all."""
+    want, exact = mini.encode(COMPOSED), mini.encode(DECOMPOSED)
+    assert exact.tokens > want.tokens
+    for found in (mini.encode(DECOMPOSED, unicode="NFC"), *mini.stream([DECOMPOSED], unicode="NFC")):
+        np.testing.assert_array_equal(found.dense, want.dense)
+    with Embedder.open(mini_bundle, unicode="NFC", threads=1) as composing:
+        assert composing.info["unicode"] == "NFC"
+        np.testing.assert_array_equal(composing.encode(DECOMPOSED).dense, want.dense)
+        np.testing.assert_array_equal(composing.encode(DECOMPOSED, unicode="exact").dense, exact.dense)
+        assert composing.tokenize(DECOMPOSED) == mini.tokenize(COMPOSED)
+        assert composing.token_weights(DECOMPOSED) == mini.token_weights(COMPOSED)
+        assert composing.score([(DECOMPOSED, "a")]) == mini.score([(COMPOSED, "a")])
+    wrong: Any = "nfc"
+    with pytest.raises(ConfigError, match="expected 'NFC', 'exact'"):
+        mini.encode(["a"], unicode=wrong)
+    with pytest.raises(ConfigError, match="expected 'NFC', 'exact'"):
+        mini.stream(["a"], unicode=wrong)
+
+
+def test_a_bundle_may_compose_by_default(bundle_copy: Path):
+    """Built with unicode="NFC"; whoever opens it may say otherwise, and is not warned then."""
+    change_manifest(bundle_copy, lambda fields: fields.update(unicode="NFC"))
+    with Embedder.open(bundle_copy, threads=1) as gte:
+        assert gte.info["unicode"] == "NFC"
+        composed = gte.encode(DECOMPOSED)
+        np.testing.assert_array_equal(composed.dense, gte.encode(COMPOSED).dense)
+    with Embedder.open(bundle_copy, threads=1, unicode="exact") as gte:
+        assert gte.encode(DECOMPOSED).tokens > composed.tokens
+
+
+def test_texts_without_a_chosen_form_warn_once(mini_bundle: Path):
+    with Embedder.open(mini_bundle, threads=1) as gte:
+        with pytest.warns(UserWarning, match="composed form") as caught:
+            gte.encode([COMPOSED, DECOMPOSED, DECOMPOSED])
+        assert len(caught) == 1
+        gte.encode([DECOMPOSED])  # a second warning would be an error here

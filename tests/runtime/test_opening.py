@@ -30,7 +30,7 @@ def gte(tiny_bundle: Path) -> Iterator[Embedder]:
 def test_unknown_options(gte: Embedder, tiny_bundle: Path):
     """Unknown values are refused with what there is."""
     with pytest.raises(ConfigError, match="'strict' or 'replace'"):
-        gte.encode("a", errors="ignore")  # type: ignore[arg-type]
+        gte.encode("a", errors="ignore")  # type: ignore[call-overload]
     with pytest.raises(ConfigError, match="cpu, cuda, tensorrt"):
         Embedder.open(tiny_bundle, provider="tpu")
     with pytest.raises(ConfigError, match="'auto' or 'always'"):

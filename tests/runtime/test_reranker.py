@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import shutil
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -414,3 +416,39 @@ def test_another_score_is_noticed(reranker_bundle: Path, tmp_path: Path):
     change_manifest(copy, lambda raw: raw["pair_checks"][1].update(logit=check.logit + 1e-3))
     with pytest.raises(SelfCheckFailed, match="a score of the self-check is"):
         Reranker.open(copy)
+
+
+@pytest.mark.filterwarnings("ignore:a text is not in Unicode's composed form")
+def test_texts_are_composed_on_request(plain: Reranker, reranker_bundle: Path):
+    """By `open` or by a call; by default not at all. Without its normaliser the tokenizer leaves it to us."""
+    raw = json.loads((reranker_bundle / "tokenizer.json").read_bytes()) | {"normalizer": None}
+    exactly = Reranker(plain.manifest, Tokenizer(json.dumps(raw).encode()), plain.engine)
+    composed = "é ñ"
+    other = unicodedata.normalize("NFD", composed)
+    want, exact = exactly.score([(composed, composed)]), exactly.score([(other, other)])
+    assert want != exact
+    assert exactly.score([(other, other)], unicode="NFC") == want
+    assert exactly.evaluate([(other, other)], unicode="NFC").scores == want
+    (found,) = exactly.rank(other, [other], return_documents=True, unicode="NFC")
+    assert (np.float32(found.score), found.document) == (want[0], other)
+    with Reranker.open(reranker_bundle, threads=1, unicode="NFC") as composing:
+        assert composing.tokenizer.unicode == "NFC"
+    with pytest.raises(ConfigError, match="expected 'NFC', 'exact'"):
+        plain.score([("a", "b")], unicode="nfc")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [5, "yes", None])
+def test_a_switch_is_true_or_false(plain: Reranker, wrong: Any):
+    for ask in (
+        lambda: plain.rank("a", ["b"], return_documents=wrong),
+        lambda: plain.score([("a", "b")], truncate=wrong),
+        lambda: plain.score([("a", "b")], show_progress=wrong),
+    ):
+        with pytest.raises(ConfigError, match="expected True or False"):
+            ask()
+
+
+def test_a_pickle_opens_the_bundle_again(plain: Reranker):
+    with pickle.loads(pickle.dumps(plain)) as copy:
+        assert repr(copy) == repr(plain)
+        assert copy.score([("a", "b")]) == plain.score([("a", "b")])

@@ -34,7 +34,7 @@ from ..format.manifest import FileRecord, Manifest, Variant
 from ..format.models import models_directory
 from ..format.recipe import GraphRecipe, Recipe, find_graphs
 from ..machine.files import read_regular, sync
-from ..tokenization import Tokenizer
+from ..tokenization import EXACT, Form, Tokenizer
 from ..version import __version__
 from .answers import Answer, compute_answers, largest_inputs
 from .int8 import has_outliers
@@ -69,6 +69,7 @@ def build(
     origin: str = "",
     name: str | None = None,
     prompts: Mapping[str, str] | None = None,
+    unicode: Form = EXACT,
 ) -> Manifest:
     """Turn a checkpoint directory into a bundle directory.
 
@@ -83,6 +84,7 @@ def build(
         origin: the repository of the checkpoint, as `owner/name@commit`.
         name: the model's name; by default that of the checkpoint's directory.
         prompts: prompts by name, for a checkpoint that has none.
+        unicode: how the bundle reads texts where a caller does not say it: "exact" or "NFC".
 
     Returns:
         The manifest of the bundle.
@@ -109,7 +111,9 @@ def build(
             bundle.parent.mkdir(parents=True, exist_ok=True)
             with staging(bundle) as temporary:
                 answers = compute_answers(opened, tokenizer)
-                inputs = Inputs(opened, source, tokenizer, tokenizer_json, answers, settings, name, origin)
+                inputs = Inputs(
+                    opened, source, tokenizer, tokenizer_json, answers, settings, name, origin, unicode
+                )
                 staged, manifest, _ = _best(temporary, inputs, recipe, chosen)
                 write(staged / manifests.FILE, [manifest.to_json().encode()])
                 sync(staged)
@@ -135,6 +139,7 @@ class Inputs:
     settings: Settings
     name: str | None
     origin: str
+    unicode: Form
 
     @property
     def largest(self) -> dict[str, NDArray[np.floating]]:
@@ -197,6 +202,7 @@ def _stage(staged: Path, inputs: Inputs, chosen: Sequence[GraphRecipe]) -> Stage
         origin=inputs.origin,
         prompts=inputs.settings.prompts,
         default_prompt=inputs.settings.default_prompt,
+        unicode=inputs.unicode,
     )
     _check_manifest(manifest)
     return Staged(

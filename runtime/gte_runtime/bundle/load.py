@@ -20,7 +20,7 @@ from ..machine.memory import give_back
 from ..machine.tasks import Task, aside
 from ..proof.invariance import Invariance, measure
 from ..proof.selfcheck import self_check
-from ..tokenization import Tokenizer
+from ..tokenization import EXACT, Form, Tokenizer
 from .directory import Bundle, OpenFiles, Verify
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def load(
     threads: int,
     encode_special_tokens: bool,
     verify: Verify,
+    unicode: Form = EXACT,
     gpu: CudaOptions | None = None,
 ) -> Loaded:
     """Check a variant's files, load them, and compare the outputs with those that the manifest records.
@@ -66,7 +67,7 @@ def load(
         name: the variant.
         provider: "cpu", "cuda" or "tensorrt".
         threads: threads of a session on the CPU.
-        encode_special_tokens: see `Tokenizer`.
+        encode_special_tokens, unicode: see `Tokenizer`.
         verify: see `Bundle.check`.
         gpu: options of a session on a GPU.
 
@@ -83,7 +84,7 @@ def load(
         bundle.manifest.files_of(name), verify, before=lambda: facts.append(inspect_variant(bundle, name))
     )
     try:
-        return _load(bundle, checked, facts, name, provider, threads, encode_special_tokens, gpu)
+        return _load(bundle, checked, facts, name, provider, threads, encode_special_tokens, unicode, gpu)
     except BaseException:
         checked.close()
         raise
@@ -97,21 +98,26 @@ def _load(
     provider: str,
     threads: int,
     encode_special_tokens: bool,
+    unicode: Form,
     gpu: CudaOptions | None,
 ) -> Loaded:
     manifest, variant = bundle.manifest, bundle.variant(name)
     graph = bundle.read(variant.graph)
     # In parallel: session and tokenizer take about the same time, and ONNX Runtime releases the GIL.
     data = bundle.read("tokenizer.json")
+    make_tokenizer = partial(
+        Tokenizer,
+        data,
+        manifest.tokenizer,
+        encode_special_tokens=encode_special_tokens,
+        unicode=unicode,
+    )
     loading = Task(partial(_open, bundle, checked, name, graph, provider, threads, gpu), "gte-load")
     try:
         loading.start()
         # Aside, too, since both import. A signal while the main thread waits for Python's import lock leaves
         # that locked for ever, and the other thread would never end (seen in 3.11).
-        tokenizer = aside(
-            partial(Tokenizer, data, manifest.tokenizer, encode_special_tokens=encode_special_tokens),
-            "gte-load",
-        )
+        tokenizer = aside(make_tokenizer, "gte-load")
         session = loading.result()
     except BaseException as error:
         loading.end()  # a session that loads cannot be stopped

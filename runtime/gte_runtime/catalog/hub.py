@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import importlib
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -45,6 +46,9 @@ RETRIED_BY_LIBRARY = 3
 """Attempts after a server error (5xx) for requests that some releases of huggingface_hub retry themselves."""
 LONGEST_WAIT = 60.0
 """Seconds. If a server asks for a longer pause (Retry-After), there is no further attempt, but an error."""
+
+PORTAL = "open a browser and log in to this network if it asks for that, or check HF_ENDPOINT"
+"""What to do about an answer that a model hub would not give."""
 
 T = TypeVar("T")
 
@@ -359,7 +363,7 @@ def _pause(error: Exception, attempt: int, *, retried_by_library: bool) -> float
     """
     status, headers = _response(error)
     if status is None:
-        if not _broke_off(error) or (retried_by_library and _is_unreachable(error)):
+        if _never_passes(error) or not _broke_off(error) or (retried_by_library and _is_unreachable(error)):
             return None
         return 2.0 ** (attempt - 1)
     if status != 429 and (status < 500 or (retried_by_library and attempt >= RETRIED_BY_LIBRARY)):
@@ -433,6 +437,34 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
+def _tls_failure(error: BaseException) -> str | None:
+    """Why a TLS connection was not made, in the words of OpenSSL; None where that is not the cause, or may
+    pass."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLError) and not isinstance(
+            cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+        ):
+            words = getattr(cause, "verify_message", "") or cause.reason or str(cause)
+            return words.replace("_", " ").lower()
+    return None
+
+
+def _proxy_answer(error: BaseException) -> str | None:
+    """What a proxy said instead of making a connection, such as "407 Proxy Authentication Required"."""
+    if _response(error)[0] == 407:
+        return "407 Proxy Authentication Required"
+    for cause in _causes(error):
+        of_proxy = "Proxy" in type(cause).__name__ or "Tunnel connection failed" in str(cause)
+        if of_proxy and (found := re.search(r"\b4\d\d [A-Z][\w -]{2,60}", str(cause))):
+            return found[0]
+    return None
+
+
+def _never_passes(error: BaseException) -> bool:
+    """There is no connection for a reason that stays the same."""
+    return _tls_failure(error) is not None or _proxy_answer(error) is not None
+
+
 def _broke_off(error: BaseException) -> bool:
     """The connection failed, before or during a response."""
     classes = (*_connection_errors().broken, ConnectionError, TimeoutError)
@@ -455,6 +487,18 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
 
     status, _ = _response(error)
     what = f"{want.hub}{f' ({name})' if name else ''}"
+    if why := _proxy_answer(error):
+        return DownloadError(
+            f"{what}: the proxy answered {why}; HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT gives it a login"
+        )
+    if why := _tls_failure(error):
+        remedy = "check HF_ENDPOINT and HTTPS_PROXY"
+        if "certificate" in why:
+            remedy = (
+                "if a proxy here signs with a certificate of its own, "
+                "SSL_CERT_FILE and REQUESTS_CA_BUNDLE name a file with it"
+            )
+        return DownloadError(f"{what}: no secure connection: {why[:80]}; {remedy}")
     if isinstance(error, errors.RevisionNotFoundError):
         return DownloadError(
             f"{want.hub} has no revision {want.revision!r:.80}; "
@@ -490,6 +534,9 @@ def _translated(want: Wanted, name: str | None, error: Exception) -> Exception:
         return DownloadError(
             f"{what}: the connection broke off; pull again, the download goes on where it stopped"
         )
+    no_hub = isinstance(error, ValueError) and not isinstance(error, errors.HFValidationError)
+    if no_hub or any(isinstance(cause, errors.FileMetadataError) for cause in _causes(error)):
+        return DownloadError(f"{what}: the answer is not a model hub's; {PORTAL}")
     if isinstance(error, OSError) and error.strerror:
         return DownloadError(f"{what}: {error.strerror}; HF_HOME names where downloads go")
     return DownloadError(f"{what}: {_line(error)}")

@@ -16,8 +16,9 @@ from typing import Any
 import click
 
 from ..errors import GteError
+from ..machine.threads import NO_MEMORY, NO_THREADS, no_threads
 from . import interrupts
-from .terminal import tell
+from .terminal import escape_what_stdout_lacks, tell
 
 COMMANDS = {
     "demo": "Embed the model card's texts and show what comes out.",
@@ -83,6 +84,7 @@ def main() -> None:
 
 def _exit_code() -> int:
     _open_missing_streams()
+    escape_what_stdout_lacks()
     warnings.showwarning = _show_warning
     try:
         code = gte.main(standalone_mode=False)
@@ -98,6 +100,14 @@ def _exit_code() -> int:
     except (BrokenPipeError, _ReaderLeft):
         _close_stdout()  # no message: the reader has left
         code = 6
+    except MemoryError:
+        _complain(NO_MEMORY)
+        code = 1
+    except RuntimeError as error:
+        if not no_threads(error):
+            raise
+        _complain(NO_THREADS)
+        code = 1
     except OSError as error:
         _complain(f"{error.strerror or error}")
         _close_stdout()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import reading
-from .options import gpu_options, model_options
+from .options import form_of, gpu_options, model_options, unicode_option
 from .terminal import escaped, show_json
 
 if TYPE_CHECKING:
@@ -55,12 +55,16 @@ def command() -> None:
     "-i",
     "--input",
     "source",
-    help="Measure these texts instead (the first 10,000), one per line or JSONL; - is stdin.",
+    help="Measure these texts (the first 10,000): one per line, JSONL, JSON, CSV or TSV; - is stdin.",
 )
 @click.option(
-    "--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text."
+    "--text-field",
+    default="text",
+    show_default=True,
+    help="The field of a JSON object, or the column, that holds the text.",
 )
 @click.option("--cuda-graphs", is_flag=True, help="Latency mode: capture CUDA graphs for small requests.")
+@unicode_option
 @model_options
 @gpu_options
 def latency(
@@ -71,6 +75,7 @@ def latency(
     warmup: int,
     source: str | None,
     text_field: str,
+    nfc: bool | None,
     model: str,
     variant: str | None,
     provider: str,
@@ -108,6 +113,7 @@ def latency(
         latency=cuda_graphs,
         devices=devices,
         gpu_mem_limit=gpu_mem_limit,
+        unicode=form_of(nfc),
     ) as gte:
         if captured := gte.info.get("cuda_graphs"):
             shapes = ", ".join(str(shape["tokens"]) for shape in captured["shapes"])

@@ -24,6 +24,7 @@ from .terminal import tell
     help="What to build; may be given several times. Default: cpu-fp32.",
 )
 @click.option("--ignore-unused", is_flag=True, help="Accept tensors that the architecture does not use.")
+@click.option("--nfc", is_flag=True, help="The bundle composes texts (Unicode NFC) unless told otherwise.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 def command(
     checkpoint: Path,
@@ -31,6 +32,7 @@ def command(
     graphs: Path | None,
     variants: tuple[str, ...],
     ignore_unused: bool,
+    nfc: bool,
     overwrite: bool,
 ) -> None:
     """Turn a CHECKPOINT directory into a BUNDLE directory.
@@ -54,6 +56,7 @@ def command(
         variants=variants or DEFAULT_VARIANTS,
         ignore_unused=ignore_unused,
         overwrite=overwrite,
+        unicode="NFC" if nfc else "exact",
     )
     size = sum(record.size for record in manifest.files.values()) / 1e6
     vectors = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"

@@ -10,7 +10,7 @@ import click
 
 from ..errors import InputError
 from . import reading, writing
-from .options import gpu_options, max_length_option, model_options
+from .options import form_of, gpu_options, max_length_option, model_options, unicode_option
 from .terminal import tell
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("texts", nargs=-1)
-@click.option("-i", "--input", "source", help="A file of texts, one per line or JSONL; - is stdin.")
+@click.option(
+    "-i", "--input", "source", help="A file of texts, one per line, JSONL, JSON, CSV or TSV; - is stdin."
+)
 @click.option("-o", "--output", default="-", show_default=True, help="Where to write; - is stdout.")
 @click.option(
     "--format",
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
     help="Default: by the output's name, else jsonl.",
 )
 @click.option(
-    "--text-field", default="text", show_default=True, help="The field of a JSONL object that holds the text."
+    "--text-field",
+    default="text",
+    show_default=True,
+    help="The field of a JSON object, or the column, that holds the text.",
 )
 @click.option("--dim", type=int, help="Cut dense vectors to this many values, then normalise.")
 @click.option("--sparse/--no-sparse", default=False, help="Give sparse vectors too.")
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--truncate/--no-truncate", default=True, help="Cut texts over --max-length, or reject them.")
 @click.option("--prompt-name", help="The prompt of the model to put before every text, such as query.")
 @max_length_option
+@unicode_option
 @model_options
 @gpu_options
 def command(
@@ -50,6 +56,7 @@ def command(
     truncate: bool,
     prompt_name: str | None,
     max_length: int,
+    nfc: bool | None,
     model: str,
     variant: str | None,
     provider: str,
@@ -83,6 +90,7 @@ def command(
             threads=threads,
             devices=devices,
             gpu_mem_limit=gpu_mem_limit,
+            unicode=form_of(nfc),
         ) as gte,
         writing.open_writer(
             output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse

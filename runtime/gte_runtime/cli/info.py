@@ -57,6 +57,8 @@ def command(model: str, as_json: bool) -> None:
     }
     if manifest.origin:
         facts["origin"] = manifest.origin
+    if manifest.unicode != "exact":
+        facts["unicode"] = manifest.unicode
     if manifest.prompts:
         facts["prompts"] = list(manifest.prompts)
     if manifest.notice:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ..tokenization import Form
 
 Function = Callable[..., Any]
 
@@ -60,6 +63,19 @@ def gpu_options(function: Function) -> Function:
     ):
         function = option(function)
     return function
+
+
+unicode_option = click.option(
+    "--nfc/--no-nfc",
+    "nfc",
+    default=None,
+    help="Compose texts (Unicode NFC) first, or take them as they are. Default: as the bundle says.",
+)
+
+
+def form_of(nfc: bool | None) -> Form | None:
+    """The argument `unicode` that the option means."""
+    return None if nfc is None else "NFC" if nfc else "exact"
 
 
 max_length_option = click.option(

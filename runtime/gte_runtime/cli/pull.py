@@ -12,6 +12,7 @@ from .terminal import tell
 
 if TYPE_CHECKING:
     from ..format.manifest import Manifest
+    from ..tokenization import Form
 
 
 @click.command()
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.option(
     "--ignore-unused", is_flag=True, help="Accept tensors and config keys that the architecture does not use."
 )
+@click.option("--nfc", is_flag=True, help="The bundle composes texts (Unicode NFC) unless told otherwise.")
 @click.option("--overwrite", is_flag=True, help="Build again what is there already.")
 def command(
     name: str,
@@ -41,6 +43,7 @@ def command(
     variants: tuple[str, ...],
     graphs: Path | None,
     ignore_unused: bool,
+    nfc: bool,
     overwrite: bool,
 ) -> None:
     """Download a checkpoint from the hub, build a bundle from it and verify the bundle.
@@ -58,9 +61,11 @@ def command(
     from ..format.manifest import FORMAT
     from ..format.models import models_directory
     from ..format.named import named_models
-    from ..machine.cache import make_directory
+    from ..machine.cache import cache_directory, make_directory
     from .verify import check_itself, check_published
 
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - no home directory: the library would use one named "~"
+        os.environ.setdefault("HF_HOME", str(cache_directory() / "huggingface"))
     known = named_models(models_directory())
     want = wanted(name, known)
     chosen = tuple(dict.fromkeys(variants or DEFAULT_VARIANTS))
@@ -72,6 +77,8 @@ def command(
     existing = _existing(target, origin)
     there = tuple(existing.variants) if existing else ()
     outdated = existing is not None and existing.format < FORMAT and output is None
+    unicode: Form = "NFC" if nfc or (existing and existing.unicode == "NFC") else "exact"
+    outdated = outdated or (existing is not None and existing.unicode != unicode)
     if overwrite or outdated or not set(chosen) <= set(there):
         chosen = tuple(dict.fromkeys((*there, *chosen)))
         say(f"building {', '.join(chosen)} of {origin}")
@@ -87,6 +94,7 @@ def command(
             origin=origin,
             name=want.named.name if want.named else want.hub.rpartition("/")[2],
             prompts=want.named.prompts if want.named else None,
+            unicode=unicode,
         )
         say("built; every variant agrees with the oracle")
     else:

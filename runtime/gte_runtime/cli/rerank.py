@@ -6,7 +6,7 @@ import click
 
 from ..errors import InputError
 from . import reading
-from .options import reranker_options
+from .options import form_of, reranker_options, unicode_option
 from .terminal import show, show_json, tell
 
 
@@ -17,13 +17,13 @@ from .terminal import show, show_json, tell
     "-i",
     "--input",
     "source",
-    help="A file of documents, one per line or JSONL; - is stdin. Default without DOCUMENTS.",
+    help="A file: one document per line, JSONL, JSON, CSV or TSV; - is stdin, the default.",
 )
 @click.option(
     "--text-field",
     default="text",
     show_default=True,
-    help="The field of a JSONL object that holds the document.",
+    help="The field of a JSON object, or the column, that holds the document.",
 )
 @click.option("--top-k", type=click.IntRange(min=1), help="Print so many of the best. Default: all.")
 @click.option("--sigmoid", is_flag=True, help="Scores from 0 to 1 instead of the model's own.")
@@ -36,6 +36,7 @@ from .terminal import show, show_json, tell
     help="Tokens of query and document, special tokens included.",
 )
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
+@unicode_option
 @reranker_options
 def command(
     query: str,
@@ -47,6 +48,7 @@ def command(
     truncate: bool,
     max_length: int,
     form: str,
+    nfc: bool | None,
     model: str,
     variant: str | None,
     provider: str,
@@ -65,7 +67,9 @@ def command(
     from ..reranker import Reranker
     from ..tokenization import check_text
 
-    with Reranker.open(model, variant=variant, provider=provider, threads=threads) as gte:
+    with Reranker.open(
+        model, variant=variant, provider=provider, threads=threads, unicode=form_of(nfc)
+    ) as gte:
         kept, texts = [], []
         for index, row in enumerate(rows):
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from . import reading
-from .options import max_length_option, model_options
+from .options import form_of, max_length_option, model_options, unicode_option
 from .terminal import show, show_json
 
 
@@ -23,6 +23,7 @@ from .terminal import show, show_json
 @click.option("--dim", type=int, help="Cut dense vectors to this many values.")
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
 @max_length_option
+@unicode_option
 @model_options
 def command(
     query: str,
@@ -32,6 +33,7 @@ def command(
     dim: int | None,
     form: str,
     max_length: int,
+    nfc: bool | None,
     model: str,
     variant: str | None,
     provider: str,
@@ -42,7 +44,9 @@ def command(
 
     from ..embedder import Embedder
 
-    with Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte:
+    with Embedder.open(
+        model, variant=variant, provider=provider, threads=threads, unicode=form_of(nfc)
+    ) as gte:
         pairs = [(query, document) for document in documents]
         scores = gte.score(pairs, dense_weight, sparse_weight, dim=dim, max_length=max_length)
     for index in sorted(range(len(documents)), key=lambda i: -scores[i]):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import ConfigError, ProviderError
+from .options import form_of, unicode_option
 
 if TYPE_CHECKING:
     from ..server.models import ServedModel
+    from ..tokenization import Form
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 KEY_VARIABLE = "GTE_API_KEY"
@@ -118,6 +120,7 @@ def limit_options(function: Any) -> Any:
 @click.option(
     "--encode-special-tokens", is_flag=True, help="Read </s> and the like inside a text as plain characters."
 )
+@unicode_option
 @click.option("--log-format", type=click.Choice(["json", "plain"]), default="json", show_default=True)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -139,6 +142,7 @@ def command(
     accept_token_ids: bool,
     allow_empty: bool,
     encode_special_tokens: bool,
+    nfc: bool | None,
     log_format: str,
     log_level: str,
     **limits: Any,
@@ -166,23 +170,32 @@ def command(
             f"{host} can be reached by others: give --api-key-file or set {KEY_VARIABLE}, or pass --insecure"
         )
     try:
-        from ..server.serve import serve
+        from ..server.serve import serve, take_address
     except ImportError as error:
         raise ProviderError(f"{error.name} is not installed; pip install 'gte-runtime[server]'") from None
     opened: list[ServedModel] = []
+    listening = take_address(host, port)  # before models load, which may take a minute
     try:
         for model in models:
-            opened.append(_open(model, provider, variant, threads, encode_special_tokens))
+            opened.append(_open(model, provider, variant, threads, encode_special_tokens, form_of(nfc)))
         if len({served.name for served in opened}) < len(opened):
             raise click.UsageError("two of the models have the same name")
-        return serve(opened, options, host=host, port=port, log_format=log_format, log_level=log_level)
+        return serve(
+            opened, options, host=host, listening=listening, log_format=log_format, log_level=log_level
+        )
     finally:
+        listening.close()
         for served in opened:
             served.close()
 
 
 def _open(
-    model: str, provider: str, variant: str | None, threads: int | None, encode_special_tokens: bool
+    model: str,
+    provider: str,
+    variant: str | None,
+    threads: int | None,
+    encode_special_tokens: bool,
+    unicode: Form | None = None,
 ) -> ServedModel:
     """Open a bundle of either kind and run it once on one processor and once on all, so that no request waits
     for memory and threads that are set up at a first run."""
@@ -199,6 +212,7 @@ def _open(
         "variant": variant,
         "threads": threads,
         "encode_special_tokens": encode_special_tokens,
+        "unicode": unicode,
     }
     served: ServedModel
     if manifest.reranker:

@@ -6,12 +6,11 @@ sequences that move the cursor, set the window's title, or reverse the order of 
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
 from typing import Any
-
-import click
 
 CONTROLS = re.compile(
     "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -32,17 +31,28 @@ def tell(message: object) -> None:
 
 def show(line: object) -> None:
     """Write a line for people to stdout."""
-    click.echo(escaped(line))
+    print(escaped(line), flush=True)
 
 
 def show_json(value: Any, indent: int | None = None) -> None:
-    """Write a value to stdout as JSON."""
-    click.echo(json_text(value, indent))
+    """Write a value to stdout as JSON; where stdout's encoding has not all of its characters, as ASCII."""
+    text = json_text(value, indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    print(text, flush=True)
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
     """JSON in which the control characters that JSON itself allows are escaped, too."""
     return CONTROLS.sub(_unicode_escape, json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def escape_what_stdout_lacks() -> None:
+    """Show characters that stdout's encoding lacks, such as cp1252, with backslashes, as stderr does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _unicode_escape(found: re.Match[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import scoring
 from ..embedder import Embedder
+from ..tokenization import Form
 from .device import provider_of
 
 
@@ -25,6 +26,10 @@ class GTEEmbedding:
         normalized: bool = True,
         use_fp16: bool = True,
         device: str | None = None,
+        *,
+        variant: str | None = None,
+        threads: int | None = None,
+        unicode: Form | None = None,
     ) -> None:
         """Open a bundle.
 
@@ -33,9 +38,12 @@ class GTEEmbedding:
             normalized: L2-normalise dense vectors.
             use_fp16: accepted, without effect; the precision is that of the bundle.
             device: None or "cpu", or "cuda". Unlike in the original, None is always the CPU.
+            variant, threads, unicode: not in the original; as in `Embedder.open`.
         """
         self.normalized = normalized
-        self.embedder = Embedder.open(model_name, provider=provider_of(device))
+        self.embedder = Embedder.open(
+            model_name, provider=provider_of(device), variant=variant, threads=threads, unicode=unicode
+        )
 
     def encode(
         self,
@@ -81,6 +89,9 @@ class GTEEmbedding:
     def close(self) -> None:
         """Stop all runs and release the memory."""
         self.embedder.close()
+
+    def __repr__(self) -> str:
+        return f"GTEEmbedding({self.embedder!r})"
 
     def __enter__(self) -> GTEEmbedding:
         return self

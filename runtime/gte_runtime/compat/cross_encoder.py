@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from ..errors import ConfigError
 from ..reranker import Reranker
+from ..tokenization import Form
 from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
+from .surface import NO_POOLS, Surface
 from .tensors import as_rows, as_torch, is_tensor
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 Activation = Callable[[Any], Any]
 
 
-class CrossEncoder:
+class CrossEncoder(Surface):
     """The constructor, `predict` and `rank` of the original."""
 
     def __init__(
@@ -56,6 +58,7 @@ class CrossEncoder:
         default_activation_function: Activation | None = None,
         variant: str | None = None,
         threads: int | None = None,
+        unicode: Form | None = None,
     ) -> None:
         """Open a bundle.
 
@@ -74,7 +77,8 @@ class CrossEncoder:
             activation_fn: applied to the raw scores; by default the sigmoid, as in the original.
             automodel_args, default_activation_function: older names of model_kwargs and activation_fn.
             variant: not in the original; a variant of the bundle.
-            threads: not in the original; processors to use, by default all that this process may use.
+            threads: not in the original; processors to use, as in `Embedder.open`.
+            unicode: not in the original; "NFC" composes texts first, as in `Embedder.open`.
         """
         refuse({"modules": modules}, "a bundle is one whole model; name a bundle")
         refuse({"prompts": prompts, "default_prompt_name": default_prompt_name}, "pairs take no prompts here")
@@ -93,7 +97,7 @@ class CrossEncoder:
         self.activation_fn = activation_fn or default_activation_function
         self._provider = provider_of(device)
         self.reranker = Reranker.open(
-            model_name_or_path, provider=self._provider, variant=variant, threads=threads
+            model_name_or_path, provider=self._provider, variant=variant, threads=threads, unicode=unicode
         )
         self.max_seq_length: int = min(8192, self.reranker.max_length) if max_length is None else max_length
 
@@ -200,31 +204,22 @@ class CrossEncoder:
     def max_length(self, value: int) -> None:
         self.max_seq_length = value
 
+    num_labels = 1
+
+    def is_singular_input(self, inputs: Any) -> bool:
+        """One pair, whose score `predict` returns as a number."""
+        return len(inputs) == 2 and all(isinstance(text, str) for text in inputs)
+
     @property
-    def device(self) -> str:
-        """Where the model runs; a string, where the original has a torch.device."""
-        return self._provider
-
-    def eval(self) -> CrossEncoder:
-        """Returns itself: there is no training mode."""
-        return self
-
-    def close(self) -> None:
-        """Stop all runs and release the memory."""
-        self.reranker.close()
-
-    def __enter__(self) -> CrossEncoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _opened(self) -> Reranker:  # type: ignore[override]
+        return self.reranker
 
     def _check(
         self, prompt_name: str | None, prompt: str | None, batch_size: int, device: object, pool: object
     ) -> None:
         check_batch_size(batch_size)
         refuse({"prompt_name": prompt_name, "prompt": prompt}, "pairs take no prompts here")
-        refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
+        refuse({"pool": pool}, NO_POOLS)
         if device is not None and (
             isinstance(device, (list, tuple)) or provider_of(device) != self._provider
         ):

@@ -16,7 +16,7 @@ import numpy as np
 from ..embedder import Embedder
 from ..errors import ConfigError, InputError
 from ..scoring import cut_and_normalise, lexical
-from ..tokenization import as_texts, check_text
+from ..tokenization import Form, as_texts, check_text
 from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
 
@@ -49,6 +49,10 @@ class BGEM3FlagModel:
         truncate_dim: int | None = None,
         passage_instruction_for_retrieval: str | None = None,
         passage_instruction_format: str = "{}{}",
+        *,
+        variant: str | None = None,
+        threads: int | None = None,
+        unicode: Form | None = None,
     ) -> None:
         """Open a bundle.
 
@@ -67,6 +71,7 @@ class BGEM3FlagModel:
                 original.
             return_dense, return_sparse, return_colbert_vecs: what `encode` returns by default.
             truncate_dim: cut dense vectors to this many values, before they are normalised.
+            variant, threads, unicode: not in the original; as in `Embedder.open`.
         """
         if pooling_method != "cls":
             raise ConfigError(
@@ -87,7 +92,13 @@ class BGEM3FlagModel:
         self.return_sparse = return_sparse
         self.return_colbert_vecs = return_colbert_vecs
         self.truncate_dim = truncate_dim
-        self.embedder = Embedder.open(model_name_or_path, provider=provider_of(listed[0]))
+        self.embedder = Embedder.open(
+            model_name_or_path,
+            provider=provider_of(listed[0]),
+            variant=variant,
+            threads=threads,
+            unicode=unicode,
+        )
 
     def encode(
         self,
@@ -230,6 +241,9 @@ class BGEM3FlagModel:
     def close(self) -> None:
         """Stop all runs and release the memory."""
         self.embedder.close()
+
+    def __repr__(self) -> str:
+        return f"BGEM3FlagModel({self.embedder!r})"
 
     def __enter__(self) -> BGEM3FlagModel:
         return self

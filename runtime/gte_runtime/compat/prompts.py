@@ -27,8 +27,8 @@ def resolve(prompts: Mapping[str, str], prompt: str | None, name: str | None, de
     name = default if name is None else name
     if name is None:
         return ""
-    if name not in prompts:
-        raise ConfigError(
-            f"prompt_name is {name[:40]!r}; this model has {', '.join(map(repr, prompts)) or 'none'}"
-        )
+    if not isinstance(name, str) or name not in prompts:
+        known = ", ".join(map(repr, prompts)) or "none"
+        hint = "; a batch size goes to batch_size=" if isinstance(name, int) else ""
+        raise ConfigError(f"prompt_name is {repr(name)[:40]}; this model has {known}{hint}")
     return prompts[name]

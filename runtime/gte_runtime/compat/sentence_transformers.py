@@ -24,18 +24,19 @@ from numpy.typing import NDArray
 from ..embedder import Embedder
 from ..errors import ConfigError
 from ..scoring import cut_and_normalise
-from ..tokenization import as_texts, check_text
+from ..tokenization import Form, as_texts, check_text
 from . import similarity
 from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
 from .precision import check_precision, quantize
 from .prompts import DOCUMENT_NAMES, resolve
+from .surface import NO_POOLS, Surface
 from .tensors import as_rows, as_torch, is_tensor
 
 logger = logging.getLogger(__name__)
 
 
-class SentenceTransformer:
+class SentenceTransformer(Surface):
     """The constructor of the original, and those of its methods that embed text."""
 
     def __init__(
@@ -62,6 +63,7 @@ class SentenceTransformer:
         tokenizer_kwargs: Mapping[str, Any] | None = None,
         variant: str | None = None,
         threads: int | None = None,
+        unicode: Form | None = None,
     ) -> None:
         """Open a bundle.
 
@@ -82,7 +84,8 @@ class SentenceTransformer:
             truncate_dim: cut vectors to this many values.
             tokenizer_kwargs: the older name of processor_kwargs.
             variant: not in the original; a variant of the bundle.
-            threads: not in the original; processors to use, by default all that this process may use.
+            threads: not in the original; processors to use, as in `Embedder.open`.
+            unicode: not in the original; "NFC" composes texts first, as in `Embedder.open`.
         """
         refuse({"modules": modules}, "a bundle is one whole model; name a bundle")
         refuse({"revision": revision}, "a bundle is of one revision; build or pull the one you want")
@@ -102,7 +105,7 @@ class SentenceTransformer:
         self.truncate_dim = truncate_dim
         self._provider = provider_of(device)
         self.embedder = Embedder.open(
-            model_name_or_path, provider=self._provider, variant=variant, threads=threads
+            model_name_or_path, provider=self._provider, variant=variant, threads=threads, unicode=unicode
         )
         manifest = self.embedder.manifest
         self.prompts = {"query": "", "document": "", **manifest.prompts, **(prompts or {})}
@@ -160,7 +163,7 @@ class SentenceTransformer:
         texts = _the_texts(inputs, sentences)
         check_batch_size(batch_size)
         check_precision(precision)
-        refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
+        refuse({"pool": pool}, NO_POOLS)
         if output_value not in ("sentence_embedding", "token_embeddings"):
             raise ConfigError(
                 f"output_value is {repr(output_value)[:40]}; "
@@ -307,10 +310,6 @@ class SentenceTransformer:
 
     get_sentence_embedding_dimension = get_embedding_dimension
 
-    def get_max_seq_length(self) -> int:
-        """Tokens at which texts are cut."""
-        return self.max_seq_length
-
     @contextmanager
     def truncate_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
         """Use another `truncate_dim` inside a `with` block."""
@@ -322,24 +321,13 @@ class SentenceTransformer:
 
     truncate_sentence_embeddings = truncate_embeddings
 
+    def is_singular_input(self, inputs: object) -> bool:
+        """One text, whose vector `encode` returns without a first axis."""
+        return isinstance(inputs, str)
+
     @property
-    def device(self) -> str:
-        """Where the model runs; a string, where the original has a torch.device."""
-        return self._provider
-
-    def eval(self) -> SentenceTransformer:
-        """Returns itself: there is no training mode."""
-        return self
-
-    def close(self) -> None:
-        """Stop all runs and release the memory."""
-        self.embedder.close()
-
-    def __enter__(self) -> SentenceTransformer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _opened(self) -> Embedder:  # type: ignore[override]
+        return self.embedder
 
     def _vectors(
         self, texts: Iterable[str], dim: int | None, normalize: bool, show_progress: bool

@@ -50,6 +50,9 @@ BATCHES = ("ragged", "packed", "padded")
 has two attention paths (see `Variant.flash_from`), a packed one has one, which needs CUDA. `padded`: all
 padded to the longest."""
 
+FORMS = ("exact", "NFC")
+"""Values of `Manifest.unicode`; `tokenization.form` composes."""
+
 SHA256 = re.compile(r"[0-9a-f]{64}")
 VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,4}){1,2}")
 
@@ -180,6 +183,8 @@ class Manifest:
     """Prompts by name. A prompt is put before a text."""
     default_prompt: str = ""
     """The name of the prompt for texts for which no prompt is named; empty for none."""
+    unicode: str = "exact"
+    """How texts are read where a caller does not say it: "exact", as they are, or "NFC", composed first."""
 
     @property
     def reranker(self) -> bool:
@@ -295,6 +300,7 @@ def _check_values(manifest: Manifest) -> None:
             f"files.{name}.sha256 in 64 hexadecimal digits",
             repr(record.sha256),
         )
+    _expect(manifest.unicode in FORMS, f"unicode to be {' or '.join(FORMS)}", repr(manifest.unicode))
     known = manifest.default_prompt in ("", *manifest.prompts)
     _expect(known, "default_prompt among the prompts", repr(manifest.default_prompt))
     count = len(manifest.variants)

@@ -71,6 +71,9 @@ class GteEncoder:
         pairwise: Float32 = np.einsum("ij,ij->i", _unit(embeddings1), _unit(embeddings2))
         return pairwise
 
+    def __repr__(self) -> str:
+        return f"GteEncoder({self.gte!r})"
+
     @cached_property
     def mteb_model_meta(self) -> Any:
         return _meta(self.gte, self._revision, "dense", self.dim or self.gte.dim)
@@ -160,6 +163,9 @@ class GteSearch:
             self.gte, texts, query, dense=self.dense_weight != 0, sparse=self.sparse_weight != 0, dim=self.dim
         )
 
+    def __repr__(self) -> str:
+        return f"GteSearch({self.gte!r})"
+
     @cached_property
     def mteb_model_meta(self) -> Any:
         kind = (
@@ -195,6 +201,9 @@ class GteReranker:
         return self.gte.score(
             list(zip(_texts(inputs1), _texts(inputs2), strict=True)), max_length=self.max_length
         )
+
+    def __repr__(self) -> str:
+        return f"GteReranker({self.gte!r})"
 
     @cached_property
     def mteb_model_meta(self) -> Any:

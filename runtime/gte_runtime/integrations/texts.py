@@ -29,4 +29,5 @@ def opened(model: Model, options: dict[str, Any]) -> Embedder:
 def encoded(embedder: Embedder, texts: Sequence[str], names: Sequence[str], **options: Any) -> Embeddings:
     """`Embedder.encode` with the first of the named prompts that the model has, or its default one."""
     prompt = next((name for name in names if name in embedder.manifest.prompts), None)
-    return embedder.encode(list(texts), prompt_name=prompt, **options)
+    out: Embeddings = embedder.encode(list(texts), prompt_name=prompt, **options)
+    return out

@@ -27,11 +27,19 @@ WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_directory() -> Path:
-    """`$GTE_CACHE`, else `gte-runtime` in `$XDG_CACHE_HOME`, else `~/.cache/gte-runtime`."""
+    """`$GTE_CACHE`, else `gte-runtime` in `$XDG_CACHE_HOME`, else `~/.cache/gte-runtime`.
+
+    A user without a home directory, such as one of a container that is in no passwd file, has
+    `gte-runtime-UID` in the directory of temporary files.
+    """
     if named := os.environ.get("GTE_CACHE"):
         return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "gte-runtime"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "gte-runtime"
+    try:
+        return Path.home() / ".cache" / "gte-runtime"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"gte-runtime-{os.geteuid()}"
 
 
 def place(kind: str, name: str) -> Path:

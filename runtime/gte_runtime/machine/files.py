@@ -62,8 +62,17 @@ def sync(directory: Path) -> None:
     """Flush a directory, so that a rename in it survives a power failure.
 
     Some network file systems refuse; that is ignored.
+
+    Raises:
+        OSError: the directory cannot be opened.
     """
-    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except PermissionError as error:
+        why = "directories cannot be opened here, as on Windows, which is not supported"
+        raise PermissionError(
+            error.errno, error.strerror if not os.access(directory, os.R_OK) else why
+        ) from None
     try:
         os.fsync(descriptor)
     except OSError:

@@ -5,6 +5,7 @@ They know no queue and no request.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,8 @@ from ..inference.session import Share
 from ..reranker import Reranker
 from ..sparse import SparseVector
 from ..tokenization import Tokens, check_max_length, check_text
+
+log = logging.getLogger("gte_runtime.server")
 
 LONGEST = 8192
 """Tokens of the longest text that is accepted, even if the model has positions for more."""
@@ -41,7 +44,11 @@ class ServedModel:
         self.manifest = library.manifest
         self.engine = library.engine
         self.tokenizer = library.tokenizer
+        self.tokenizer.notice.tell = self._log
         self.max_length = min(LONGEST, library.max_length)
+
+    def _log(self, notice: str) -> None:
+        log.warning("other text form", extra={"fields": {"model": self.name, "reason": notice}})
 
     @property
     def workers(self) -> int:

@@ -31,6 +31,10 @@ class Route:
     """Is refused while the server is not ready."""
 
 
+MOST_PARTS = 16
+"""Parts of an unknown path that are looked at for a hint."""
+
+
 class Table:
     """Finds routes by the raw path, byte for byte: nothing is decoded, collapsed or redirected."""
 
@@ -52,12 +56,21 @@ class Table:
         """The route of a path by this method. Raises Refusal."""
         methods = self._at(path)
         if not methods:
-            raise Refusal("not_found", "there is nothing at this path; GET /openapi.json lists what there is")
+            hint = "GET /openapi.json lists what there is"
+            if meant := self._meant(path):
+                hint = f"is it {meant}? The base URL may end in a slash, or in a part of the path, too many"
+            raise Refusal("not_found", f"there is nothing at this path; {hint}")
         route = methods.get(_looked_up(method))
         if route is None:
             allowed = ", ".join(sorted(methods))
             raise Refusal("method_not_allowed", f"this path takes {allowed}", headers={"allow": allowed})
         return route
+
+    def _meant(self, path: str) -> str | None:
+        """The longest end of the path, slashes not counted, that is the path of a route."""
+        parts = [part for part in path.split("/")[:MOST_PARTS] if part]
+        ends = ("/" + "/".join(parts[start:]) for start in range(len(parts)))
+        return next((end for end in ends if end in self._exact), None)
 
     def _at(self, path: str) -> dict[str, Route]:
         """Routes of a path by method."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import uvicorn
 
+from ..errors import GteError
 from . import logs
 from .app import App
 from .models import ServedModel
@@ -37,6 +38,12 @@ LOG_NO_ROOM_EVERY = 60.0
 """Seconds between two log lines about them."""
 
 
+class AddressError(GteError, OSError):
+    """The address of the server cannot be had."""
+
+    exit_code = 6
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server without its signal handlers: they raise the signal again after the drain."""
 
@@ -46,16 +53,22 @@ class _Server(uvicorn.Server):
 
 
 def serve(
-    models: Sequence[ServedModel], options: Options, *, host: str, port: int, log_format: str, log_level: str
+    models: Sequence[ServedModel],
+    options: Options,
+    *,
+    host: str,
+    listening: socket.socket,
+    log_format: str,
+    log_level: str,
 ) -> int:
-    """Serve until SIGTERM or SIGINT, and return the exit code: 0 after a drain. A second signal ends at once.
+    """Serve at an address of `take_address` until SIGTERM or SIGINT, and return the exit code: 0 after a
+    drain. A second signal ends at once.
 
     Even if a run does not end, the process ends `drain_timeout` seconds after the first signal, plus the time
     to answer the requests that are left.
     """
     logs.set_up(log_format, log_level)
     _make_room(options.max_connections)
-    listening = _listen(host, port)
     on_loopback = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
     app = App(models, replace(options, check_host=options.check_host or on_loopback))
     try:
@@ -65,18 +78,37 @@ def serve(
             model.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family, kind, proto, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
+def take_address(host: str, port: int) -> socket.socket:
+    """A socket that is bound to an address and does not listen yet.
+
+    Raises:
+        AddressError: the address cannot be had.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):  # a label of more than 63 characters is a UnicodeError
+        raise AddressError(
+            f"the host {host[:80]!r} is unknown; give --host an address of this machine"
+        ) from None
     listening = socket.socket(family, kind, proto)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except OSError:
+    except OSError as error:
         listening.close()
-        raise
+        raise AddressError(
+            f"port {port} of {host[:80]}: {error.strerror}; {REMEDIES.get(error.errno or 0, 'give another')}"
+        ) from None
     return listening
+
+
+REMEDIES = {
+    errno.EADDRINUSE: "another program has it; give another --port, or 0 for a free one",
+    errno.EADDRNOTAVAIL: "give --host an address of this machine, or 0.0.0.0 for all of them",
+    errno.EACCES: "give a --port from 1024 on, which every user may have",
+}
 
 
 def _make_room(connections: int) -> None:

@@ -12,13 +12,34 @@ from .checks import as_texts as as_texts
 from .checks import check_errors as check_errors
 from .checks import check_max_length as check_max_length
 from .checks import check_pair as check_pair
+from .checks import check_switches as check_switches
 from .checks import check_text as check_text
 from .checks import choose_length as choose_length
+from .checks import no_sequence as no_sequence
 from .each import encode_each as encode_each
+from .form import EXACT as EXACT
+from .form import Form as Form
+from .form import choose_form as choose_form
+from .form import is_composed as is_composed
 from .tokenizer import Tokenizer as Tokenizer
 from .tokenizer import Tokens as Tokens
 
 __all__ = [
-    "OnBadUnicode", "Tokenizer", "Tokens", "as_pairs", "as_texts", "check_errors", "check_max_length",
-    "check_pair", "check_text", "choose_length", "encode_each",
+    "EXACT",
+    "Form",
+    "OnBadUnicode",
+    "Tokenizer",
+    "Tokens",
+    "as_pairs",
+    "as_texts",
+    "check_errors",
+    "check_max_length",
+    "check_pair",
+    "check_switches",
+    "check_text",
+    "choose_form",
+    "choose_length",
+    "encode_each",
+    "is_composed",
+    "no_sequence",
 ]  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -44,7 +45,20 @@ def check_text(text: object, index: int | None, errors: OnBadUnicode = "strict")
         reason = "token ids are not accepted, they belong to one tokenizer; pass the text"
         raise InputError(reason, index=index, got="a list of token ids")
     kind = "NaN" if isinstance(text, float) and text != text else type(text).__name__
-    raise InputError(f"expected a string, found {kind}", index=index, got=kind)
+    raise InputError(f"expected a string, found {kind}{_meant(text)}", index=index, got=kind)
+
+
+def _meant(text: object) -> str:
+    """How to get the string that was probably meant."""
+    if isinstance(text, (bytes, bytearray)):
+        return "; decode it: text.decode()"
+    if isinstance(text, os.PathLike):
+        return "; read it: path.read_text()"
+    if isinstance(text, Mapping):
+        return "; give the string in it, such as row['text']"
+    if isinstance(text, (list, tuple)) and text and all(isinstance(item, str) for item in text):
+        return "; give one flat list of strings"
+    return ""
 
 
 def as_texts(texts: object) -> list[object]:
@@ -55,10 +69,24 @@ def as_texts(texts: object) -> list[object]:
     """
     if isinstance(texts, str):
         return [texts]
-    if isinstance(texts, (bytes, bytearray, dict)) or not isinstance(texts, Iterable):
+    if hint := no_sequence(texts):
         kind = type(texts).__name__
-        raise InputError(f"expected a string or an iterable of strings, found {kind}", got=kind)
-    return list(texts)
+        raise InputError(f"expected a string or an iterable of strings, found {kind}{hint}", got=kind)
+    return list(texts)  # type: ignore[call-overload,no-any-return]
+
+
+def no_sequence(values: object) -> str:
+    """Why the order or the values of an iterable would be others than meant, with what to do, as the end of a
+    message; empty for one whose values are taken in order."""
+    if isinstance(values, Mapping):
+        return "; give its values: list(texts.values())"
+    if isinstance(values, (set, frozenset)):
+        return ", which has no order, so no text would know its row; give a list: sorted(texts)"
+    if hasattr(values, "columns") and hasattr(values, "shape"):  # of pandas, polars and others
+        return "; give one of its columns: frame['text']"
+    if isinstance(values, (bytes, bytearray)):
+        return "; decode it: text.decode()"
+    return "" if isinstance(values, Iterable) else "; give a list"
 
 
 def as_pairs(pairs: object) -> list[object]:
@@ -67,12 +95,18 @@ def as_pairs(pairs: object) -> list[object]:
     Raises:
         InputError: it is not an iterable that could hold pairs.
     """
-    if isinstance(pairs, (str, bytes, dict)) or not isinstance(pairs, Iterable):
+    if isinstance(pairs, str) or no_sequence(pairs):
         kind = type(pairs).__name__
+        hint = {
+            "dict": "; give its items: list(pairs.items())",
+            "DataFrame": "; give frame[['query', 'document']].values.tolist()",
+        }
         raise InputError(
-            f"expected an iterable of (query, document) pairs, found {kind}", field="pairs", got=kind
+            f"expected an iterable of (query, document) pairs, found {kind}{hint.get(kind, '')}",
+            field="pairs",
+            got=kind,
         )
-    return list(pairs)
+    return list(pairs)  # type: ignore[call-overload,no-any-return]
 
 
 def check_pair(pair: object, index: int, errors: OnBadUnicode = "strict") -> tuple[str, str]:
@@ -94,6 +128,17 @@ def check_pair(pair: object, index: int, errors: OnBadUnicode = "strict") -> tup
         return check_text(pair[0], index, errors), check_text(pair[1], index, errors)
     except InputError as error:
         raise InputError(error.reason, index=index, field="pairs", got=error.got) from None
+
+
+def check_switches(**given: object) -> None:
+    """Raises ConfigError for a switch that is not True or False: the position of an argument was mistaken.
+
+    A number where `dense` stands would be read as True, and what it meant would be lost.
+    """
+    for name, value in given.items():
+        if not isinstance(value, (bool, np.bool_)):
+            hint = "; dim= cuts vectors, and there is no batch size" if name in ("dense", "sparse") else ""
+            raise ConfigError(f"{name} is {repr(value)[:40]}; expected True or False{hint}")
 
 
 def check_errors(errors: object) -> None:

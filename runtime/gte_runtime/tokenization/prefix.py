@@ -49,7 +49,7 @@ SPARE = 64
 
 
 @cache
-def _loners() -> str:
+def loners() -> str:
     """A character class of those that are a grapheme cluster by themselves and do not compose with the
     character before, in any normal form.
 
@@ -77,12 +77,12 @@ def _loners() -> str:
 
 @cache
 def between_words() -> re.Pattern[str]:
-    return re.compile(rf"[ \t\r\n](?={_loners()})")
+    return re.compile(rf"[ \t\r\n](?={loners()})")
 
 
 @cache
 def inside_word() -> re.Pattern[str]:
-    return re.compile(rf"(?<={_loners()})(?={_loners()})")
+    return re.compile(rf"(?<={loners()})(?={loners()})")
 
 
 class Prefixes:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ from ..arrays import Int64
 from ..errors import BundleError, GteError, InputTooLongError, NoThread
 from ..format.values import parse_json
 from ..machine.native import Guarded, native
+from .form import EXACT, LARGEST_GROWTH, NFC, Form, Notice, choose_form, composed
+from .form import places as places_before_composing
 from .prefix import Prefixes, ids_of, spans_of
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class _Body:
     """What was tokenized of a long text after `Prefixes.shorten`, and where it begins."""
 
 
+PADDING = ("<pad>", "[PAD]")
 UNKNOWN_CHARACTER = "\U0010fffd"
 """A private-use character that no vocabulary has, so it must become the unknown token."""
 
@@ -70,7 +73,12 @@ class Tokenizer:
     """From texts to ids and back. Safe to use from several threads."""
 
     def __init__(
-        self, data: bytes, record: TokenizerRecord | None = None, *, encode_special_tokens: bool = False
+        self,
+        data: bytes,
+        record: TokenizerRecord | None = None,
+        *,
+        encode_special_tokens: bool = False,
+        unicode: Form = EXACT,
     ) -> None:
         """Load tokenizer.json.
 
@@ -79,6 +87,7 @@ class Tokenizer:
             record: what a manifest records about it; None to read it from the file.
             encode_special_tokens: tokenize `</s>` and the like inside a text as ordinary characters, for
                 untrusted input. False is the reference behaviour: they become special tokens.
+            unicode: "NFC" composes every text first; "exact" tokenizes it as it is.
 
         Raises:
             BundleError: the tokenizers library cannot read the file, or fails on a first text.
@@ -91,6 +100,10 @@ class Tokenizer:
             self._added: dict[int, Any] = self._tokenizer.get_added_tokens_decoder()
             self.prefix, self.suffix = _template(self._tokenizer)
         self._decoded: dict[int, str] = {}
+        self.unicode = unicode
+        """How texts are read where a call does not say it."""
+        self.notice = Notice(self._ids)
+        """Sees the texts that are tokenized as they are."""
 
     @property
     def specials(self) -> int:
@@ -123,6 +136,7 @@ class Tokenizer:
         truncate: bool = True,
         first_index: int = 0,
         left: bool = False,
+        unicode: Form | None = None,
     ) -> list[Tokens]:
         """Tokenize texts, which `check_text` must have accepted.
 
@@ -132,11 +146,13 @@ class Tokenizer:
             truncate: cut longer texts; otherwise raise.
             first_index: the position of texts[0] in the caller's input, for errors.
             left: cut at the beginning instead of at the end.
+            unicode: "NFC" or "exact"; None is `self.unicode`.
 
         Raises:
             InputTooLongError: a text over the limit with truncate=False.
         """
         room = max_length - self.specials
+        texts = self._in_form(texts, unicode, left)
         out = []
         for index, body in enumerate(self._bodies(texts, room, left)):
             long = body.count > room or not body.whole
@@ -169,6 +185,7 @@ class Tokenizer:
         truncate: bool = True,
         first_index: int = 0,
         known: dict[str, _Body] | None = None,
+        unicode: Form | None = None,
     ) -> list[Tokens]:
         """Tokenize pairs of texts, which `check_pair` must have accepted.
 
@@ -181,6 +198,7 @@ class Tokenizer:
             truncate: cut longer pairs; otherwise raise.
             first_index: the position of pairs[0] in the caller's input, for errors.
             known: what calls with the same `max_length` have left there, and what this one leaves for others.
+            unicode: "NFC" or "exact"; None is `self.unicode`.
 
         Raises:
             InputTooLongError: a pair over the limit with truncate=False.
@@ -189,11 +207,16 @@ class Tokenizer:
         room = max_length - self.pair_specials
         bodies = {} if known is None else known
         unique = [t for t in dict.fromkeys(text for pair in pairs for text in pair) if t not in bodies]
-        bodies.update(zip(unique, self._bodies(unique, room), strict=True))
+        bodies.update(zip(unique, self._bodies(self._in_form(unique, unicode), room), strict=True))
         out = []
         for index, pair in enumerate(pairs):
+            if truncate and room % 2 and all(bodies[text].count > room // 2 for text in pair):
+                # The longer one gets the odd token, so both have to be counted.
+                for text in pair:
+                    if not bodies[text].whole:
+                        bodies[text] = self._counted(self._in_form([text], unicode)[0], bodies[text])
             first, second = bodies[pair[0]], bodies[pair[1]]
-            # A text of which only a part was tokenized is longer than any that was tokenized whole.
+            # A text of which only a part was tokenized has at least as many tokens as there is room.
             a, b = longest_first(
                 first.count if first.whole else sys.maxsize,
                 second.count if second.whole else sys.maxsize,
@@ -208,6 +231,34 @@ class Tokenizer:
                 Tokens(np.array([*before, *first.ids[:a], *between, *second.ids[:b], *after], np.int64), long)
             )
         return out
+
+    def _in_form(self, texts: Sequence[str], unicode: Form | None, left: bool = False) -> Sequence[str]:
+        """The texts as they are tokenized. Of a very long one, its beginning or end: as much as is read."""
+        if choose_form(unicode, self.unicode) != NFC:
+            if unicode is None:
+                self.notice.look(texts)
+            return texts
+        most = LARGEST_GROWTH * LONGEST
+        return [
+            composed(
+                text
+                if len(text) <= most
+                else self._prefixes.shorten_from_the_end(text, most)
+                if left
+                else self._prefixes.shorten(text, most)
+            )
+            for text in texts
+        ]
+
+    def _ids(self, text: str) -> list[int]:
+        with _mapped_panics():
+            return ids_of(self._tokenizer, text)
+
+    def _counted(self, text: str, body: _Body) -> _Body:
+        """The body of a long text with the number of all its tokens, up to LONGEST characters."""
+        with _mapped_panics():
+            all_of_it = self._in_pieces(text, sys.maxsize)
+        return replace(body, count=all_of_it.count, whole=all_of_it.whole)
 
     def _too_long(
         self,
@@ -236,16 +287,43 @@ class Tokenizer:
             self._decoded[token] = self._tokenizer.decode([token], skip_special_tokens=False).strip(HIDDEN)
         return self._decoded[token]
 
+    def piece(self, token: int) -> str | None:
+        """The vocabulary's piece of an id, such as "▁the"; None for an id without one."""
+        found: str | None = self._tokenizer.id_to_token(token)
+        return found
+
+    def id_of(self, piece: str) -> int | None:
+        """The id of a piece of the vocabulary; None for one that it has not."""
+        found: int | None = self._tokenizer.token_to_id(piece)
+        return found
+
+    def vocabulary(self) -> dict[str, int]:
+        """{piece: id}."""
+        found: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return found
+
+    @property
+    def pad(self) -> int:
+        """The id of the padding token; 0 where there is none, as no run reads it."""
+        return next((i for name in PADDING if (i := self.id_of(name)) is not None), 0)
+
     def spans(self, text: str, room: int | None = None) -> list[tuple[int, int, int]]:
         """(id, start, end) of each token, in characters, without special tokens around the text.
 
         Args:
-            text: the text.
+            text: the text. Where it is composed first, the places are still those in the text as it is.
             room: how many tokens are wanted, as `encode` gives them; None for all of them.
 
         Raises:
             InputTooLongError: all tokens are wanted of a text of more than LONGEST_PIECE characters.
         """
+        if self.unicode == NFC and (other := composed(text)) != text:
+            found = self._spans(other, room)
+            before = places_before_composing(text, [(a, b) for _, a, b in found])
+            return [(i, *place) for (i, _, _), place in zip(found, before, strict=True)]
+        return self._spans(text, room)
+
+    def _spans(self, text: str, room: int | None) -> list[tuple[int, int, int]]:
         if room is None and len(text) > LONGEST_PIECE:
             raise InputTooLongError(tokens=0, limit=LONGEST_PIECE, index=None, characters=len(text))
         with _mapped_panics():

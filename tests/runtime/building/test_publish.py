@@ -301,3 +301,14 @@ def test_keep_existing_does_not_keep_what_is_no_bundle(tiny: Tiny):
     tiny.bundle.mkdir()
     (tiny.bundle / "half").write_bytes(b"")
     tiny.refused(OutputError, "bundle is no bundle", "not replaced", keep_existing=True)
+
+
+def test_a_system_that_cannot_open_directories_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Windows refuses it as a matter of permission, which would send its user to look at those."""
+
+    def refuse(path: Path, flags: int) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError, match="as on Windows, which is not supported"):
+        gte_runtime.machine.files.sync(tmp_path)

@@ -14,7 +14,8 @@ def test_build_verify_info(golden, tmp_path: Path):
     """A checkpoint becomes a bundle that verifies and describes itself."""
     target = tmp_path / "bundle"
     variants = ("--variant", "cpu-fp32", "--variant", "portable-fp32")
-    done = gte("build", str(golden.checkpoint), str(target), "--graphs", str(golden.graphs), *variants)
+    options = ("--graphs", str(golden.graphs), "--nfc", *variants)
+    done = gte("build", str(golden.checkpoint), str(target), *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout == b""
     assert b"agrees with the oracle" in done.stderr
@@ -22,6 +23,7 @@ def test_build_verify_info(golden, tmp_path: Path):
     assert verified.returncode == 0
     assert b"cpu-fp32: largest distance" in verified.stdout
     facts = json.loads(gte("info", str(target), "--json").stdout)
+    assert facts["unicode"] == "NFC"
     assert facts["variants"]["cpu-fp32"]["batch_invariant"] is True
     assert facts["variants"]["portable-fp32"]["batch_invariant"] is False
     weights = target / "weights-fp32.bin"

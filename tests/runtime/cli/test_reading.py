@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import re
 import subprocess
 import threading
 from pathlib import Path
@@ -152,3 +154,77 @@ def test_a_pipe_is_answered_when_it_pauses(model: str):
     assert b"1 of 5 rows" in errors
     together = rows(gte("embed", "--model", model, "--threads", "1", stdin=b"one\ntwo\n\xff\nthree\nfour\n"))
     assert found == together
+
+
+def read(folder: Path, name: str, data: bytes, field: str = "text") -> list[tuple[object, Any, str | None]]:
+    file = folder / name
+    file.write_bytes(data)
+    return [(row.text, row.id, row.problem) for row in open_rows(str(file), field)]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("lines.json", '{"text": "a, b", "id": 1}\n{"text": "北\\n京", "id": 2}\n'),
+        ("list.json", '[{"text": "a, b", "id": 1}, {"text": "北\\n京", "id": 2}]'),
+        ("pretty.json", '[\n {"text": "a, b",\r\n  "id": 1},\n {"text": "北\\n京", "id": 2}\n]\n'),
+        ("a.csv", 'id,text\r\n1,"a, b"\r\n2,"北\n京"\r\n'),
+        ("b.CSV", '\ufefftext;id\n"a, b";1\n\n"北\n京";2'),
+        ("c.tsv", 'text\tid\na, b\t1\n"北\n京"\t2\n'),
+    ],
+)
+def test_a_file_is_read_in_the_form_of_its_name(name: str, data: str, tmp_path: Path):
+    """Brackets, quotes and headers are no part of the texts."""
+    found = read(tmp_path, name, data.encode())
+    assert [(text, int(identity), problem) for text, identity, problem in found] == [
+        ("a, b", 1, None),
+        ("北\n京", 2, None),
+    ]
+
+
+def test_other_documents(tmp_path: Path):
+    assert read(tmp_path, "strings.json", b'["a", "b"]') == [("a", None, None), ("b", None, None)]
+    assert read(tmp_path, "object.json", b'{\n "text": "a"\n}') == [("a", None, None)]
+    assert read(tmp_path, "empty.json", b" \n") == read(tmp_path, "empty.csv", b"") == []
+    (row,) = read(tmp_path, "number.json", b"[7]")
+    assert row == (None, None, "expected an object, found int")
+    assert read(tmp_path, "rows.csv", b"id,text\n1\n2,\xff\n3,ok\n") == [
+        (None, "1", "no column 'text' in this row"),
+        (None, None, "not valid UTF-8"),
+        ("ok", "3", None),
+    ]
+    assert read(tmp_path, "plain.txt", b"[1] Smith, a\x00b\n{\n") == [
+        ("[1] Smith, a\x00b", None, None),
+        ("{", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.txt", "hello\n".encode("utf-16"), "a.txt is in UTF-16; convert it"),
+        ("a.txt", "hello\n".encode("utf-16-le"), "a.txt is in UTF-16; convert it"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}'), "a.jsonl.gz is compressed with gzip"),
+        ("a.csv", b"PK\x03\x04", "a.csv is a zip archive, or a document of an office program"),
+        ("a", b"%PDF-1.7", "a is a PDF document"),
+        ("a", b"PAR1", "a is a Parquet file"),
+        ("a.json", b'[1,\n"a', "a.json: not JSON: Invalid control character at in line 2"),
+        ("a.json", b"[NaN]", "a.json: not JSON: NaN is no number of JSON"),
+        ("a.json", b'["\xff"]', "a.json: not valid UTF-8 at byte 2"),
+        (
+            "a.csv",
+            b"id,body\n1,a\n",
+            "a.csv has no column 'text', it has id, body; name one with",
+        ),
+        ("a.csv", b'text\n"a\n', "a.csv: line 2: unexpected end of data"),
+    ],
+)
+def test_files_of_other_kinds_are_refused(name: str, data: bytes, message: str, tmp_path: Path):
+    with pytest.raises(InputFileError, match=f"^{re.escape(message)}"):
+        read(tmp_path, name, data)
+
+
+def test_a_document_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reading, "MAX_DOCUMENT", 20)
+    with pytest.raises(InputFileError, match="too large for one JSON document; write JSONL"):
+        read(tmp_path, "a.json", b"[\n" + b'"a",\n' * 9 + b'"b"]')

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from command_line import gte
 from spoil import change_manifest
 from tensorfile import Tensor, read_tensors, safetensors
 
-from gte_runtime.cli.terminal import escaped, json_text
+from gte_runtime.cli.terminal import escape_what_stdout_lacks, escaped, json_text, show, show_json
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egnp.exe\u2066"
 SEEN = "\\x1b[2J\\x1b]0;owned\\x07\\x9b31m\\u202egnp.exe\\u2066"
@@ -84,3 +86,17 @@ def test_a_document_with_an_escape_sequence(reranker_bundle: Path):
         )
         assert done.returncode == 0, done.stderr
         assert not CONTROLLING & set(done.stdout.decode())
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "utf-8"])
+def test_a_stdout_that_lacks_letters(encoding: str, monkeypatch: pytest.MonkeyPatch):
+    """Tables show them with backslashes; JSON stays the same value."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+    escape_what_stdout_lacks()
+    show("é 北京 😀")
+    show_json({"é": "北京 😀"})
+    table, line = raw.getvalue().decode(encoding).splitlines()
+    seen = {"utf-8": "é 北京 😀", "ascii": r"\xe9 \u5317\u4eac \U0001f600"}
+    assert table == seen.get(encoding, r"é \u5317\u4eac \U0001f600")
+    assert json.loads(line) == {"é": "北京 😀"}

@@ -338,3 +338,11 @@ def test_same_as_our_own_interface(model: SentenceTransformer, tiny_bundle: Path
     """Bit for bit what Embedder gives."""
     with Embedder.open(tiny_bundle) as gte:
         assert np.array_equal(model.encode(golden.texts), gte.encode(golden.texts).dense)
+
+
+def test_a_batch_size_in_the_place_of_a_prompt(model: SentenceTransformer):
+    """Where it stood before prompts existed."""
+    with pytest.raises(ConfigError, match=r"prompt_name is 32; .* a batch size goes to batch_size="):
+        model.encode(["a"], 32)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"prompt_name is \['query'\]"):
+        model.encode(["a"], ["query"])  # type: ignore[arg-type]

@@ -121,7 +121,7 @@ def test_another_format(raw: Json, version: object):
 FIELDS = (
     *("model", "made_by", "source", "notice", "architecture", "sparse", "smallest_dim", "tokenizer",
         "files", "variants", "self_checks"),
-    *("pair_checks", "origin", "prompts", "default_prompt"),
+    *("pair_checks", "origin", "prompts", "default_prompt", "unicode"),
     *(("architecture", field) for field in ("layers", "hidden_size", "heads", "intermediate_size",
         "vocab_size", "max_positions")),
     ("architecture", "layer_norm_eps"),
@@ -140,9 +140,10 @@ LATER = [
     ("origin",),
     ("prompts",),
     ("default_prompt",),
+    ("unicode",),
     ("variants", "cpu-fp32", "outputs"),
 ]
-"""Fields that came to the format with rerankers and the hub."""
+"""Fields that came to the format with rerankers, the hub and text forms."""
 
 
 def name_of(path: tuple[str | int, ...]) -> str:
@@ -531,3 +532,11 @@ def test_the_bounds_are_documented():
         assert any(f"{name}`" in row and f"| {least:g} |" in row and shown in row for row in rows), name
     for name, most in (("tokenizer.json", MAX_TOKENIZER), ("graph", MAX_GRAPH)):
         assert any(name in row and str(most) in row for row in rows)
+
+
+@pytest.mark.parametrize("form", ["NFKC", "nfc", ""])
+def test_a_text_form_that_nobody_knows(raw: Json, form: str):
+    """A reader that took it for another one would give other vectors."""
+    assert parse({**raw, "unicode": "NFC"}).unicode == "NFC"
+    with pytest.raises(BundleCorruptError, match=r"expected unicode to be exact or NFC, found "):
+        parse({**raw, "unicode": form})

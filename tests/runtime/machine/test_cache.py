@@ -218,3 +218,19 @@ def test_a_directory_that_cannot_be_read(folder: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "lstat", refuse)
     assert distrust(folder) == f"{folder} cannot be read (Permission denied)"
+
+
+def test_a_user_without_a_home_has_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As a process whose user id is in no passwd file has none: in the directory of temporary files."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("GTE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cache_directory() == tmp_path / f"gte-runtime-{os.geteuid()}"
+    remember("kind", "name", {"a": 1})
+    assert recall("kind", "name") == {"a": 1}
+    assert stat.S_IMODE(cache_directory().stat().st_mode) == 0o700

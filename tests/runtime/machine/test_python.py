@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from gte_runtime.errors import InterpreterError
+from gte_runtime.machine.python import check_interpreter
+
 SUB = """
 try:
     import _interpreters as interpreters
@@ -66,3 +69,21 @@ def test_an_import_changes_nothing(stream: str):
     )
     assert getattr(done, stream) == ""
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("program", ["app.py", "/usr/bin/gte", "gte.exe", "-m"])
+def test_windows_is_refused_at_import(program: str, monkeypatch: pytest.MonkeyPatch):
+    """A program gets an ImportError, the command line one line."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(sys, "argv", [program])
+    expected = InterpreterError if program == "app.py" else SystemExit
+    with pytest.raises(expected, match="Windows is not supported; use the Windows Subsystem for Linux"):
+        check_interpreter()
+
+
+@pytest.mark.slow
+def test_python_m():
+    """`python -m gte_runtime` is `gte`."""
+    command = [sys.executable, "-m", "gte_runtime", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.startswith("gte, version ")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import gte_runtime.machine.threads
-from gte_runtime.errors import ConfigError
-from gte_runtime.machine.threads import cgroup_quota, thread_count
+from gte_runtime.errors import ConfigError, EngineError, OutOfMemory
+from gte_runtime.machine.threads import VARIABLES, cgroup_quota, named_limits, thread_count
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +18,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("CGROUP_V2", "CGROUP_V1_QUOTA", "CGROUP_V1_PERIOD"):
         monkeypatch.setattr(gte_runtime.machine.threads, name, tmp_path / name)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
@@ -148,3 +150,37 @@ def test_this_machine(monkeypatch: pytest.MonkeyPatch):
     """On the machine at hand: at least one, at most its processors."""
     monkeypatch.undo()
     assert 1 <= thread_count() <= (os.cpu_count() or 1)
+
+
+def test_the_environment_limits_where_the_caller_does_not(monkeypatch: pytest.MonkeyPatch):
+    """GTE_THREADS goes before OMP_NUM_THREADS, of which the first of a list counts; an argument before both.
+    None of them raises what affinity grants."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert (thread_count(), thread_count(5)) == (3, 5)
+    monkeypatch.setenv("GTE_THREADS", " 2 ")
+    assert (thread_count(), thread_count(5)) == (2, 5)
+    monkeypatch.setenv("GTE_THREADS", "")
+    assert thread_count() == 3
+    monkeypatch.setenv("GTE_THREADS", "64")
+    assert thread_count() == 8
+
+
+@pytest.mark.parametrize("name", ["GTE_THREADS", "OMP_NUM_THREADS"])
+@pytest.mark.parametrize("value", ["0", "-1", "abc", "1.5", "x,2", "99999999999999999999", "\u0663"])
+def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^{name} is .* unset it$"):
+        thread_count()
+    assert thread_count(2) == 2
+
+
+def test_limits_of_the_system_are_named():
+    """No more threads, or no memory: errors of this package that say which limit to raise."""
+    for said in ("can't start new thread", "[ONNXRuntimeError] : 6 : pthread_create failed, error code: 11"):
+        with pytest.raises(EngineError, match="no more threads; raise the limit"), named_limits():
+            raise RuntimeError(said)
+    with pytest.raises(OutOfMemory, match="not enough memory"), named_limits():
+        raise MemoryError
+    for other in (RuntimeError("another"), OutOfMemory("of a run")):
+        with pytest.raises(type(other), match=str(other)), named_limits():
+            raise other

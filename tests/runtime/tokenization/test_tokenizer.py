@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gte_runtime.errors import BundleError, InputTooLongError
@@ -113,6 +114,7 @@ class Pair:
         self.plain = tokenizers.Tokenizer.from_str(data.decode())
         self.plain.no_truncation()
         self.plain.no_padding()
+        self.cutting = cache(partial(_cutting, data.decode()))
 
     def compare(self, text: str, max_length: int) -> None:
         whole = self.plain.encode(text, add_special_tokens=False).ids
@@ -120,6 +122,14 @@ class Pair:
         (found,) = self.ours.encode([text], max_length=max_length)
         assert found.ids.tolist() == [*self.ours.prefix, *whole[:room], *self.ours.suffix]
         assert found.truncated == (len(whole) > room)
+
+
+def _cutting(data: str, limit: int) -> tokenizers.Tokenizer:
+    """The library's tokenizer, which cuts at a limit."""
+    plain = tokenizers.Tokenizer.from_str(data)
+    plain.enable_truncation(limit, strategy="longest_first")
+    plain.no_padding()
+    return plain
 
 
 @pytest.fixture(scope="module", params=SOURCES)
@@ -270,6 +280,7 @@ def test_a_pair_is_cut_at_the_limit(first: int, second: int, limit: int):
         (("the " * 9000, "a"), [THE] * 11, [A]),
         (("a", "the " * 9000), [A], [THE] * 11),
         (("the " * 9000, "a " * 9001), [THE] * 6, [A] * 6),
+        (("the " * 400_000, "a " * 400_000), [THE] * 6, [A] * 6),
     ],
 )
 def test_pairs_with_texts_that_are_not_tokenized_whole(
@@ -284,6 +295,43 @@ def test_pairs_with_texts_that_are_not_tokenized_whole(
     ) as caught:
         tokenizer.encode_pairs([pair], max_length=15, truncate=False)
     assert 15 < caught.value.tokens < 9000
+
+
+WORDS = st.lists(
+    st.sampled_from(["a", "北京", "the", "éß", "supercalifragilistic", "x1"]), min_size=1, max_size=4
+)
+
+
+@given(
+    words=st.tuples(WORDS, WORDS),
+    times=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    limit=st.sampled_from([7, 10, 15]),
+)
+@settings(max_examples=40)
+def test_pairs_are_cut_as_the_tokenizers_library_cuts_them(
+    pair: Pair, words: tuple[list[str], list[str]], times: tuple[int, int], limit: int
+):
+    """Which text gets the odd token of an odd room depends on which is longer, also where both are so long
+    that only their beginnings are tokenized otherwise."""
+    first, second = (" ".join(w) + " " + " ".join(w * n) for w, n in zip(words, times, strict=True))
+    (ours,) = pair.ours.encode_pairs([(first, second)], max_length=limit)
+    assert ours.ids.tolist() == pair.cutting(limit).encode(first, second).ids
+
+
+def test_a_query_of_many_pairs_is_counted_once(monkeypatch: pytest.MonkeyPatch):
+    tokenizer = Tokenizer(wordpiece())
+    counted: list[int] = []
+    count = Tokenizer._counted
+
+    def counting(self: Tokenizer, text: str, body: Any) -> Any:
+        counted.append(len(text))
+        return count(self, text, body)
+
+    monkeypatch.setattr(Tokenizer, "_counted", counting)
+    pairs = [("the " * 90, "a " * length) for length in range(80, 90)]
+    for found in tokenizer.encode_pairs(pairs, max_length=10):  # room for 7
+        assert found.ids.tolist() == [2, *[THE] * 4, 3, *[A] * 3, 3]
+    assert len(counted) == 11
 
 
 # The file's own facts
