@@ -13,6 +13,7 @@ from ..device.cpu import CpuSession
 from ..device.runtime import knows_operator, runtime
 from ..errors import BundleError, BundleVersionError, ConfigError, GteError
 from ..format.graph import OPERATORS, GraphFacts, check_operators, check_pointers, inspect_graph
+from ..inference.pooling import with_pooling
 from ..inference.session import Session
 from ..machine import processor
 from ..machine.cache import recall, remember
@@ -109,8 +110,9 @@ def _load(
         except GteError:
             opened.result().close()  # or, if opening failed too, that error is raised
             raise
-    session = opened.result()
+    encoder = opened.result()
     try:
+        session = with_pooling(encoder, manifest, bundle.read)
         if checked.fresh:
             tokenizer.check_ids(manifest.architecture.vocab_size)
         checked.check_names()
@@ -118,12 +120,12 @@ def _load(
         check_finite(bundle, facts)
         invariance = _invariance(bundle, name, session, provider, threads)
     except BaseException:
-        session.close()
+        encoder.close()
         raise
     bundle.remember(checked)
     checked.keep(variant.weights)
     give_back()  # the memory that loading needed: a sixth of what a process with full-size int8 weights held
-    return Loaded(session, tokenizer, invariance, _captured(session))
+    return Loaded(session, tokenizer, invariance, _captured(encoder))
 
 
 def inspect_variant(bundle: Bundle, name: str) -> GraphFacts:

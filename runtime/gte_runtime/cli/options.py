@@ -65,7 +65,5 @@ def gpu_options(function: Function) -> Function:
 max_length_option = click.option(
     "--max-length",
     type=int,
-    default=8192,
-    show_default=True,
-    help="Tokens per text, special tokens included.",
+    help="Tokens per text, special tokens included. Default: the checkpoint's own limit, at most 8192.",
 )

@@ -31,7 +31,7 @@ def command(
     sparse_weight: float,
     dim: int | None,
     form: str,
-    max_length: int,
+    max_length: int | None,
     model: str,
     variant: str | None,
     provider: str,

@@ -17,7 +17,7 @@ from .terminal import show, show_json
 def command(
     texts: tuple[str, ...],
     form: str,
-    max_length: int,
+    max_length: int | None,
     model: str,
     variant: str | None,
     provider: str,

@@ -6,6 +6,7 @@ truncation and padding settings are ignored, because they would apply silently),
 beginning of very long texts where that provably gives the same tokens.
 """
 
+from .checks import DEFAULT_LENGTH as DEFAULT_LENGTH
 from .checks import OnBadUnicode as OnBadUnicode
 from .checks import as_pairs as as_pairs
 from .checks import as_texts as as_texts
@@ -19,6 +20,6 @@ from .tokenizer import Tokenizer as Tokenizer
 from .tokenizer import Tokens as Tokens
 
 __all__ = [
-    "OnBadUnicode", "Tokenizer", "Tokens", "as_pairs", "as_texts", "check_errors", "check_max_length",
-    "check_pair", "check_text", "choose_length", "encode_each",
+    "DEFAULT_LENGTH", "OnBadUnicode", "Tokenizer", "Tokens", "as_pairs", "as_texts", "check_errors",
+    "check_max_length", "check_pair", "check_text", "choose_length", "encode_each",
 ]  # fmt: skip
