@@ -25,8 +25,8 @@ from ..format.manifest import FileRecord
 from ..format.named import NamedModel
 
 REQUIRED = ("config.json", "tokenizer.json", "model.safetensors")
-"""Files of every checkpoint. Old releases of sentence-transformers put them into a folder, and the weights may
-be several files with an index; see `checkpoint.fetching`."""
+"""Files of every checkpoint. Old releases of sentence-transformers put them into a folder, and the weights
+may be several files with an index; see `checkpoint.fetching`."""
 
 MAIN = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")

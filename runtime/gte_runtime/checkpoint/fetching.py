@@ -1,7 +1,7 @@
 """Which files of a repository a build reads.
 
-Small ones come first, so that what cannot be built shows before gigabytes are downloaded. It knows no network:
-the caller fetches.
+Small ones come first, so that what cannot be built shows before gigabytes are downloaded. This module knows
+no network: the caller fetches.
 """
 
 from __future__ import annotations

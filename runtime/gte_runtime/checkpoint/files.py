@@ -73,8 +73,8 @@ class Folder:
         if self.notes is not None and not (self.notes / name).exists():
             repository = self.origin.partition("@")[0]
             raise CheckpointError(
-                f"snapshots/{self.root.name[:12]} of {repository} in the hub's cache has no {name[:80]}, which "
-                "may change the model (such as its pooling), and no note that the repository has none; "
+                f"snapshots/{self.root.name[:12]} of {repository} in the hub's cache lacks {name[:80]}, "
+                "which may change the model (such as its pooling), and a note that the repository has none; "
                 f"`gte pull {repository}` online asks for it. If the snapshot is complete, copy it to "
                 "another folder and build that"
             )

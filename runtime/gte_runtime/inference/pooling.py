@@ -18,8 +18,7 @@ from ..format.manifest import DenseRecord, Manifest
 from .batch import Batch
 from .session import Outputs, Session, Share
 
-
-BLOCK = 32
+BLOCK = 64
 """Rows that are added in float32."""
 
 
@@ -83,10 +82,11 @@ def pool(states: Float32, mode: str) -> Float32:
 
 
 def _sum(states: Float32) -> Float64:
-    """The sum over the first axis: of BLOCK rows in float32, of these sums in float64. So its rounding error does
-    not grow with the length, and it takes a tenth of the time of a sum in float64."""
-    blocks = np.add.reduceat(states, np.arange(0, len(states), BLOCK), axis=0)
-    total: Float64 = blocks.sum(axis=0, dtype=np.float64)
+    """The sum over the first axis: of BLOCK rows in float32, of these sums in float64. So its rounding error
+    does not grow with the length, in a fraction of the time of a sum in float64."""
+    total = np.zeros(states.shape[1])
+    for start in range(0, len(states), BLOCK):
+        total += states[start : start + BLOCK].sum(axis=0)
     return total
 
 
