@@ -112,14 +112,14 @@ def download(want: Wanted, *, wait: Callable[[float], None] = time.sleep) -> Dow
     with _quiet(), _plain_names(want):
         commit = _commit(want, wait)
 
-        def fetch(name: str) -> Path | None:
-            path = _fetch(want, name, commit, wait)
+        def fetch(name: str, required: bool = False) -> Path | None:
+            path = _fetch(want, name, commit, wait, required)
             if path is not None:
                 _check_hash(want, name, path)
             return path
 
         def require(name: str) -> Path:
-            path = fetch(name)
+            path = fetch(name, required=True)
             if path is None:
                 raise DownloadError(
                     f"{want.hub} has no {name} at {commit[:12]}; "
@@ -239,8 +239,14 @@ def _cached_commit(want: Wanted) -> str:
     return commit
 
 
-def _fetch(want: Wanted, name: str, commit: str, wait: Callable[[float], None]) -> Path | None:
-    """Download a file, or find it in the cache, and return its path; None if the commit has no such file."""
+def _fetch(
+    want: Wanted, name: str, commit: str, wait: Callable[[float], None], required: bool
+) -> Path | None:
+    """Download a file, or find it in the cache, and return its path; None if the commit has no such file.
+
+    Offline it is None also for a file that is not required and of which the cache knows nothing. A build
+    refuses that where the file could change the model; see `checkpoint.files`.
+    """
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -250,8 +256,8 @@ def _fetch(want: Wanted, name: str, commit: str, wait: Callable[[float], None]) 
     if cached is not None:  # the cache has a note that the commit has no such file
         return None
     if constants.HF_HUB_OFFLINE:
-        if Path(name).name not in REQUIRED:
-            return None  # the build refuses it where it matters that this is not known
+        if not required:
+            return None
         raise DownloadError(
             f"HF_HUB_OFFLINE is set and {name} of {want.hub} at {commit[:12]} is not in the hub's cache; "
             "unset it, or copy the cache from a machine that has it"

@@ -91,7 +91,12 @@ def command(
             gpu_mem_limit=gpu_mem_limit,
         ) as gte,
         writing.open_writer(
-            output, form, gte.steps.check_dim(dim), gte.manifest.architecture.vocab_size, dense, sparse
+            output,
+            form,
+            dim or gte.manifest.truncate_dim or gte.dim,
+            gte.manifest.architecture.vocab_size,
+            dense,
+            sparse,
         ) as writer,
         Progress(None, output != "-" or not sys.stdout.isatty()) as advance,
     ):

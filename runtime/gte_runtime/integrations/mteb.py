@@ -79,7 +79,9 @@ class GteEncoder:
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        return _meta(self.gte, self._revision, "dense", self.gte.steps.check_dim(self.dim))
+        return _meta(
+            self.gte, self._revision, "dense", self.dim or self.gte.manifest.truncate_dim or self.gte.dim
+        )
 
 
 class GteSearch:
@@ -175,7 +177,9 @@ class GteSearch:
             if self.sparse_weight
             else "dense"
         )
-        return _meta(self.gte, self._revision, kind, self.gte.steps.check_dim(self.dim))
+        return _meta(
+            self.gte, self._revision, kind, self.dim or self.gte.manifest.truncate_dim or self.gte.dim
+        )
 
 
 class GteReranker:
