@@ -96,14 +96,15 @@ def test_what_the_manifest_holds(made: Made):
 
 
 @pytest.mark.parametrize(
-    ("variant", "limit"), [("cpu-fp32", 2e-5), ("portable-fp16", 3e-3), ("cpu-int8", 0.03)]
+    ("variant", "limit"), [("cpu-fp32", 2e-5), ("portable-fp16", 3e-3), ("cpu-int8", 0.05)]
 )
 def test_the_library(made: Made, expected: NDArray[np.float64], variant: str, limit: float):
     """Vectors as the model computes them, and normalised after the cut, in each variant."""
     with Embedder.open(made.bundle, variant=variant, threads=1) as gte:
         plain = gte.encode(TEXTS, normalize=False).dense
         assert plain is not None
-        np.testing.assert_allclose(plain, expected, atol=limit)
+        apart = np.linalg.norm(plain - expected, axis=1) / np.linalg.norm(expected, axis=1)
+        assert apart.max() < limit
         unit = gte.encode(TEXTS).dense
         np.testing.assert_allclose(unit, plain / np.linalg.norm(plain, axis=1)[:, None], rtol=1e-5)
         assert gte.info["batch_invariant"] is (variant != "portable-fp16")

@@ -22,6 +22,8 @@ from ..machine.files import read_regular
 from .files import MANY_TOKENS, Folder
 
 LFS_POINTER = b"version https://git-lfs"
+SLOW = ("sentencepiece.bpe.model", "vocab.txt", "vocab.json")
+"""Tokenizers in forms that only transformers' own slow classes read."""
 CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
 BERT = {
     "do_lower_case": "lowercase",
@@ -66,8 +68,15 @@ def _tokenizer_json(folder: Folder, name: str) -> bytes:
     try:
         data = read_regular(folder.root / name, MAX_TOKENIZER)
     except FileNotFoundError:
+        slow = next((file for file in SLOW if (folder.root / name).with_name(file).exists()), None)
+        way = (
+            f"there is {slow}: load the tokenizer with transformers and save it again"
+            if slow
+            else "copy that of the model that was trained"
+        )
         raise CheckpointError(
-            f"no tokenizer.json in {folder.name}; the tokenizer belongs to the checkpoint and is not replaced"
+            f"no tokenizer.json in {folder.name}; the tokenizer belongs to the checkpoint and is not "
+            f"replaced; {way}"
         ) from None
     except OSError as error:
         raise CheckpointError(f"tokenizer.json cannot be read: {error.strerror or error}") from None

@@ -34,6 +34,19 @@ def ids(data: bytes, text: str) -> list[int]:
     return list(tokenizers.Tokenizer.from_str(data.decode()).encode(text, add_special_tokens=False).ids)
 
 
+@pytest.mark.parametrize(
+    ("there", "words"),
+    [
+        ("vocab.txt", r"no tokenizer.json in x; .* there is vocab.txt: load the tokenizer with transformers"),
+        ("optimizer.pt", "copy that of the model that was trained"),
+    ],
+)
+def test_no_tokenizer(tmp_path: Path, there: str, words: str):
+    """A trainer's folder may lack it, an old one has another form of it."""
+    with pytest.raises(CheckpointError, match=words):
+        read(put(tmp_path, {there: "x"}))
+
+
 def test_nothing_to_change(folder: Path):
     """The very bytes, though a config says what tokenizer.json says too."""
     data = (folder / "tokenizer.json").read_bytes()
