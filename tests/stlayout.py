@@ -66,7 +66,7 @@ def put_dense(
 
 def shard(folder: Path, tensors: Mapping[str, Tensor], parts: Sequence[Sequence[str]]) -> dict[str, str]:
     """Write tensors into several files. Returns {tensor: file}, as an index holds it."""
-    places = {}
+    places: dict[str, str] = {}
     for n, names in enumerate(parts, 1):
         file = f"model-{n:05}-of-{len(parts):05}.safetensors"
         (folder / file).write_bytes(safetensors({name: tensors[name] for name in names}))

@@ -36,15 +36,15 @@ def fetch_checkpoint(fetch: Callable[[str], Path | None], require: Callable[[str
     fetch(f"{at}{ADDED}")
     if modules:
         next((path for name in ENCODER_SETTINGS if (path := fetch(f"{at}{name}")) is not None), None)
-    for kind, path in modules:
+    for kind, module in modules:
         if kind in ("Pooling", "Dense"):
-            require(f"{path}/config.json")
+            require(f"{module}/config.json")
         elif kind == "Normalize":
-            fetch(f"{path}/config.json")
+            fetch(f"{module}/config.json")
     require(f"{at}tokenizer.json")
-    for kind, path in modules:
+    for kind, module in modules:
         if kind == "Dense":
-            require(f"{path}/{WEIGHTS}")
+            require(f"{module}/{WEIGHTS}")
     if fetch(f"{at}{WEIGHTS}") is None:
         index = fetch(f"{at}{INDEX}")
         if index is None:

@@ -101,7 +101,7 @@ class Dense:
                 f"{self.folder} has {found}; expected model.safetensors, which sentence-transformers 2.3 and "
                 "later write: load the model there and save it again"
             )
-        expected = {"linear.weight": (self.outputs, self.inputs)}
+        expected: dict[str, tuple[int, ...]] = {"linear.weight": (self.outputs, self.inputs)}
         if self.bias:
             expected["linear.bias"] = (self.outputs,)
         with SafetensorsFile(path) as file:

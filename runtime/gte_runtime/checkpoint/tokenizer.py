@@ -88,8 +88,9 @@ def _tokenizer_json(folder: Folder, name: str) -> bytes:
 def _lower_case(raw: dict[str, Any]) -> bool:
     """Put a Lowercase in front, as sentence-transformers does. False where there is one."""
     normalizer = raw.get("normalizer")
-    parts = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
-    parts = [part for part in parts if part]
+    parts: list[dict[str, Any]] = []
+    if normalizer:
+        parts = normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
     if any(part["type"] == "Lowercase" or part.get("lowercase") is True for part in parts):
         return False
     raw["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *parts]}

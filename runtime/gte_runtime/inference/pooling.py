@@ -77,8 +77,11 @@ def pool(states: Float32, mode: str) -> Float32:
         return largest
     if mode == "weightedmean":  # the n-th token counts n times
         weights = np.arange(1, count + 1, dtype=np.float32)
-        return (_sum(states * weights[:, None]) / (count * (count + 1) / 2)).astype(np.float32)
-    return (_sum(states) / (count if mode == "mean" else np.sqrt(count))).astype(np.float32)
+        total = _sum(states * weights[:, None]) / (count * (count + 1) / 2)
+    else:
+        total = _sum(states) / (count if mode == "mean" else np.sqrt(count))
+    pooled: Float32 = total.astype(np.float32)
+    return pooled
 
 
 def _sum(states: Float32) -> Float64:

@@ -103,7 +103,7 @@ LENGTHS = st.lists(st.integers(1, 2 * BLOCK + 3), min_size=1, max_size=6)
 @given(LENGTHS, st.lists(st.sampled_from(POOLINGS), min_size=2, max_size=2, unique=True))
 def test_a_text_gets_the_same_bits_in_any_batch(lengths: list[int], modes: list[str]):
     """Alone or between others, at any place."""
-    session: Any = PooledSession(Made(), modes, [LAYER])  # type: ignore[arg-type]
+    session: Any = PooledSession(Made(), modes, [LAYER])
     ids = [np.arange(length, dtype=np.int64) * (n + 3) % 100 for n, length in enumerate(lengths)]
     together = session.run(make_batch(np.arange(len(ids)), ids, 10**6)).cls
     for row, one in enumerate(ids):
@@ -115,10 +115,10 @@ def test_only_what_is_needed_is_fetched():
     inner = Made()
     batch = make_batch(np.arange(2), [np.array([1, 2, 3]), np.array([4, 5])], 10**6)
     layer = Layer(LAYER.weight[:, :16], LAYER.bias, "identity")
-    outputs = PooledSession(inner, ("cls",), [layer]).run(batch)  # type: ignore[arg-type]
+    outputs = PooledSession(inner, ("cls",), [layer]).run(batch)
     assert inner.asked == [False]
     np.testing.assert_allclose(outputs.cls, inner.table[[1, 4]] @ layer.weight.T + 1, rtol=1e-5)
-    mean = PooledSession(inner, ("mean",))  # type: ignore[arg-type]
+    mean = PooledSession(inner, ("mean",))
     assert len(mean.run(batch).token_states) == 0
     assert np.array_equal(mean.run(batch, states=True).token_states, inner.table[[1, 2, 3, 4, 5]])
     assert inner.asked == [False, True, True]
