@@ -23,7 +23,9 @@ from .terminal import tell
     multiple=True,
     help="What to build; may be given several times. Default: cpu-fp32.",
 )
-@click.option("--ignore-unused", is_flag=True, help="Accept tensors that the architecture does not use.")
+@click.option(
+    "--ignore-unused", is_flag=True, help="Accept tensors and settings that are not known to change results."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 def command(
     checkpoint: Path,
