@@ -68,10 +68,9 @@ def pool(states: Float32, mode: str) -> Float32:
         float32 [H].
     """
     count = len(states)
-    if mode == "cls":
-        return states[0]
-    if mode == "lasttoken":
-        return states[-1]
+    if mode in ("cls", "lasttoken"):
+        row: Float32 = states[0 if mode == "cls" else -1]
+        return row
     if mode == "max":
         largest: Float32 = states.max(axis=0)
         return largest
