@@ -121,7 +121,7 @@ def latency(
             for line in _lines(cells[-1]):
                 _say(line)
         if cut := sum(cell["truncated"] for cell in cells):
-            _say(f"gte: note: texts of more than {gte.steps.length(None)} tokens were cut, {cut} times")
+            _say(f"gte: note: texts of more than {gte.max_length} tokens were cut, {cut} times")
         show_json(_report(gte, options, texts, cells), indent=1)
 
 
