@@ -31,6 +31,8 @@ from gte_runtime.proof.oracle import forward
 from gte_runtime.server.models import EmbeddingModel
 from gte_runtime.server.options import Options
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = ("cpu-fp32", "cpu-int8", "portable-fp16")
 WEIGHT = np.random.default_rng(5).normal(size=(24, 64)).astype(np.float32) / 8
 BIAS = np.random.default_rng(6).normal(size=24).astype(np.float32)

@@ -23,6 +23,7 @@ ENGLISH, MULTILINGUAL = MODELS / "gte-base-en-v1.5", MODELS / "gte-multilingual-
 """Two traces of the same operators, for 30,528 and 250,048 tokens."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "target"), [(ENGLISH, MULTILINGUAL), (MULTILINGUAL, ENGLISH)])
 def test_it_becomes_what_the_exporter_traces(source: Path, target: Path):
     """Byte for byte: every graph and every layout of the other vocabulary."""

@@ -71,6 +71,7 @@ def test_a_folder_of_a_trainer(golden: Golden, tmp_path: Path):
         assert opened.has_sparse_head
 
 
+@pytest.mark.slow
 def test_the_encoder_in_a_folder(golden: Golden, tmp_path: Path):
     """sentence-transformers before 2.3 keeps it in 0_Transformer, with its settings."""
     folder = tmp_path / "old"
@@ -129,6 +130,7 @@ def test_several_snapshots(golden: Golden, tmp_path: Path):
         open_folder(folder)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_never_downloaded(golden: Golden, tmp_path: Path):
     """A cache as AutoModel leaves it does not tell the pooling: refused until it notes that there is none."""
     folder = cached(golden, tmp_path / "models--me--x", COMMIT, main=COMMIT)

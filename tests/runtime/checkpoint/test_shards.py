@@ -46,6 +46,7 @@ def test_shards_are_one_checkpoint(golden: Golden, split: Split, count: int):
     weights.close()
 
 
+@pytest.mark.slow
 def test_a_bundle_of_shards(golden: Golden, tiny_bundle: Path, split: Split, tmp_path: Path):
     """The weight files are those of the one file; `source` names all shards, as sha256sum lists them."""
     folder = split(2)
