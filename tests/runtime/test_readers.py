@@ -199,7 +199,7 @@ def test_files_that_readers_stumble_over(folder: Path, name: str, what: str):
     """Cases that were a fault of some reader, ours or another, tried with each of ours."""
     with replaced(folder / name, CORPUS[what]):
         found = attempt(name, folder / name)
-    assert found == "refused" or name == PROMPTS  # which may hold any other key
+    assert found == "refused" or name == "tokenizer_config.json"  # which may hold any other key
 
 
 @pytest.mark.parametrize("name", READERS)
