@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import BundleError, CheckpointError
 from ..format.manifest import MAX_TOKENIZER
 from ..format.values import parse_json, shown
 from ..machine.files import read_regular
@@ -54,14 +54,25 @@ def read_tokenizer(folder: Folder, encoder: str, lower_case: bool) -> bytes:
             raise CheckpointError(f"{at}{CONFIG}: {key} is {shown(config[key])}; implemented: {shown(plain)}")
     if not lower_case and not config and not added:
         return data
+    raw = _parsed(data, at)
     try:
-        raw = parse_json(data)
         changed = _add_tokens(raw, config, added)
         changed |= _as_bert(raw, config)
         changed |= lower_case and _lower_case(raw)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"{at}tokenizer.json cannot be read: {str(error)[:120]}") from None
+        raise CheckpointError(f"{at}{CONFIG} or {ADDED} cannot be read: {str(error)[:120]}") from None
     return json.dumps(raw, ensure_ascii=False).encode() if changed else data
+
+
+def _parsed(data: bytes, at: str) -> dict[str, Any]:
+    """tokenizer.json, which has a vocabulary. Raises BundleError, as `Tokenizer` does for such a file."""
+    try:
+        raw = parse_json(data)
+        if not isinstance(raw, dict) or not isinstance(raw["model"]["vocab"], (dict, list)):
+            raise ValueError("it has no vocabulary")
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{at}tokenizer.json: cannot be read: {str(error)[:120]}") from None
+    return raw
 
 
 def _tokenizer_json(folder: Folder, name: str) -> bytes:
