@@ -70,6 +70,11 @@ CALL_KEYS = (
 """Of config_sentence_transformers.json."""
 TASKS = {"feature-extraction": False, "sequence-classification": True}
 """{transformer_task: it is a reranker's}."""
+OUTPUTS = {
+    False: {"method": "forward", "method_output_name": "last_hidden_state"},
+    True: {"method": "forward", "method_output_name": "logits"},
+}
+"""{it is a reranker's: what sentence-transformers 6 takes of the model for a text}."""
 EMBEDDING = "sentence_embedding"
 """The name that sentence-transformers has for a text's vector between modules."""
 LONGEST = 2**20
@@ -240,6 +245,10 @@ def _encoder_settings(folder: Folder, at: str, reranker: bool, keys: _Keys) -> d
             f"{name[:80]}: transformer_task is {shown(task)}, but the weights are those of "
             f"{'a reranker' if reranker else 'an embedding model'}"
         )
+    wanted = OUTPUTS[reranker]
+    taken = _object(raw.get("modality_config") or {}, name, "modality_config").get("text", wanted)
+    if taken != wanted:
+        raise CheckpointError(f"{name[:80]}: modality_config takes {shown(taken)}; implemented: {wanted}")
     tokenizer = _object(
         raw.get("processor_kwargs") or raw.get("tokenizer_args") or {}, name, "tokenizer_args"
     )

@@ -83,6 +83,19 @@ def test_as_the_family_does(tmp_path: Path, pooling: Any):
         ),
         ({ENCODER: {"max_seq_length": 512, "do_lower_case": True}}, {"max_length": 512, "lower_case": True}),
         ({ENCODER: {"max_seq_length": None, "do_lower_case": False}}, {}),
+        (
+            # As release 6 writes it.
+            {
+                ENCODER: {
+                    "transformer_task": "feature-extraction",
+                    "modality_config": {
+                        "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+                    },
+                    "module_output_name": "token_embeddings",
+                }
+            },
+            {},
+        ),
         ({"sentence_roberta_config.json": {"max_seq_length": 128}}, {"max_length": 128}),
         ({ENCODER: {"tokenizer_args": {"model_max_length": 64}, "max_seq_length": 32}}, {"max_length": 64}),
         ({"tokenizer_config.json": {"model_max_length": 512}}, {"max_length": 512}),
@@ -155,6 +168,14 @@ def test_what_is_heard(tmp_path: Path, files: dict[str, Any], expected: dict[str
             "tokenizer_args has the key truncation_side",
         ),
         ({ENCODER: {"tokenizer_args": 3}}, "expected an object"),
+        (
+            {
+                ENCODER: {
+                    "modality_config": {"text": {"method": "forward", "method_output_name": "pooler_output"}}
+                }
+            },
+            "modality_config takes .*pooler_output",
+        ),
         ({ENCODER: {"temperature": 3}}, "has the key temperature"),
         ({"tokenizer_config.json": {"model_max_length": -1}}, "the longest text is -1"),
         ({PROMPTS: {"prompts": ["query: "]}}, "expected names and texts"),
