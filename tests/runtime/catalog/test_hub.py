@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import Golden
-from hubserver import Hub, Trouble, commit_of, serving, size_of
+from hubserver import Files, Hub, Trouble, commit_of, serving, size_of
 from spoil import make_old
 from stlayout import MEAN, copy_of, modules, put, put_dense, shard
 from tensorfile import Tensor, read_tensors, safetensors
@@ -176,7 +176,7 @@ def test_a_fine_tune_of_sentence_transformers(machine: Machine, golden: Golden, 
     names = list(tensors)
     places = shard(folder, tensors, [names[::2], names[1::2]])
     put(folder, {"model.safetensors.index.json": {"weight_map": places}})
-    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    files: Files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     machine.hub.add("org/tuned", files)
     machine.hub.trouble.nameless = nameless
     manifest = Bundle.open(machine.works("org/tuned")).manifest
