@@ -45,6 +45,8 @@ class Trouble:
     """Seconds between pieces of a download."""
     token: str | None = None
     """Without it, the answer is 401."""
+    nameless: bool = False
+    """Answers for files that do not exist do not name the commit, as those of some mirrors."""
     headers: dict[str, str] = field(default_factory=dict)
     """Put over those of a file's answer."""
 
@@ -178,7 +180,8 @@ class Handler(BaseHTTPRequestHandler):
             return None
         content = self.hub.repositories[repository][commit].get(name)
         if content is None:
-            return self.plain(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+            named = {} if self.hub.trouble.nameless else {"X-Repo-Commit": commit}
+            return self.plain(404, b"", {"X-Error-Code": "EntryNotFound"} | named)
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag_of(content)}"'}
         if size_of(content) >= LARGE:
             linked = {"X-Linked-Etag": f'"{etag_of(content)}"', "X-Linked-Size": str(size_of(content))}

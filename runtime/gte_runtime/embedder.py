@@ -23,7 +23,6 @@ from .tokenization import (
     check_pair,
     check_switches,
     check_text,
-    choose_length,
 )
 
 if TYPE_CHECKING:
@@ -37,11 +36,12 @@ class Options(TypedDict, total=False):
     """Keyword arguments of `encode` that do not decide which vectors it returns: for type checkers."""
 
     dim: int | None
-    max_length: int
+    max_length: int | None
     truncate: bool
     show_progress: bool
     errors: OnBadUnicode
     prompt_name: str | None
+    normalize: bool
     unicode: Form | None
 
 
@@ -167,12 +167,13 @@ class Embedder:
         dense: bool = True,
         sparse: bool | None = None,
         dim: int | None = None,
-        max_length: int = 8192,
+        max_length: int | None = None,
         truncate: bool = True,
         show_progress: bool = False,
         *,
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = None,
+        normalize: bool = True,
         unicode: Form | None = None,
     ) -> Embeddings: ...
     def encode(
@@ -181,12 +182,13 @@ class Embedder:
         dense: bool = True,
         sparse: bool | None = None,
         dim: int | None = None,
-        max_length: int = 8192,
+        max_length: int | None = None,
         truncate: bool = True,
         show_progress: bool = False,
         *,
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = None,
+        normalize: bool = True,
         unicode: Form | None = None,
     ) -> Embeddings:
         """Embed texts.
@@ -195,14 +197,17 @@ class Embedder:
             texts: one string, or any iterable of strings. The empty string has a vector, that of `<s></s>`.
             dense: give dense vectors.
             sparse: give sparse vectors; by default if the checkpoint has a sparse head.
-            dim: cut dense vectors to this many values, then normalise.
-            max_length: most tokens per text, special tokens included.
+            dim: cut dense vectors to this many values, then normalise; by default as the checkpoint says,
+                mostly not at all.
+            max_length: most tokens per text, special tokens included; by default as the checkpoint says, at
+                most 8192.
             truncate: cut longer texts and report it in `truncated`; False refuses them.
             show_progress: show a progress bar on stderr, if that is a terminal.
             errors: "replace" puts "?" in the place of a lone surrogate (half a pair); "strict" refuses it.
             prompt_name: the prompt of the model to put before every text, such as "query"; by default the
                 model's default prompt, which most models do not have. "" is no prompt.
             unicode: as in `open`, for this call; None is what `open` was given.
+            normalize: give dense vectors the length 1; False gives them as the model computes them.
 
         Returns:
             Rows in input order. No texts give shape [0, dim].
@@ -217,7 +222,7 @@ class Embedder:
             texts, max_length, truncate, errors=errors, prompt_name=prompt_name, unicode=unicode
         )
         states = self.steps.run(tokens, show_progress=show_progress)
-        return self.steps.collect(tokens, states, dense=dense, sparse=sparse, dim=dim)
+        return self.steps.collect(tokens, states, dense=dense, sparse=sparse, dim=dim, normalize=normalize)
 
     def stream(
         self,
@@ -225,11 +230,12 @@ class Embedder:
         dense: bool = True,
         sparse: bool | None = None,
         dim: int | None = None,
-        max_length: int = 8192,
+        max_length: int | None = None,
         truncate: bool = True,
         *,
         errors: OnBadUnicode = "strict",
         prompt_name: str | None = None,
+        normalize: bool = True,
         unicode: Form | None = None,
         texts_per_part: int = TEXTS_PER_PART,
     ) -> Iterator[Embeddings]:
@@ -244,11 +250,13 @@ class Embedder:
         tokenize = self.steps.tokenize_part(
             max_length, truncate, errors=errors, prompt_name=prompt_name, unicode=unicode
         )
-        run = partial(self.steps.run_part, dense=dense, sparse=sparse, dim=dim)
+        run = partial(self.steps.run_part, dense=dense, sparse=sparse, dim=dim, normalize=normalize)
         check_stream(texts, texts_per_part)
         return in_parts(iter(texts), texts_per_part, tokenize, run)
 
-    def token_weights(self, texts: str | Iterable[str], max_length: int = 8192) -> list[dict[str, float]]:
+    def token_weights(
+        self, texts: str | Iterable[str], max_length: int | None = None
+    ) -> list[dict[str, float]]:
         """{decoded token: weight} for each text, as the model's authors publish it.
 
         Keys are in order of first occurrence. A token that occurs several times has its largest weight.
@@ -262,12 +270,13 @@ class Embedder:
         return self.steps.weights_by_string(tokens, self.steps.run(tokens))
 
     def token_vectors(
-        self, texts: str | Iterable[str], max_length: int = 8192, truncate: bool = True
+        self, texts: str | Iterable[str], max_length: int | None = None, truncate: bool = True
     ) -> list[Float32]:
         """States of all tokens after the last layer, special tokens included: float32 [n, H] for n tokens.
 
-        They are not normalised. Row 0 is, bit for bit, what `encode` cuts and normalises. A text of 8192
-        tokens takes 25 MB at H = 768, and all texts are held at once. `tokenize` says what the tokens are.
+        They are not normalised. Where the pooling is cls, row 0 is, bit for bit, what `encode` cuts and
+        normalises. A text of 8192 tokens takes 25 MB at H = 768, and all texts are held at once. `tokenize`
+        says what the tokens are.
 
         Raises:
             InputError: a text that is refused, or too long with truncate=False; has its index.
@@ -283,7 +292,7 @@ class Embedder:
         sparse_weight: float = 0.1,
         *,
         dim: int | None = None,
-        max_length: int = 8192,
+        max_length: int | None = None,
     ) -> Float64:
         """Hybrid scores of (query, document) pairs, float64 [N].
 
@@ -307,14 +316,17 @@ class Embedder:
         checked = [check_pair(pair, index) for index, pair in enumerate(as_pairs(pairs))]
         return self.steps.score(checked, dense, sparse, self.steps.check_dim(dim), max_length)
 
-    def states(self, texts: str | Iterable[str], dim: int | None = None, max_length: int = 8192) -> Float32:
-        """States of the first tokens, cut to `dim`, not normalised: float32 [N, dim]."""
+    def states(
+        self, texts: str | Iterable[str], dim: int | None = None, max_length: int | None = None
+    ) -> Float32:
+        """What `encode` normalises, cut to `dim`: float32 [N, dim]. With the pooling cls, states of the first
+        tokens."""
         dim = self.steps.check_dim(dim)
         return self.steps.run(self.steps.tokens(texts, max_length)).cls[:, :dim]
 
-    def tokenize(self, text: str, max_length: int = 8192) -> list[tuple[int, str]]:
+    def tokenize(self, text: str, max_length: int | None = None) -> list[tuple[int, str]]:
         """The tokens of one text as the model gets them: (token id, decoded token)."""
-        length = choose_length(max_length, self.tokenizer.specials, self.max_length)
+        length = self.steps.length(max_length)
         tokens = self.tokenizer.encode([check_text(text, None)], max_length=length)[0]
         return [(token, self.tokenizer.decode(token)) for token in tokens.ids.tolist()]
 

@@ -110,9 +110,7 @@ def open_model(
         info["devices"] = list(gpu.devices)
     if cuda_graphs is not None:
         info["cuda_graphs"] = cuda_graphs
-    engine = Engine(
-        session, chosen, manifest.architecture.hidden_size, budget=budget, cost=COSTS.get(name, Cost())
-    )
+    engine = Engine(session, chosen, manifest.dim, budget=budget, cost=COSTS.get(name, Cost()))
     reopening: dict[str, Any] = {
         "model": bundle.directory.absolute(),
         "provider": provider,

@@ -116,7 +116,7 @@ class Reranker:
         documents: Iterable[str],
         top_k: int | None = None,
         return_documents: bool = False,
-        max_length: int = 8192,
+        max_length: int | None = None,
         truncate: bool = True,
         show_progress: bool = False,
         *,
@@ -131,7 +131,8 @@ class Reranker:
             documents: the texts to rank.
             top_k: how many of the best to return; by default all.
             return_documents: return each document's text with its score.
-            max_length: most tokens of query and document together, special tokens included.
+            max_length: most tokens of query and document together, special tokens included; by default as
+                the checkpoint says, at most 8192.
             truncate: cut the longer of the two until both fit; False refuses longer pairs.
             show_progress: show a progress bar on stderr, if that is a terminal.
             sigmoid: return scores from 0 to 1 instead of the model's own, which are unbounded. The order is
@@ -175,7 +176,7 @@ class Reranker:
     def score(
         self,
         pairs: Iterable[tuple[str, str]],
-        max_length: int = 8192,
+        max_length: int | None = None,
         truncate: bool = True,
         show_progress: bool = False,
         *,
@@ -195,7 +196,7 @@ class Reranker:
     def evaluate(
         self,
         pairs: Iterable[tuple[str, str]],
-        max_length: int = 8192,
+        max_length: int | None = None,
         truncate: bool = True,
         show_progress: bool = False,
         *,
@@ -206,7 +207,9 @@ class Reranker:
         """As `score`, but returns the number of tokens of each pair and whether it was cut, too."""
         check_switches(truncate=truncate, show_progress=show_progress)
         check_errors(errors)
-        length = choose_length(max_length, self.tokenizer.pair_specials, self.max_length)
+        length = choose_length(
+            max_length, self.tokenizer.pair_specials, self.max_length, self.manifest.max_length
+        )
         checked = [check_pair(pair, index, errors) for index, pair in enumerate(as_pairs(pairs))]
         tokens = self.tokenizer.encode_pairs(checked, max_length=length, truncate=truncate, unicode=unicode)
         with Progress(len(tokens), show_progress, "pair") as advance:

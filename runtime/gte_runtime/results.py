@@ -29,7 +29,8 @@ class Embeddings:
     """The vectors of N texts, in input order."""
 
     dense: Float32 | None
-    """[N, dim], L2-normalised after the cut; None if they were not requested."""
+    """[N, dim], L2-normalised after the cut unless the call said otherwise; None if they were not
+    requested."""
     sparse: SparseVectors | None
     """One vector for each text; None if they were not requested, or the checkpoint has no sparse head."""
     tokens: Int64

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,49 @@ def cut_and_normalise(cls: Float32, dim: int | None = None) -> Float32:
     norms = np.sqrt(np.einsum("ij,ij->i", cut, cut, dtype=np.float64))
     normalised: Float32 = (cut / np.maximum(norms, SMALLEST_NORM)[:, None]).astype(np.float32)
     return normalised
+
+
+def cut(cls: Float32, dim: int | None, normalise: bool) -> Float32:
+    """The first `dim` values of each row, [N, dim], L2-normalised after the cut if `normalise`."""
+    return cut_and_normalise(cls, dim) if normalise else np.ascontiguousarray(cls[:, :dim])
+
+
+def euclidean(a: Float32, b: Float32) -> Float32:
+    """The negated Euclidean distance along the last axis."""
+    return np.asarray(-np.sqrt(np.square(a - b).sum(axis=-1)), np.float32)
+
+
+def manhattan(a: Float32, b: Float32) -> Float32:
+    """The negated sum of absolute differences along the last axis."""
+    return np.asarray(-np.abs(a - b).sum(axis=-1), np.float32)
+
+
+DISTANCES: dict[str, Callable[[Float32, Float32], Float32]] = {"euclidean": euclidean, "manhattan": manhattan}
+
+
+def each_with_each(name: str, a: Float32, b: Float32) -> Float32:
+    """Similarities of every row with every row: [N, M] for a [N, dim] and b [M, dim].
+
+    `name` is one of `manifest.SIMILARITIES`; larger is more similar, so distances are negated. They are
+    computed from differences, row by row, since the usual formula with products loses small distances to
+    rounding.
+    """
+    a, b = np.atleast_2d(a), np.atleast_2d(b)
+    if name in DISTANCES:
+        rows: list[Any] = [DISTANCES[name](row, b) for row in a]
+        return np.stack(rows) if rows else np.zeros((0, len(b)), np.float32)
+    if name == "cosine":
+        a, b = cut_and_normalise(a), cut_and_normalise(b)
+    return np.asarray(a @ b.T, np.float32)
+
+
+def pairwise(name: str, a: Float32, b: Float32) -> Float32:
+    """Similarities of row i with row i: [N] for a and b [N, dim]; a scalar for two vectors."""
+    if name in DISTANCES:
+        return DISTANCES[name](a, b)
+    if name == "cosine":
+        a, b = (cut_and_normalise(np.atleast_2d(rows)).reshape(rows.shape) for rows in (a, b))
+    return np.asarray((a * b).sum(axis=-1), np.float32)
 
 
 def lexical(query: Mapping[str, float], document: Mapping[str, float]) -> float:

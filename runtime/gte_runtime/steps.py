@@ -51,17 +51,23 @@ class Steps:
     @property
     def dim(self) -> int:
         """Length of an uncut dense vector."""
-        return self.manifest.architecture.hidden_size
+        return self.manifest.dim
 
     @property
     def max_length(self) -> int:
         """Tokens the model has positions for, special tokens included."""
         return self.manifest.architecture.max_positions
 
+    def length(self, max_length: object) -> int:
+        """The limit in tokens that a call's `max_length` means; None is the checkpoint's own. Raises
+        ConfigError for one that the model does not take."""
+        specials, positions = self.tokenizer.specials, self.max_length
+        return choose_length(max_length, specials, positions, self.manifest.max_length)
+
     def tokens(
         self,
         texts: str | Iterable[str],
-        max_length: int = 8192,
+        max_length: int | None = None,
         truncate: bool = True,
         *,
         errors: OnBadUnicode = "strict",
@@ -71,7 +77,7 @@ class Steps:
         """The first step of `Embedder.encode`: check and tokenize texts. Arguments are those of `encode`, but
         by default there is no prompt."""
         check_errors(errors)
-        length = choose_length(max_length, self.tokenizer.specials, self.max_length)
+        length = self.length(max_length)
         prompt = self.prompt(prompt_name)
         checked = [prompt + check_text(text, index, errors) for index, text in enumerate(as_texts(texts))]
         return self.tokenizer.encode(checked, max_length=length, truncate=truncate, unicode=unicode)
@@ -95,12 +101,13 @@ class Steps:
         dense: bool = True,
         sparse: bool = True,
         dim: int | None = None,
+        normalize: bool = True,
         index: Int64 | None = None,
     ) -> Embeddings:
         """The third step: make vectors from the model's results. `index` is the position of each text in the
         input, [N], by default 0 to N - 1."""
         return Embeddings(
-            dense=scoring.cut_and_normalise(states.cls, dim) if dense else None,
+            dense=scoring.cut(states.cls, dim, normalize) if dense else None,
             sparse=self._sparse_vectors(tokens, states) if sparse else None,
             tokens=np.array([len(t.ids) for t in tokens], np.int64),
             truncated=np.array([t.truncated for t in tokens], np.bool_),
@@ -132,10 +139,10 @@ class Steps:
         return prompts[name]
 
     def check_dim(self, dim: object) -> int:
-        """How many values of a vector to keep; None is all. Warns below the smallest dimension that the model
-        was trained for; raises ConfigError outside 1..H."""
+        """How many values of a vector to keep; None is what the checkpoint says, mostly all. Warns below the
+        smallest dimension that the model was trained for; raises ConfigError outside 1..dim."""
         if dim is None:
-            return self.dim
+            return self.manifest.truncate_dim or self.dim
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or not 1 <= dim <= self.dim:
             raise ConfigError(f"dim is {repr(dim)[:40]}; expected an integer from 1 to {self.dim}")
         if dim < self.manifest.smallest_dim:
@@ -158,7 +165,7 @@ class Steps:
 
     def tokenize_part(
         self,
-        max_length: int = 8192,
+        max_length: int | None = None,
         truncate: bool = True,
         *,
         errors: OnBadUnicode = "strict",
@@ -168,7 +175,7 @@ class Steps:
         """A function that tokenizes one part of a stream. Arguments are those of `Embedder.encode`."""
         check_errors(errors)
         choose_form(unicode, EXACT)
-        length = choose_length(max_length, self.tokenizer.specials, self.max_length)
+        length = self.length(max_length)
         prompt = self.prompt(prompt_name)
 
         def encode(part: Sequence[object], first: int) -> list[Tokens]:
@@ -180,7 +187,13 @@ class Steps:
         return lambda part, first: encode_each(encode, part, first)
 
     def run_part(
-        self, first: int, tokenized: Sequence[Tokens | InputError], dense: bool, sparse: bool, dim: int
+        self,
+        first: int,
+        tokenized: Sequence[Tokens | InputError],
+        dense: bool,
+        sparse: bool,
+        dim: int,
+        normalize: bool = True,
     ) -> Embeddings:
         """The vectors of one part of a stream. Texts without a result are in `rejected`."""
         tokens = [one for one in tokenized if isinstance(one, Tokens)]
@@ -198,6 +211,7 @@ class Steps:
             dense=dense,
             sparse=sparse,
             dim=dim,
+            normalize=normalize,
             index=index[good],
         )
         return replace(out, rejected=tuple(sorted(rejected, key=lambda one: one.index)))
@@ -208,7 +222,7 @@ class Steps:
         dense_weight: float,
         sparse_weight: float,
         dim: int,
-        max_length: int,
+        max_length: int | None,
     ) -> Float64:
         """Hybrid scores of pairs, float64 [N]. Arguments are those of `Embedder.score`, already checked."""
         if sparse_weight:

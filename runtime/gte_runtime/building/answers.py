@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoint.modules import Settings
 from ..checkpoint.tensors import Checkpoint
 from ..format.manifest import PairCheck, SelfCheck
-from ..proof.oracle import Reference, forward
+from ..proof.oracle import Reference, after_encoder, forward
 from ..scoring import cut_and_normalise
 from ..tokenization import Tokenizer
 
@@ -34,15 +35,19 @@ class Answer:
     ids: NDArray[np.int64]
     reference: Reference
     pair: tuple[str, str] | None = None
+    vector: NDArray[np.floating] | None = None
+    """Of a text: what follows the encoder makes of its states, [dim], not normalised."""
 
     def self_check(self) -> SelfCheck:
         """What the manifest records of a text."""
-        dense = cut_and_normalise(self.reference.cls[None].astype(np.float32))[0]
+        assert self.vector is not None
+        dense = cut_and_normalise(self.vector[None].astype(np.float32))[0]
         return SelfCheck(
             text=self.text,
             ids=tuple(self.ids.tolist()),
             dense=_rounded(dense),
             token_weights=_rounded(self.reference.token_weights),
+            norm=float(f"{np.linalg.norm(self.vector):.8g}"),
         )
 
     def pair_check(self) -> PairCheck:
@@ -57,7 +62,9 @@ class Answer:
         )
 
 
-def compute_answers(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answer, ...]:
+def compute_answers(
+    checkpoint: Checkpoint, tokenizer: Tokenizer, settings: Settings = Settings()
+) -> tuple[Answer, ...]:
     """Run the oracle on the self-check texts or, for a reranker, pairs."""
     longest = checkpoint.config.architecture.max_positions
     if checkpoint.reranker:
@@ -68,7 +75,13 @@ def compute_answers(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[Answe
         )
     texts = (*SHORT_TEXTS, LONG_TEXT)
     ids = [tokens.ids for tokens in tokenizer.encode(texts, max_length=longest)]
-    return tuple(Answer(text, one, forward(checkpoint, one)) for text, one in zip(texts, ids, strict=True))
+    layers = [(*dense.read(checkpoint.folder), dense.activation) for dense in settings.dense]
+
+    def answer(text: str, one: NDArray[np.int64]) -> Answer:
+        reference = forward(checkpoint, one)
+        return Answer(text, one, reference, vector=after_encoder(reference.hidden, settings.pooling, layers))
+
+    return tuple(answer(text, one) for text, one in zip(texts, ids, strict=True))
 
 
 def largest_inputs(answers: Sequence[Answer]) -> dict[str, NDArray[np.floating]]:

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.directory import LFS_POINTER
 from ..checkpoint.modules import Settings, read_settings
 from ..checkpoint.tensors import Checkpoint
+from ..checkpoint.tokenizer import read_tokenizer
 from ..errors import (
     BundleCorruptError,
     BundleError,
@@ -30,18 +30,19 @@ from ..errors import (
     SelfCheckFailed,
 )
 from ..format import manifest as manifests
-from ..format.manifest import FileRecord, Manifest, Variant
+from ..format.manifest import STATES, DenseRecord, FileRecord, Manifest, Variant
 from ..format.models import models_directory
 from ..format.recipe import GraphRecipe, Recipe, find_graphs
 from ..machine.files import read_regular, sync
-from ..tokenization import EXACT, Form, Tokenizer
+from ..tokenization import DEFAULT_LENGTH, EXACT, Form, Tokenizer
 from ..version import __version__
 from .answers import Answer, compute_answers, largest_inputs
 from .int8 import has_outliers
 from .judge import prove
 from .material import material_of
 from .publish import publish, staging
-from .weights import write_weights
+from .resize import resize_layout
+from .weights import fit_graph, read_layouts, write_weights
 from .write import sha256_of, write
 
 FLASH_FROM = 128
@@ -102,15 +103,16 @@ def build(
             opened.config.architecture, graphs, shipped=models_directory(), reranker=opened.reranker
         )
         chosen = _choose(recipe, variants, opened.table_dtype)
-        settings = read_settings(checkpoint)
+        settings = read_settings(opened.folder, reranker=opened.reranker, ignore_unknown=ignore_unused)
+        _check_settings(settings, opened, chosen)
         if prompts and not settings.prompts:
-            settings = Settings(dict(prompts))
-        tokenizer_json = _tokenizer_json(checkpoint)
+            settings = replace(settings, prompts=dict(prompts))
+        tokenizer_json = read_tokenizer(opened.folder, opened.encoder, settings.lower_case)
         tokenizer = _checked_tokenizer(tokenizer_json, opened)
         try:
             bundle.parent.mkdir(parents=True, exist_ok=True)
             with staging(bundle) as temporary:
-                answers = compute_answers(opened, tokenizer)
+                answers = compute_answers(opened, tokenizer, settings)
                 inputs = Inputs(
                     opened, source, tokenizer, tokenizer_json, answers, settings, name, origin, unicode
                 )
@@ -193,17 +195,15 @@ def _stage(staged: Path, inputs: Inputs, chosen: Sequence[GraphRecipe]) -> Stage
     """Write all files of a bundle but its manifest, and compare each variant with the oracle."""
     staged.mkdir()
     files = {"tokenizer.json": write(staged / "tokenizer.json", [inputs.tokenizer_json])}
-    files |= _write_graphs(staged, inputs.graphs, chosen)
-    files |= write_weights(staged, inputs.graphs, chosen, material_of(inputs.checkpoint, inputs.largest))
-    manifest = _manifest(inputs.checkpoint, inputs.tokenizer, chosen, files, inputs.answers)
-    manifest = replace(
-        manifest,
-        model=inputs.name or manifest.model,
-        origin=inputs.origin,
-        prompts=inputs.settings.prompts,
-        default_prompt=inputs.settings.default_prompt,
-        unicode=inputs.unicode,
-    )
+    files |= _write_dense(staged, inputs)
+    traced = read_layouts(inputs.graphs, chosen)
+    architecture = inputs.checkpoint.config.architecture
+    fitted = {file: resize_layout(layout, architecture) for file, layout in traced.items()}
+    for graph in chosen:
+        data = fit_graph(graph, _read_graph(inputs.graphs, graph), traced, fitted)
+        files[_graph_name(graph)] = write(staged / _graph_name(graph), [data])
+    files |= write_weights(staged, fitted, material_of(inputs.checkpoint, inputs.largest))
+    manifest = _manifest(inputs, chosen, files)
     _check_manifest(manifest)
     return Staged(
         staged,
@@ -242,19 +242,23 @@ def _choose(recipe: Recipe, variants: Iterable[str], table: str) -> list[GraphRe
     return chosen
 
 
-def _tokenizer_json(checkpoint: Path) -> bytes:
-    try:
-        data = read_regular(checkpoint / "tokenizer.json", manifests.MAX_TOKENIZER)
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"no tokenizer.json in {checkpoint.name}; "
-            "the tokenizer belongs to the checkpoint and is not replaced"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"tokenizer.json cannot be read: {error.strerror or error}") from None
-    if data.startswith(LFS_POINTER):
-        raise CheckpointError("tokenizer.json is a Git LFS pointer, not the file itself; run git lfs pull")
-    return data
+def _check_settings(settings: Settings, checkpoint: Checkpoint, chosen: Iterable[GraphRecipe]) -> None:
+    """Raises CheckpointError for layers that do not fit each other, ConfigError for graphs that give too
+    little."""
+    width = checkpoint.config.architecture.hidden_size * len(settings.pooling)
+    for layer in settings.dense:
+        if layer.inputs != width:
+            raise CheckpointError(
+                f"{layer.folder}/config.json: in_features is {layer.inputs}, "
+                f"what comes before it gives {width}"
+            )
+        width = layer.outputs
+    for graph in chosen:
+        if settings.pooling != ("cls",) and graph.outputs != STATES:
+            raise ConfigError(
+                f"the checkpoint's pooling is {', '.join(settings.pooling)}, which needs the states "
+                f"of all tokens; {graph.file} gives none: trace the architecture again"
+            )
 
 
 def _checked_tokenizer(data: bytes, checkpoint: Checkpoint) -> Tokenizer:
@@ -266,53 +270,86 @@ def _checked_tokenizer(data: bytes, checkpoint: Checkpoint) -> Tokenizer:
     return tokenizer
 
 
-def _write_graphs(staged: Path, source: Path, chosen: Iterable[GraphRecipe]) -> dict[str, FileRecord]:
+def _read_graph(source: Path, graph: GraphRecipe) -> bytes:
+    """The bytes of a traced graph. Raises BundleError where they are not those of the recipe."""
+    try:
+        data = read_regular(source / graph.file, manifests.MAX_GRAPH)
+    except OSError:
+        raise BundleCorruptError(
+            graph.file,
+            expected=f"a graph in {source.name}",
+            got="nothing",
+            hint="trace the architecture again",
+        ) from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != graph.sha256:
+        raise BundleCorruptError(
+            graph.file,
+            expected=f"sha256 {graph.sha256[:12]}…",
+            got=f"{found[:12]}…",
+            hint="trace the architecture again",
+        )
+    return data
+
+
+def _write_dense(staged: Path, inputs: Inputs) -> dict[str, FileRecord]:
+    """The weights of the layers after the pooling, in float32 whatever the variant: they are small."""
     files = {}
-    for graph in chosen:
-        try:
-            data = read_regular(source / graph.file, manifests.MAX_GRAPH)
-        except OSError:
-            raise BundleCorruptError(
-                graph.file,
-                expected=f"a graph in {source.name}",
-                got="nothing",
-                hint="trace the architecture again",
-            ) from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != graph.sha256:
-            raise BundleCorruptError(
-                graph.file,
-                expected=f"sha256 {graph.sha256[:12]}…",
-                got=f"{found[:12]}…",
-                hint="trace the architecture again",
-            )
-        files[_graph_name(graph)] = write(staged / _graph_name(graph), [data])
+    for place, layer in enumerate(inputs.settings.dense):
+        values = (part.astype("<f4").tobytes() for part in layer.read(inputs.checkpoint.folder))
+        files[_dense_name(place)] = write(staged / _dense_name(place), values)
     return files
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    tokenizer: Tokenizer,
-    chosen: Iterable[GraphRecipe],
-    files: dict[str, FileRecord],
-    answers: Iterable[Answer],
-) -> Manifest:
+def _dense_name(place: int) -> str:
+    return f"dense-{place + 1}.bin"
+
+
+def _source(checkpoint: Checkpoint) -> str:
+    """The sha256 of the weights: of the file or, for shards, of the lines that `sha256sum` prints."""
+    hashes = [(sha256_of(path), path.name) for path in checkpoint.weight_files]
+    if len(hashes) == 1:
+        return hashes[0][0]
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for digest, name in hashes).encode()).hexdigest()
+
+
+def _manifest(inputs: Inputs, chosen: Iterable[GraphRecipe], files: dict[str, FileRecord]) -> Manifest:
+    checkpoint, settings, answers = inputs.checkpoint, inputs.settings, inputs.answers
     config = checkpoint.config
+    positions = config.architecture.max_positions
+    records = tuple(
+        DenseRecord(
+            file=_dense_name(place), inputs=layer.inputs, outputs=layer.outputs, activation=layer.activation
+        )
+        for place, layer in enumerate(settings.dense)
+    )
+    dim = records[-1].outputs if records else config.architecture.hidden_size * len(settings.pooling)
+    trained = [size for size in config.trained_dims if size <= dim]
+    length = min(settings.max_length or positions, positions)
     return Manifest(
-        model=checkpoint.directory.resolve().name,
+        model=inputs.name or checkpoint.folder.name,
         made_by=f"gte-runtime {__version__}",
-        source=sha256_of(checkpoint.directory / "model.safetensors"),
+        source=_source(checkpoint),
         notice=config.notice,
         architecture=config.architecture,
         sparse=checkpoint.has_sparse_head,
-        smallest_dim=config.trained_dims[0]
-        if config.trained_dims
-        else min(TRAINED_DIM, config.architecture.hidden_size // 2),
-        tokenizer=tokenizer.record,
+        smallest_dim=trained[0] if trained else min(TRAINED_DIM, max(1, dim // 2)),
+        tokenizer=inputs.tokenizer.record,
         files=files,
-        variants={graph.variant: _variant(graph, config.architecture.max_positions) for graph in chosen},
+        variants={graph.variant: _variant(graph, positions) for graph in chosen},
         self_checks=tuple(answer.self_check() for answer in answers if answer.pair is None),
         pair_checks=tuple(answer.pair_check() for answer in answers if answer.pair is not None),
+        origin=inputs.origin or checkpoint.folder.origin,
+        prompts=settings.prompts,
+        default_prompt=settings.default_prompt,
+        unicode=inputs.unicode,
+        pooling=settings.pooling,
+        dense=records,
+        normalize=settings.normalize,
+        max_length=0 if length == min(DEFAULT_LENGTH, positions) else length,
+        truncate_dim=settings.truncate_dim if settings.truncate_dim < dim else 0,
+        similarity=settings.similarity,
+        activation=settings.activation or config.activation or "sigmoid",
     )
 
 

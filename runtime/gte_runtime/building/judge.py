@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..device.cpu import CpuSession
 from ..format.manifest import Manifest
+from ..inference.pooling import with_pooling
 from ..inference.session import Session
 from ..machine.files import read_regular
 from ..machine.threads import thread_count
@@ -31,6 +32,9 @@ def judge(directory: Path, manifest: Manifest, name: str) -> Session:
     """A session for a variant: ONNX Runtime on the CPU, or numpy for graphs without CPU kernels."""
     variant = manifest.variants[name]
     graph = read_regular(directory / variant.graph)
-    if variant.batch == "packed":
-        return NumpySession(graph, directory)
-    return CpuSession(graph, directory, variant, manifest.architecture.hidden_size, threads=thread_count())
+    encoder: Session = (
+        NumpySession(graph, directory)
+        if variant.batch == "packed"
+        else CpuSession(graph, directory, variant, manifest.architecture.hidden_size, threads=thread_count())
+    )
+    return with_pooling(encoder, manifest, lambda name: read_regular(directory / name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import BundleCorruptError
@@ -12,33 +12,55 @@ from ..format.manifest import FileRecord
 from ..format.recipe import GraphRecipe
 from ..machine.files import read_regular
 from .material import Material
+from .resize import resize_graph
 from .transforms import pieces
 from .write import write
 
 
-def write_weights(
-    staged: Path, source: Path, chosen: Iterable[GraphRecipe], material: Material
-) -> dict[str, FileRecord]:
-    """Write the weight files of the chosen graphs, each file once, however many graphs point into it.
+def read_layouts(source: Path, chosen: Iterable[GraphRecipe]) -> dict[str, Layout]:
+    """{weight file: its layout} for all files of the chosen graphs.
+
+    Raises:
+        BundleError: a layout is missing or is none.
+    """
+    files = dict.fromkeys(file for graph in chosen for file in graph.weights)
+    return {file: _read_layout(source, file) for file in files}
+
+
+def write_weights(staged: Path, layouts: Mapping[str, Layout], material: Material) -> dict[str, FileRecord]:
+    """Write weight files, each once, however many graphs point into it.
 
     Args:
         staged: the directory to write into.
-        source: the directory of graphs and layouts.
-        chosen: the graphs.
+        layouts: of all files.
         material: the inputs of the transforms.
 
     Returns:
         {file: size and hash}.
+    """
+    return {file: _write_weight_file(staged / file, layout, material) for file, layout in layouts.items()}
+
+
+def fit_graph(
+    graph: GraphRecipe, data: bytes, traced: Mapping[str, Layout], fitted: Mapping[str, Layout]
+) -> bytes:
+    """The bytes of a graph for tables of other heights; see `resize`.
+
+    Args:
+        graph: its record.
+        data: its bytes as they were traced.
+        traced: the layouts that were written with it, by file.
+        fitted: the same with the heights of the checkpoint.
 
     Raises:
-        BundleError: a layout is missing or is none, or a graph's pointers are not those of its layouts.
+        BundleError: it does not point where its layouts say.
     """
-    layouts: dict[str, Layout] = {}
-    for graph in chosen:
-        for file in graph.weights:
-            layouts.setdefault(file, _read_layout(source, file))
-        _check_pointers(graph, read_regular(source / graph.file), layouts)
-    return {file: _write_weight_file(staged / file, layout, material) for file, layout in layouts.items()}
+    _check_pointers(graph, data, traced)
+    if all(traced[file] is fitted[file] for file in graph.weights):
+        return data
+    data = resize_graph(data, graph.file, {file: fitted[file] for file in graph.weights})
+    _check_pointers(graph, data, fitted)
+    return data
 
 
 def _read_layout(source: Path, file: str) -> Layout:
@@ -55,7 +77,7 @@ def _read_layout(source: Path, file: str) -> Layout:
     return Layout.from_json(text)
 
 
-def _check_pointers(graph: GraphRecipe, data: bytes, layouts: dict[str, Layout]) -> None:
+def _check_pointers(graph: GraphRecipe, data: bytes, layouts: Mapping[str, Layout]) -> None:
     expected = {
         (layouts[f].file, t.name, t.offset, t.size) for f in graph.weights for t in layouts[f].tensors
     }

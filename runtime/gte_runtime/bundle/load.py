@@ -13,6 +13,7 @@ from ..device.cpu import CpuSession
 from ..device.runtime import knows_operator, runtime
 from ..errors import BundleError, BundleVersionError, ConfigError, GteError
 from ..format.graph import OPERATORS, GraphFacts, check_operators, check_pointers, inspect_graph
+from ..inference.pooling import with_pooling
 from ..inference.session import Session
 from ..machine import processor
 from ..machine.cache import recall, remember
@@ -118,7 +119,7 @@ def _load(
         # Aside, too, since both import. A signal while the main thread waits for Python's import lock leaves
         # that locked for ever, and the other thread would never end (seen in 3.11).
         tokenizer = aside(make_tokenizer, "gte-load")
-        session = loading.result()
+        encoder = loading.result()
     except BaseException as error:
         loading.end()  # a session that loads cannot be stopped
         if isinstance(error, GteError) and loading.failure is not None:
@@ -127,6 +128,7 @@ def _load(
             loading.value.close()
         raise
     try:
+        session = with_pooling(encoder, manifest, bundle.read)
         if checked.fresh:
             tokenizer.check_ids(manifest.architecture.vocab_size)
         checked.check_names()
@@ -134,12 +136,12 @@ def _load(
         check_finite(bundle, facts)
         invariance = _invariance(bundle, name, session, provider, threads)
     except BaseException:
-        session.close()
+        encoder.close()
         raise
     bundle.remember(checked)
     checked.keep(variant.weights)
     give_back()  # the memory that loading needed: a sixth of what a process with full-size int8 weights held
-    return Loaded(session, tokenizer, invariance, _captured(session))
+    return Loaded(session, tokenizer, invariance, _captured(encoder))
 
 
 def inspect_variant(bundle: Bundle, name: str) -> GraphFacts:

@@ -20,13 +20,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from ..checkpoint.modules import FILES as OPTIONAL
+from ..checkpoint.fetching import fetch_checkpoint
 from ..errors import ConfigError, DownloadError, GteError
 from ..format.manifest import FileRecord
 from ..format.named import NamedModel
 
 REQUIRED = ("config.json", "tokenizer.json", "model.safetensors")
-"""Files of every checkpoint, small ones first: a wrong config shows before 600 MB are downloaded."""
+"""Files of every checkpoint. Old releases of sentence-transformers put them into a folder, and the weights
+may be several files with an index; see `checkpoint.fetching`."""
 
 MAIN = "main"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -114,18 +115,24 @@ def download(want: Wanted, *, wait: Callable[[float], None] = time.sleep) -> Dow
     """
     with _quiet(), _plain_names(want):
         commit = _commit(want, wait)
-        for name in REQUIRED:
-            path = _fetch(want, name, commit, wait)
+
+        def fetch(name: str, required: bool = False) -> Path | None:
+            path = _fetch(want, name, commit, wait, required)
+            if path is not None:
+                _check_hash(want, name, path)
+            return path
+
+        def require(name: str) -> Path:
+            path = fetch(name, required=True)
             if path is None:
                 raise DownloadError(
                     f"{want.hub} has no {name} at {commit[:12]}; "
                     f"a checkpoint that can be built has {', '.join(REQUIRED)}"
                 )
-            _check_hash(want, name, path)
-        for name in OPTIONAL:
-            if (path := _fetch(want, name, commit, wait)) is not None:
-                _check_hash(want, name, path)
-        return Downloaded(path_of_snapshot(want, commit), commit)
+            return path
+
+        fetch_checkpoint(fetch, require)
+        return Downloaded(_cache_of(want) / "snapshots" / commit, commit)
 
 
 @contextlib.contextmanager
@@ -183,13 +190,11 @@ def _set_hooks(session: Any, functions: list[Any]) -> None:
         session.event_hooks = {**session.event_hooks, "response": functions}
 
 
-def path_of_snapshot(want: Wanted, commit: str) -> Path:
-    """The directory of a commit in huggingface_hub's cache, which must hold its config.json."""
-    import huggingface_hub
+def _cache_of(want: Wanted) -> Path:
+    """The repository's part of huggingface_hub's cache."""
+    from huggingface_hub import constants
 
-    found = huggingface_hub.try_to_load_from_cache(want.hub, REQUIRED[0], revision=commit)
-    assert isinstance(found, str)
-    return Path(found).parent
+    return Path(constants.HF_HUB_CACHE) / f"models--{want.hub.replace('/', '--')}"
 
 
 def _commit(want: Wanted, wait: Callable[[float], None]) -> str:
@@ -225,10 +230,7 @@ def _commit(want: Wanted, wait: Callable[[float], None]) -> str:
 
 def _cached_commit(want: Wanted) -> str:
     """The commit of the revision when it was last downloaded."""
-    from huggingface_hub import constants
-
-    folder = f"models--{want.hub.replace('/', '--')}"
-    reference = Path(constants.HF_HUB_CACHE) / folder / "refs" / want.revision
+    reference = _cache_of(want) / "refs" / want.revision
     try:
         commit = reference.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
@@ -241,8 +243,14 @@ def _cached_commit(want: Wanted) -> str:
     return commit
 
 
-def _fetch(want: Wanted, name: str, commit: str, wait: Callable[[float], None]) -> Path | None:
-    """Download a file, or find it in the cache, and return its path; None if the commit has no such file."""
+def _fetch(
+    want: Wanted, name: str, commit: str, wait: Callable[[float], None], required: bool
+) -> Path | None:
+    """Download a file, or find it in the cache, and return its path; None if the commit has no such file.
+
+    Offline it is None also for a file that is not required and of which the cache knows nothing. A build
+    refuses that where the file could change the model; see `checkpoint.files`.
+    """
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -252,7 +260,7 @@ def _fetch(want: Wanted, name: str, commit: str, wait: Callable[[float], None]) 
     if cached is not None:  # the cache has a note that the commit has no such file
         return None
     if constants.HF_HUB_OFFLINE:
-        if name in OPTIONAL:
+        if not required:
             return None
         raise DownloadError(
             f"HF_HUB_OFFLINE is set and {name} of {want.hub} at {commit[:12]} is not in the hub's cache; "
@@ -265,7 +273,17 @@ def _fetch(want: Wanted, name: str, commit: str, wait: Callable[[float], None]) 
             )
         )
     except _Missing:
+        _note_absent(want, name, commit)
         return None
+
+
+def _note_absent(want: Wanted, name: str, commit: str) -> None:
+    """Note that the commit has no such file. huggingface_hub does it only where the answer names the commit,
+    which a mirror's may not. A build takes a file without that note as not downloaded."""
+    note = _cache_of(want) / ".no_exist" / commit / name
+    with contextlib.suppress(OSError):
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
 
 
 def _check_hash(want: Wanted, name: str, path: Path) -> None:

@@ -16,6 +16,7 @@ from ..errors import CheckpointError
 from ..format.architecture import BOUNDS, Architecture
 from ..format.values import parse_json, shown
 from ..machine.files import read_regular
+from .activation import activation
 from .rope import Rope
 
 MODEL_TYPES = ("new", "gte")
@@ -27,7 +28,8 @@ READ = {
     "logn_attention_scale", "matryoshka_dimensions", "matryoshka_dims", "max_position_embeddings",
     "model_type", "notice", "num_attention_heads", "num_hidden_layers", "pack_qkv",
     "position_embedding_type", "pruned_heads", "rope_parameters", "rope_scaling", "rope_theta",
-    "type_vocab_size", "unpad_inputs", "use_memory_efficient_attention", "vocab_size",
+    "sbert_ce_default_activation_function", "sentence_transformers", "type_vocab_size",
+    "unpad_inputs", "use_memory_efficient_attention", "vocab_size",
 }  # fmt: skip
 """Keys whose value is read or checked."""
 
@@ -44,7 +46,7 @@ WITHOUT_EFFECT = {
     "label2id", "length_penalty", "mask_token_id", "max_length", "min_length", "no_repeat_ngram_size",
     "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states",
     "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values",
-    "repetition_penalty", "return_dict", "return_dict_in_generate", "sentence_transformers",
+    "repetition_penalty", "return_dict", "return_dict_in_generate",
     "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
     "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype",
     "torchscript", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
@@ -69,6 +71,9 @@ class Config:
     type_vocab_size: int
     names_reranker: bool
     """`architectures` names a sequence classifier, so the checkpoint must have a pooler and a classifier."""
+    activation: str
+    """What sentence-transformers applies to a reranker's scores, "sigmoid" or "identity"; empty where the
+    config does not say it."""
     trained_dims: tuple[int, ...]
     """The lengths of vectors that the model was trained for (Matryoshka), ascending, if it names any."""
     unknown: tuple[str, ...]
@@ -135,10 +140,20 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         rope=_rope(raw, architecture.head_size),
         type_vocab_size=_integer(raw, "type_vocab_size", default=1),
         names_reranker=any("SequenceClassification" in str(name) for name in names),
+        activation=_activation(raw),
         trained_dims=tuple(sorted(d for d in dims if isinstance(d, int) and 0 < d <= hidden)),
         unknown=tuple(sorted(str(key)[:80] for key in raw.keys() - READ - WITHOUT_EFFECT)),
         notice=str(raw.get("notice", "")),
     )
+
+
+def _activation(raw: Mapping[str, Any]) -> str:
+    """Of a cross-encoder, as sentence-transformers 4 and later write it, and those before."""
+    library = raw.get("sentence_transformers")
+    name, path = "sbert_ce_default_activation_function", raw.get("sbert_ce_default_activation_function")
+    if isinstance(library, Mapping) and library.get("activation_fn") is not None:
+        name, path = "sentence_transformers.activation_fn", library["activation_fn"]
+    return "" if path is None else activation(path, name, ("sigmoid", "identity"))
 
 
 def _refuse_other_models(raw: Mapping[str, Any]) -> None:

@@ -27,7 +27,10 @@ from numpy.typing import NDArray
 from ..arrays import all_finite
 from ..errors import CheckpointError
 from .config import Config, read_config
-from .safetensors import FLOATS, SafetensorsFile
+from .files import Folder, open_folder
+from .modules import encoder_folder, read_modules
+from .safetensors import FLOATS
+from .shards import Weights
 
 PREFIXES = ("new.", "gte.", "0.auto_model.")
 BUFFERS = ("embeddings.position_ids", "rotary_emb.inv_freq", "embeddings.rotary_emb.inv_freq")
@@ -60,9 +63,13 @@ class Checkpoint:
     """
 
     def __init__(self, directory: Path, *, ignore_unused: bool = False) -> None:
-        self.directory = directory
-        self.config: Config = read_config(directory)
-        self._file = SafetensorsFile(_weights_file(directory))
+        self.folder: Folder = open_folder(directory)
+        """Of modules.json and the like."""
+        self.encoder = encoder_folder(read_modules(self.folder, unsure=True))
+        """The folder in it that has the encoder's files; mostly "", itself."""
+        self.directory = self.folder.root / self.encoder
+        self.config: Config = read_config(self.directory)
+        self._file = Weights(self.directory)
         try:
             prefix = _prefix(self._file)
             self._sources = _sources(self._file, prefix, self.config)
@@ -85,6 +92,11 @@ class Checkpoint:
         except CheckpointError:
             self._file.close()
             raise
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """model.safetensors, or the shards in the order of their index."""
+        return self._file.paths
 
     @property
     def has_sparse_head(self) -> bool:
@@ -135,7 +147,7 @@ class Checkpoint:
         values = self._file.read(source.tensor, slice(start, stop))
         if not all_finite(values):
             raise CheckpointError(
-                f"tensor {source.tensor[:80]} of {self._file.name} holds NaN or infinity; "
+                f"tensor {source.tensor[:80]} of {self._file.file_of(source.tensor)} holds NaN or infinity; "
                 "the checkpoint is damaged, download it again"
             )
         return values
@@ -195,23 +207,7 @@ def expected_shapes(config: Config, sparse: bool, reranker: bool = False) -> dic
     return shapes
 
 
-def _weights_file(directory: Path) -> Path:
-    file = directory / "model.safetensors"
-    if file.is_file():
-        return file
-    if (directory / "model.safetensors.index.json").exists():
-        raise CheckpointError(
-            f"{directory.name} is a sharded checkpoint; merge its parts into one model.safetensors"
-        )
-    if any(directory.glob("*.bin")) or any(directory.glob("*.pt")):
-        raise CheckpointError(
-            f"{directory.name} has only pickled weights, which can run code and are not read; "
-            "convert them to model.safetensors"
-        )
-    raise CheckpointError(f"no model.safetensors in {directory.name}; a checkpoint directory has one")
-
-
-def _prefix(file: SafetensorsFile) -> str:
+def _prefix(file: Weights) -> str:
     for prefix in (*PREFIXES, ""):
         if f"{prefix}embeddings.word_embeddings.weight" in file:
             return prefix
@@ -221,7 +217,7 @@ def _prefix(file: SafetensorsFile) -> str:
     )
 
 
-def _sources(file: SafetensorsFile, prefix: str, config: Config) -> dict[str, Source]:
+def _sources(file: Weights, prefix: str, config: Config) -> dict[str, Source]:
     def whole(tensor: str) -> Source:
         if tensor not in file:
             raise CheckpointError(f"tensor {tensor} is missing from {file.name}; the config asks for it")
@@ -252,7 +248,7 @@ def _sources(file: SafetensorsFile, prefix: str, config: Config) -> dict[str, So
     return sources
 
 
-def _pooler(file: SafetensorsFile, prefix: str) -> str | None:
+def _pooler(file: Weights, prefix: str) -> str | None:
     """The pooler's name without `.weight` or `.bias`; None where there is no pooler.
 
     In upstream's files it has the prefix that all tensors have; in those of some fine-tunes it has none.
@@ -267,9 +263,7 @@ def _pooler(file: SafetensorsFile, prefix: str) -> str | None:
     return found[0] if found else None
 
 
-def _upstream_layer(
-    at: str, file: SafetensorsFile, whole: Any, hidden: int, intermediate: int
-) -> dict[str, Source]:
+def _upstream_layer(at: str, file: Weights, whole: Any, hidden: int, intermediate: int) -> dict[str, Source]:
     """Upstream's names. Query, key and value may be one tensor; up and gate always are one, up first."""
     layer: dict[str, Source] = {}
     packed = f"{at}attention.qkv_proj.weight" in file or f"{at}attention.q_proj.weight" not in file
@@ -321,7 +315,7 @@ def _stored_expectation(source: Source, shape: tuple[int, ...]) -> tuple[int, ..
     return shape if source.stop is None else (source.stored_shape[0], *shape[1:])
 
 
-def _refuse_other_heads(file: SafetensorsFile, sources: dict[str, Source], config: Config) -> None:
+def _refuse_other_heads(file: Weights, sources: dict[str, Source], config: Config) -> None:
     """Refuse a classifier that is no reranker's of this family: its scores would be silently wrong."""
     logit = sources.get("pair_head.logit.weight")
     if config.names_reranker and logit is None:

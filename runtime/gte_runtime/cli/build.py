@@ -23,7 +23,9 @@ from .terminal import tell
     multiple=True,
     help="What to build; may be given several times. Default: cpu-fp32.",
 )
-@click.option("--ignore-unused", is_flag=True, help="Accept tensors that the architecture does not use.")
+@click.option(
+    "--ignore-unused", is_flag=True, help="Accept tensors and settings that are not known to change results."
+)
 @click.option("--nfc", is_flag=True, help="The bundle composes texts (Unicode NFC) unless told otherwise.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 def command(
@@ -60,7 +62,8 @@ def command(
     )
     size = sum(record.size for record in manifest.files.values()) / 1e6
     vectors = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"
-    head = "a reranker" if manifest.reranker else vectors
+    pooling = f"pooling {', '.join(manifest.pooling)}" + ("" if manifest.normalize else ", not normalised")
+    head = "a reranker" if manifest.reranker else f"{vectors}; {pooling}"
     built = ", ".join(manifest.variants)
     tell(f"{bundle.name}: {built}; {head}; {size:.0f} MB; agrees with the oracle")
 
@@ -69,6 +72,8 @@ def _no_checkpoint(path: Path) -> str | None:
     """What the path is if it obviously is no checkpoint."""
     from ..format.manifest import FILE
 
+    if path.is_file():
+        return None  # `build` names its kind
     if not path.is_dir():
-        return "a file" if path.exists() else "not there"
+        return "no directory" if path.exists() else "not there"
     return "a bundle already" if (path / FILE).exists() else None

@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 @click.option("--sparse/--no-sparse", default=False, help="Give sparse vectors too.")
 @click.option("--dense/--no-dense", default=True, help="Give dense vectors.")
 @click.option("--truncate/--no-truncate", default=True, help="Cut texts over --max-length, or reject them.")
+@click.option(
+    "--normalize/--no-normalize",
+    default=True,
+    help="Give vectors of length 1, or as the model computes them.",
+)
 @click.option("--prompt-name", help="The prompt of the model to put before every text, such as query.")
 @max_length_option
 @unicode_option
@@ -54,8 +59,9 @@ def command(
     sparse: bool,
     dense: bool,
     truncate: bool,
+    normalize: bool,
     prompt_name: str | None,
-    max_length: int,
+    max_length: int | None,
     nfc: bool | None,
     model: str,
     variant: str | None,
@@ -93,7 +99,12 @@ def command(
             unicode=form_of(nfc),
         ) as gte,
         writing.open_writer(
-            output, form, dim or gte.dim, gte.manifest.architecture.vocab_size, dense, sparse
+            output,
+            form,
+            dim or gte.manifest.truncate_dim or gte.dim,
+            gte.manifest.architecture.vocab_size,
+            dense,
+            sparse,
         ) as writer,
         Progress(None, output != "-" or not sys.stdout.isatty()) as advance,
     ):
@@ -107,6 +118,7 @@ def command(
                 max_length=max_length,
                 truncate=truncate,
                 prompt_name=prompt_name,
+                normalize=normalize,
             )
             for part in (_counted_from(first, each) for each in parts):
                 writer.write(part, rows.ids(part.index))

@@ -40,8 +40,8 @@ def command(model: str, as_json: bool) -> None:
         "made_by": manifest.made_by,
         "kind": "reranker" if manifest.reranker else "embedding model",
         "layers": a.layers,
-        "dimensions": a.hidden_size,
-        "max_length": a.max_positions,
+        "dimensions": manifest.dim,
+        "max_length": manifest.max_length or a.max_positions,
         "vocabulary": a.vocab_size,
         "sparse": manifest.sparse,
         "variants": {
@@ -55,12 +55,20 @@ def command(model: str, as_json: bool) -> None:
             for name, v in manifest.variants.items()
         },
     }
+    if not manifest.reranker:
+        layers = [f"{layer.inputs} x {layer.outputs} {layer.activation}" for layer in manifest.dense]
+        facts["pooling"] = [*manifest.pooling, *layers]
+        facts["normalized"] = manifest.normalize
+        facts["similarity"] = manifest.similarity
     if manifest.origin:
         facts["origin"] = manifest.origin
     if manifest.unicode != "exact":
         facts["unicode"] = manifest.unicode
+    if manifest.truncate_dim:
+        facts["truncate_dim"] = manifest.truncate_dim
     if manifest.prompts:
         facts["prompts"] = list(manifest.prompts)
+        facts["default_prompt"] = manifest.default_prompt or "none"
     if manifest.notice:
         facts["notice"] = manifest.notice
     if as_json:

@@ -91,7 +91,7 @@ def run(
     address: str | None,
     actors: int | None,
     progress: str,
-    max_length: int,
+    max_length: int | None,
     model: str,
     variant: str | None,
     provider: str,

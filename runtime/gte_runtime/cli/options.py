@@ -81,9 +81,7 @@ def form_of(nfc: bool | None) -> Form | None:
 max_length_option = click.option(
     "--max-length",
     type=int,
-    default=8192,
-    show_default=True,
-    help="Tokens per text, special tokens included.",
+    help="Tokens per text, special tokens included. Default: the checkpoint's own limit, at most 8192.",
 )
 
 

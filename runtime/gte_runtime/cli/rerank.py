@@ -31,9 +31,8 @@ from .terminal import show, show_json, tell
 @click.option(
     "--max-length",
     type=int,
-    default=8192,
-    show_default=True,
-    help="Tokens of query and document, special tokens included.",
+    help="Tokens of query and document, special tokens included. Default: the checkpoint's own limit, at "
+    "most 8192.",
 )
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
 @unicode_option
@@ -46,7 +45,7 @@ def command(
     top_k: int | None,
     sigmoid: bool,
     truncate: bool,
-    max_length: int,
+    max_length: int | None,
     form: str,
     nfc: bool | None,
     model: str,

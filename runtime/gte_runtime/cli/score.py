@@ -32,7 +32,7 @@ def command(
     sparse_weight: float,
     dim: int | None,
     form: str,
-    max_length: int,
+    max_length: int | None,
     nfc: bool | None,
     model: str,
     variant: str | None,

@@ -51,7 +51,7 @@ def command(
     dim: int | None,
     query_prompt: str | None,
     form: str,
-    max_length: int,
+    max_length: int | None,
     model: str,
     variant: str | None,
     provider: str,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def command(
     texts: tuple[str, ...],
     form: str,
-    max_length: int,
+    max_length: int | None,
     nfc: bool | None,
     model: str,
     variant: str | None,

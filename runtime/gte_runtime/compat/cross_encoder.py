@@ -73,8 +73,9 @@ class CrossEncoder(Surface):
             model_kwargs, processor_kwargs, config_kwargs, backend, keep_in_fp32_modules: accepted with a
                 warning.
             num_labels: None or 1; a reranker has one score.
-            max_length: most tokens of a pair; by default the model's limit, at most 8192.
-            activation_fn: applied to the raw scores; by default the sigmoid, as in the original.
+            max_length: most tokens of a pair; by default the checkpoint's limit, at most 8192.
+            activation_fn: applied to the raw scores; by default the checkpoint's, or else the sigmoid, as in
+                the original.
             automodel_args, default_activation_function: older names of model_kwargs and activation_fn.
             variant: not in the original; a variant of the bundle.
             threads: not in the original; processors to use, as in `Embedder.open`.
@@ -99,7 +100,8 @@ class CrossEncoder(Surface):
         self.reranker = Reranker.open(
             model_name_or_path, provider=self._provider, variant=variant, threads=threads, unicode=unicode
         )
-        self.max_seq_length: int = min(8192, self.reranker.max_length) if max_length is None else max_length
+        own = min(self.reranker.manifest.max_length or 8192, self.reranker.max_length)
+        self.max_seq_length: int = own if max_length is None else max_length
 
     def predict(
         self,
@@ -147,9 +149,8 @@ class CrossEncoder(Surface):
         pairs = [tuple(given)] if single else given.tolist() if isinstance(given, np.ndarray) else given
         shown = logger.getEffectiveLevel() <= logging.INFO if show_progress_bar is None else show_progress_bar
         function = activation_fn or self.activation_fn
-        scores = self.reranker.score(
-            pairs, self.max_seq_length, show_progress=shown, sigmoid=function is None
-        )
+        sigmoid = function is None and self.reranker.manifest.activation == "sigmoid"
+        scores = self.reranker.score(pairs, self.max_seq_length, show_progress=shown, sigmoid=sigmoid)
         if function is not None:
             scores = _activated(scores, function)
         result: Any = scores

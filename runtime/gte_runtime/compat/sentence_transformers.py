@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from ..embedder import Embedder
 from ..errors import ConfigError
-from ..scoring import cut_and_normalise
+from ..format.manifest import SIMILARITIES
+from ..scoring import cut, cut_and_normalise, each_with_each, pairwise
 from ..tokenization import Form, as_texts, check_text
-from . import similarity
 from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
 from .precision import check_precision, quantize
@@ -80,8 +80,8 @@ class SentenceTransformer(Surface):
             model_kwargs, config_kwargs, backend: accepted with a warning.
             processor_kwargs: "model_max_length" is the length at which texts are cut, in tokens; anything
                 else leads to a warning.
-            similarity_fn_name: "cosine" (the default), "dot", "euclidean" or "manhattan".
-            truncate_dim: cut vectors to this many values.
+            similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan"; by default the checkpoint's.
+            truncate_dim: cut vectors to this many values; by default as the checkpoint says.
             tokenizer_kwargs: the older name of processor_kwargs.
             variant: not in the original; a variant of the bundle.
             threads: not in the original; processors to use, as in `Embedder.open`.
@@ -102,16 +102,18 @@ class SentenceTransformer(Surface):
         )
         self._similarity = ""
         self.similarity_fn_name = "cosine" if similarity_fn_name is None else similarity_fn_name
-        self.truncate_dim = truncate_dim
         self._provider = provider_of(device)
         self.embedder = Embedder.open(
             model_name_or_path, provider=self._provider, variant=variant, threads=threads, unicode=unicode
         )
         manifest = self.embedder.manifest
+        if similarity_fn_name is None:
+            self.similarity_fn_name = manifest.similarity
+        self.truncate_dim = manifest.truncate_dim or None if truncate_dim is None else truncate_dim
         self.prompts = {"query": "", "document": "", **manifest.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or manifest.default_prompt or None
         resolve(self.prompts, None, None, self.default_prompt_name)
-        self.max_seq_length: int = min(8192, self.embedder.max_length) if length is None else length
+        self.max_seq_length: int = self.embedder.steps.length(None) if length is None else length
 
     def encode(
         self,
@@ -134,8 +136,8 @@ class SentenceTransformer(Surface):
     ) -> Any:
         """Vectors of texts: float32 [N, dim], or [dim] for a single string.
 
-        Vectors that are not cut have length 1, from the model's own `Normalize` module. Cut ones have it only
-        with `normalize_embeddings`.
+        Vectors that are not cut have length 1 if the checkpoint has a `Normalize` module, or no modules.json.
+        Others have it only with `normalize_embeddings`.
 
         Args:
             inputs: one string or any iterable of strings. `sentences` is its older name.
@@ -282,16 +284,16 @@ class SentenceTransformer(Surface):
     @similarity_fn_name.setter
     def similarity_fn_name(self, value: object) -> None:
         name = getattr(value, "value", value)  # the original takes a member of its enumeration too
-        if name not in similarity.NAMES:
+        if name not in SIMILARITIES:
             raise ConfigError(
-                f"similarity_fn_name is {str(name)[:40]!r}; expected one of {', '.join(similarity.NAMES)}"
+                f"similarity_fn_name is {str(name)[:40]!r}; expected one of {', '.join(SIMILARITIES)}"
             )
         self._similarity = str(name)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Every row with every row, [N, M]: a tensor for tensors, otherwise a numpy array."""
         return _like(
-            similarity.each_with_each(self._similarity, as_rows(embeddings1), as_rows(embeddings2)),
+            each_with_each(self._similarity, as_rows(embeddings1), as_rows(embeddings2)),
             embeddings1,
             embeddings2,
         )
@@ -299,7 +301,7 @@ class SentenceTransformer(Surface):
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
         """Row i with row i, [N]: a tensor for tensors, otherwise a numpy array."""
         return _like(
-            similarity.pairwise(self._similarity, as_rows(embeddings1), as_rows(embeddings2)),
+            pairwise(self._similarity, as_rows(embeddings1), as_rows(embeddings2)),
             embeddings1,
             embeddings2,
         )
@@ -333,13 +335,12 @@ class SentenceTransformer(Surface):
         self, texts: Iterable[str], dim: int | None, normalize: bool, show_progress: bool
     ) -> NDArray[np.float32]:
         steps = self.embedder.steps
-        steps.check_dim(dim)  # before anything is run
-        whole = cut_and_normalise(
-            steps.run(steps.tokens(texts, self.max_seq_length), show_progress=show_progress).cls
-        )
-        if dim is None:
-            return whole
-        return cut_and_normalise(whole, dim) if normalize else np.ascontiguousarray(whole[:, :dim])
+        dim = steps.dim if dim is None else steps.check_dim(dim)  # before anything is run
+        whole = steps.run(steps.tokens(texts, self.max_seq_length), show_progress=show_progress).cls
+        if self.embedder.manifest.normalize:
+            whole = cut_and_normalise(whole)
+            normalize = normalize and dim < steps.dim  # not twice, which could change the last bit
+        return cut(whole, dim, normalize)
 
 
 def _the_texts(inputs: Any, sentences: Any) -> Any:

@@ -63,6 +63,17 @@ STATES = (*VECTORS, "token_states")
 LOGITS = ("logits",)
 """Outputs of a reranker's graph."""
 
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+"""How the states of a text's tokens become one vector, by the names that sentence-transformers has for it.
+`inference.pooling` and, for the oracle, `proof.oracle` have the formulas."""
+MAX_DENSE = 8
+"""Layers after the pooling. Published models have one."""
+MAX_DENSE_FILE = 64 * 2**20
+"""Bytes of a layer's file, which is read whole: 16384 x 1024 values. Published ones have 8192 x 1024."""
+ACTIVATIONS = ("identity", "tanh", "relu", "sigmoid")
+"""What a layer after the pooling may end with. A reranker's scores end with one of the first and the last."""
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
@@ -107,6 +118,23 @@ class TokenizerRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DenseRecord:
+    """A linear layer after the pooling: activation(W v + b)."""
+
+    file: str
+    """Its weights: W [outputs, inputs] and b [outputs], float32, little-endian, one after the other."""
+    inputs: int
+    outputs: int
+    activation: str
+    """One of ACTIVATIONS."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return 4 * self.outputs * (self.inputs + 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SelfCheck:
     """One text and the oracle's outputs for it."""
 
@@ -116,6 +144,8 @@ class SelfCheck:
     """The L2-normalised vector, all dimensions."""
     token_weights: tuple[float, ...]
     """One per token, after ReLU."""
+    norm: float = 0.0
+    """The vector's length before it is normalised; 0 in bundles built before 2026-11-28."""
 
     def vector(self) -> NDArray[np.float32]:
         """`dense` as an array, float32 [H]."""
@@ -139,6 +169,9 @@ BOUNDS: Bounds = {
     (Variant, "flash_from"): (1, 4096),
     (TokenizerRecord, "drop_ids"): (0, 2**24),
     (TokenizerRecord, "longest_piece"): (0, 2**20),
+    (DenseRecord, "inputs"): (1, 2**20),
+    (DenseRecord, "outputs"): (1, 2**16),
+    (SelfCheck, "norm"): (0, 1e9),
     (SelfCheck, "ids"): (0, 2**24),
     (SelfCheck, "dense"): (-1.001, 1.001),
     (SelfCheck, "token_weights"): (0, 1e9),
@@ -185,6 +218,34 @@ class Manifest:
     """The name of the prompt for texts for which no prompt is named; empty for none."""
     unicode: str = "exact"
     """How texts are read where a caller does not say it: "exact", as they are, or "NFC", composed first."""
+    pooling: tuple[str, ...] = ("cls",)
+    """Some of POOLINGS. The vectors of several are put one after the other."""
+    dense: tuple[DenseRecord, ...] = ()
+    """Layers after the pooling, in order."""
+    normalize: bool = True
+    """The checkpoint's own vectors have length 1. Where it is false, `compat` and `integrations` do not
+    normalise."""
+    max_length: int = 0
+    """The length, in tokens, at which texts are cut if a call names none. 0: the number of positions, at most
+    8192."""
+    truncate_dim: int = 0
+    """The length to which vectors are cut if a call names none. 0: they are not cut."""
+    similarity: str = "cosine"
+    """One of SIMILARITIES: how the checkpoint's own vectors are compared."""
+    activation: str = "sigmoid"
+    """Rerankers: what sentence-transformers applies to the scores, "sigmoid" or "identity"."""
+
+    @property
+    def dim(self) -> int:
+        """Values of a vector that is not cut."""
+        if self.dense:
+            return self.dense[-1].outputs
+        return self.architecture.hidden_size * len(self.pooling)
+
+    @property
+    def needs_states(self) -> bool:
+        """Vectors are made from the states of all tokens, not only of the first one."""
+        return self.pooling != ("cls",)
 
     @property
     def reranker(self) -> bool:
@@ -198,7 +259,7 @@ class Manifest:
     def files_of(self, variant: str) -> tuple[str, ...]:
         """The files that a variant needs to run, tokenizer.json included."""
         chosen = self.variants[variant]
-        return ("tokenizer.json", chosen.graph, *chosen.weights)
+        return ("tokenizer.json", chosen.graph, *chosen.weights, *(layer.file for layer in self.dense))
 
 
 def with_checksum(fields: Mapping[str, Any]) -> str:
@@ -290,8 +351,8 @@ def _check_values(manifest: Manifest) -> None:
         a.hidden_size % a.heads == 0, "heads that share the width evenly", f"{a.heads} for {a.hidden_size}"
     )
     _expect(
-        0 < manifest.smallest_dim <= a.hidden_size,
-        f"smallest_dim from 1 to {a.hidden_size}",
+        0 < manifest.smallest_dim <= manifest.dim,
+        f"smallest_dim from 1 to {manifest.dim}",
         f"{manifest.smallest_dim}",
     )
     for name, record in manifest.files.items():
@@ -306,6 +367,7 @@ def _check_values(manifest: Manifest) -> None:
     count = len(manifest.variants)
     _expect(count, "at least one variant", "none")
     _expect(count <= MAX_VARIANTS, f"at most {MAX_VARIANTS} variants", f"{count}")
+    _check_head(manifest)
     used = {file for name in manifest.variants for file in manifest.files_of(name)}
     for file in manifest.files:
         _expect(file in used, "only files that a variant uses", file)
@@ -322,7 +384,9 @@ def _check_values(manifest: Manifest) -> None:
             repr(variant.min_onnxruntime),
         )
         _expect(variant.weights and variant.inputs, f"weights and inputs in {at}", "none")
-        expected = (LOGITS,) if manifest.reranker else (VECTORS, STATES)
+        expected = (
+            (LOGITS,) if manifest.reranker else (STATES,) if manifest.needs_states else (VECTORS, STATES)
+        )
         _expect(
             variant.outputs in expected,
             f"{', '.join(expected[-1])} in {at}.outputs",
@@ -348,8 +412,8 @@ def _check_values(manifest: Manifest) -> None:
         _expect(number < a.vocab_size, f"ids below {a.vocab_size}, the size of the vocabulary", f"{number}")
     for check in manifest.self_checks:
         _expect(
-            len(check.dense) == a.hidden_size,
-            f"{a.hidden_size} values in each self_check",
+            len(check.dense) == manifest.dim,
+            f"{manifest.dim} values in each self_check",
             f"{len(check.dense)}",
         )
         _expect(
@@ -357,6 +421,45 @@ def _check_values(manifest: Manifest) -> None:
             "one weight per token in each self_check",
             f"{len(check.token_weights)}",
         )
+
+
+def _check_head(manifest: Manifest) -> None:
+    """What follows the encoder: pooling, layers, and the settings of calls."""
+    modes = manifest.pooling
+    _expect(
+        modes and set(modes) <= set(POOLINGS) and len(set(modes)) == len(modes),
+        f"in pooling different ones of {', '.join(POOLINGS)}",
+        ", ".join(modes) or "none",
+    )
+    _expect(
+        len(manifest.dense) <= MAX_DENSE, f"at most {MAX_DENSE} layers in dense", f"{len(manifest.dense)}"
+    )
+    width = manifest.architecture.hidden_size * len(modes)
+    for place, layer in enumerate(manifest.dense):
+        at = f"dense.{place}"
+        _expect(layer.inputs == width, f"{at}.inputs {width}, as before it", f"{layer.inputs}")
+        _expect(
+            layer.activation in ACTIVATIONS, f"{at}.activation of {', '.join(ACTIVATIONS)}", layer.activation
+        )
+        size = manifest.files[layer.file].size
+        _expect(
+            size == layer.size <= MAX_DENSE_FILE,
+            f"files.{layer.file}.size {layer.size} and at most {MAX_DENSE_FILE}",
+            f"{size}",
+        )
+        width = layer.outputs
+    positions = manifest.architecture.max_positions
+    _expect(manifest.max_length <= positions, f"max_length up to {positions}", f"{manifest.max_length}")
+    _expect(manifest.truncate_dim <= width, f"truncate_dim up to {width}", f"{manifest.truncate_dim}")
+    _expect(
+        manifest.similarity in SIMILARITIES, f"similarity of {', '.join(SIMILARITIES)}", manifest.similarity
+    )
+    _expect(
+        manifest.activation in ("sigmoid", "identity"), "activation sigmoid or identity", manifest.activation
+    )
+    _expect(
+        not (manifest.reranker and (modes != ("cls",) or manifest.dense)), "no pooling in a reranker", "one"
+    )
 
 
 def _expect(condition: object, expected: str, found: str) -> None:

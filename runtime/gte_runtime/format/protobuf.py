@@ -1,4 +1,4 @@
-"""Decodes as much of the protocol buffers wire format as an ONNX file uses. It knows nothing of ONNX.
+"""Decodes and encodes what an ONNX file uses of the protocol buffers wire format. It knows nothing of ONNX.
 
 Specification: https://protobuf.dev/programming-guides/encoding. Every function raises ValueError for bytes
 that do not follow it.
@@ -6,7 +6,7 @@ that do not follow it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -33,6 +33,9 @@ Schema = Mapping[str, Mapping[int, Field]]
 Message = dict[int, list[int | bytes]]
 """{field number: its values in order}; messages inside are bytes."""
 
+Part = tuple[int, int | bytes, int]
+"""(field number, value, wire type)."""
+
 
 def read(data: bytes, kind: str, schema: Schema, depth: int = 0) -> dict[str, list[Message]]:
     """Read a message and all messages in it, and return them by their kinds.
@@ -48,7 +51,7 @@ def read(data: bytes, kind: str, schema: Schema, depth: int = 0) -> dict[str, li
         raise ValueError(f"messages are nested more than {DEEPEST} deep")
     known, own = schema[kind], Message()
     found = {kind: [own]}
-    for number, value, wire in _fields(data):
+    for number, value, wire in parts(data):
         field = known.get(number)
         if field is None or wire not in field.wires:
             raise ValueError(f"a {kind} has field {number} in wire type {wire}, which is not in its schema")
@@ -77,11 +80,12 @@ def all_of(parent: bytes, *wanted: int) -> list[bytes]:
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield (field number, value) in order: an int for a varint, bytes for every other wire type."""
-    for number, value, _ in _fields(data):
+    for number, value, _ in parts(data):
         yield number, value
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes, int]]:
+def parts(data: bytes) -> Iterator[Part]:
+    """Yield (field number, value, wire type) in order; `join` makes a message of them again."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -117,6 +121,27 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError("a number of more than 64 bits")
+
+
+def join(fields: Iterable[Part]) -> bytes:
+    """The bytes of a message with these fields, in this order."""
+    return b"".join(_encoded(*part) for part in fields)
+
+
+def _encoded(number: int, value: int | bytes, wire: int) -> bytes:
+    key = _number(number << 3 | wire)
+    if isinstance(value, int):
+        return key + _number(value)
+    return key + _number(len(value)) + value if wire == BYTES else key + value
+
+
+def _number(value: int) -> bytes:
+    """A varint."""
+    digits = bytearray()
+    while value >= 0x80:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*digits, value])
 
 
 def message(value: int | bytes) -> bytes:

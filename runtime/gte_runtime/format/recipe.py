@@ -6,8 +6,9 @@ The format is documented in models/README.md.
 from __future__ import annotations
 
 import json
+import operator
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import BundleError, CheckpointError
@@ -132,7 +133,8 @@ def read_recipe(directory: Path) -> Recipe:
 def find_graphs(
     architecture: Architecture, directory: Path | None, *, shipped: Path, reranker: bool = False
 ) -> tuple[Path, Recipe]:
-    """Find the graphs of an architecture and kind of model.
+    """Find the graphs of an architecture and kind of model. They may be for other numbers of tokens and
+    positions; see `same_operators`.
 
     Args:
         architecture: the checkpoint's.
@@ -150,7 +152,7 @@ def find_graphs(
     """
     if directory is not None:
         recipe = read_recipe(directory)
-        if recipe.architecture != architecture:
+        if not same_operators(recipe.architecture, architecture):
             raise CheckpointError(
                 f"the graphs in {directory.name} are for another architecture: "
                 f"{_difference(recipe.architecture, architecture)}"
@@ -162,9 +164,10 @@ def find_graphs(
             )
         return directory, recipe
     recipes = [(file.parent, read_recipe(file.parent)) for file in sorted(shipped.glob(f"*/{FILE}"))]
-    for path, recipe in recipes:
-        if recipe.architecture == architecture and recipe.reranker == reranker:
-            return path, recipe
+    for fits in (operator.eq, same_operators):  # those that need no other heights first
+        for path, recipe in recipes:
+            if fits(recipe.architecture, architecture) and recipe.reranker == reranker:
+                return path, recipe
     raise CheckpointError(
         f"no graphs for {KIND[reranker]} of this architecture ({_describe(architecture)}); "
         f"shipped are those of {', '.join(recipe.name for _, recipe in recipes) or 'none'}. "
@@ -172,15 +175,25 @@ def find_graphs(
     )
 
 
+def same_operators(one: Architecture, other: Architecture) -> bool:
+    """Whether two architectures differ at most in the number of tokens and of positions, which are heights of
+    tables: `building.resize` fits a graph to them."""
+    return one == replace(other, vocab_size=one.vocab_size, max_positions=one.max_positions)
+
+
 def _describe(a: Architecture) -> str:
     return (
         f"{a.layers} layers, width {a.hidden_size}, {a.heads} heads, FFN {a.intermediate_size}, "
-        f"vocabulary {a.vocab_size}, {a.max_positions} positions, eps {a.layer_norm_eps:g}"
+        f"eps {a.layer_norm_eps:g}"
     )
 
 
 def _difference(graphs: Architecture, checkpoint: Architecture) -> str:
-    fields = [f for f in Architecture.__dataclass_fields__ if getattr(graphs, f) != getattr(checkpoint, f)]
+    fields = [
+        f
+        for f in Architecture.__dataclass_fields__
+        if f not in ("vocab_size", "max_positions") and getattr(graphs, f) != getattr(checkpoint, f)
+    ]
     return ", ".join(
         f"{f} is {getattr(graphs, f)}, the checkpoint has {getattr(checkpoint, f)}" for f in fields
     )

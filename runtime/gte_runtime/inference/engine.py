@@ -41,7 +41,8 @@ class State:
     """
 
     cls: Float32
-    """State of the first token after the last layer, [H], not normalised."""
+    """State of the first token after the last layer, [dim], not normalised; with another pooling, its
+    vector."""
     token_weights: Float32
     """Sparse weights of the tokens after ReLU, [n]."""
     token_states: Float32 | None = None
@@ -56,7 +57,7 @@ class States:
     `logits` is empty."""
 
     cls: Float32
-    """[N, H], not normalised."""
+    """[N, dim], not normalised."""
     token_weights: list[Float32]
     """N arrays, [n] for a text of n tokens."""
     token_states: list[Float32] = field(default_factory=list)
@@ -114,7 +115,7 @@ class Engine:
         Args:
             session: runs batches.
             variant: what the manifest says about the graph.
-            width: values of a state, H.
+            width: values of a vector that is not cut.
             budget: limits of one run; the default depends on the variant.
             cost: of runs on a CPU, for the planner.
         """

@@ -25,7 +25,8 @@ class Outputs:
     """The outputs of a run of B texts with T tokens in all, float32."""
 
     cls: Float32
-    """States of the first tokens after the last layer, [B, H], not normalised; empty for a reranker."""
+    """States of the first tokens after the last layer, [B, H], not normalised; empty for a reranker. A
+    `pooling.PooledSession` puts the vectors of the pooling and of the layers after it here, [B, dim]."""
     token_weights: Float32
     """Sparse weights of all tokens after ReLU, [T]; empty for a reranker."""
     logits: Float32 = field(default_factory=lambda: NOTHING)

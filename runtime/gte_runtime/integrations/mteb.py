@@ -22,7 +22,7 @@ from ..arrays import Float32
 from ..embedder import Embedder
 from ..reranker import Reranker
 from ..results import Embeddings
-from ..scoring import cut_and_normalise
+from ..scoring import each_with_each, pairwise
 from ..version import __version__
 
 QUERY = "query"
@@ -56,27 +56,35 @@ class GteEncoder:
 
     def encode(self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **_: Any) -> Float32:
         """Vectors of the texts of all batches, [N, dim]. All texts are planned together."""
+        # As sentence-transformers gives them: of length 1 only where the checkpoint has a Normalize module.
         dense = _encode(
-            self.gte, _texts(inputs), _is_query(prompt_type), dense=True, sparse=False, dim=self.dim
+            self.gte,
+            _texts(inputs),
+            _is_query(prompt_type),
+            dense=True,
+            sparse=False,
+            dim=self.dim,
+            normalize=self.gte.manifest.normalize,
         ).dense
         assert dense is not None
         return dense
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Float32:
-        """Cosines of every row with every row, [N, M]."""
-        return _unit(embeddings1) @ _unit(embeddings2).T
+        """The checkpoint's similarity, mostly the cosine, of every row with every row, [N, M]."""
+        return each_with_each(self.gte.manifest.similarity, _rows(embeddings1), _rows(embeddings2))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Float32:
-        """Cosines of row i with row i, [N]."""
-        pairwise: Float32 = np.einsum("ij,ij->i", _unit(embeddings1), _unit(embeddings2))
-        return pairwise
+        """The same of row i with row i, [N]."""
+        return pairwise(self.gte.manifest.similarity, _rows(embeddings1), _rows(embeddings2))
 
     def __repr__(self) -> str:
         return f"GteEncoder({self.gte!r})"
 
     @cached_property
     def mteb_model_meta(self) -> Any:
-        return _meta(self.gte, self._revision, "dense", self.dim or self.gte.dim)
+        return _meta(
+            self.gte, self._revision, "dense", self.dim or self.gte.manifest.truncate_dim or self.gte.dim
+        )
 
 
 class GteSearch:
@@ -175,7 +183,9 @@ class GteSearch:
             if self.sparse_weight
             else "dense"
         )
-        return _meta(self.gte, self._revision, kind, self.dim or self.gte.dim)
+        return _meta(
+            self.gte, self._revision, kind, self.dim or self.gte.manifest.truncate_dim or self.gte.dim
+        )
 
 
 class GteReranker:
@@ -187,7 +197,7 @@ class GteReranker:
         revision: str | None = None,
         *,
         device: str | None = None,
-        max_length: int = 8192,
+        max_length: int | None = None,
         **options: Any,
     ) -> None:
         self.gte = Reranker.open(model_name, provider=device or "cpu", **options)
@@ -211,10 +221,17 @@ class GteReranker:
 
 
 def _encode(
-    gte: Embedder, texts: list[str], query: bool, *, dense: bool, sparse: bool, dim: int | None
+    gte: Embedder,
+    texts: list[str],
+    query: bool,
+    *,
+    dense: bool,
+    sparse: bool,
+    dim: int | None,
+    normalize: bool = True,
 ) -> Embeddings:
     prompt = QUERY if query and QUERY in gte.manifest.prompts else None
-    return gte.encode(texts, dense=dense, sparse=sparse, dim=dim, prompt_name=prompt)
+    return gte.encode(texts, dense=dense, sparse=sparse, dim=dim, prompt_name=prompt, normalize=normalize)
 
 
 def _texts(batches: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -230,8 +247,8 @@ def _is_query(prompt_type: Any) -> bool:
     return bool(getattr(prompt_type, "value", prompt_type) == QUERY)
 
 
-def _unit(vectors: Any) -> Float32:
-    return cut_and_normalise(np.atleast_2d(np.asarray(vectors, np.float32)))
+def _rows(vectors: Any) -> Float32:
+    return np.atleast_2d(np.asarray(vectors, np.float32))
 
 
 def _meta(gte: Embedder | Reranker, revision: str | None, kind: str, dim: int | None) -> Any:
@@ -255,7 +272,7 @@ def _meta(gte: Embedder | Reranker, revision: str | None, kind: str, dim: int | 
         public_training_code=None,
         public_training_data=None,
         framework=["ONNX"],
-        similarity_fn_name="cosine",
+        similarity_fn_name=gte.manifest.similarity,
         use_instructions=bool(gte.manifest.prompts),
         training_datasets=None,
         model_type=[kind],

@@ -28,7 +28,7 @@ class Wanted:
     """One of `columns.DTYPES`."""
     sparse_top: int | None = None
     """How many of the largest weights of a sparse vector are kept; None is all."""
-    max_length: int = 8192
+    max_length: int | None = None
     truncate: bool = True
     prompt_name: str | None = None
 

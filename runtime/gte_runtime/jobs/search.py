@@ -45,7 +45,7 @@ class Index:
         weights: Weights,
         *,
         dim: int | None = None,
-        max_length: int = 8192,
+        max_length: int | None = None,
         done: Callable[[int], object] = lambda count: None,
     ) -> None:
         """Embed all documents. `done` is called with how many texts were done since the last call."""

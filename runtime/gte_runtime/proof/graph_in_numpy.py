@@ -30,6 +30,7 @@ from ..format.graph import (
     GRAPH_OUTPUT,
     MODEL_GRAPH,
     NODE_ATTRIBUTE,
+    TENSOR_DIMS,
     TENSOR_NAME,
     TENSOR_RAW_DATA,
     TENSOR_TYPE,
@@ -52,7 +53,6 @@ ATTRIBUTE_NAME, ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_TENSOR, ATTRIBUTE_INTS
     8,
     20,
 )
-TENSOR_DIMS = 1
 DTYPES = {1: np.float32, 6: np.int32, 7: np.int64, 9: np.bool_, 10: np.float16}
 
 

@@ -6,6 +6,7 @@ Alibaba-NLP/new-impl on the hub.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from math import erf, sqrt
 from typing import Any, NamedTuple
 
@@ -89,6 +90,36 @@ def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type =
     if checkpoint.reranker:
         logit = float(linear(np.tanh(linear(h[:1], "pair_head.pooler")), "pair_head.logit")[0, 0])
     return Reference(h[0], weights, h, logit, largest)
+
+
+def after_encoder(hidden: Float, pooling: Sequence[str], layers: Sequence[tuple[Float, Float, str]]) -> Float:
+    """The vector of a text, [dim], not normalised: the pooling, and linear layers behind it.
+
+    Args:
+        hidden: states of all tokens after the last layer, [n, H].
+        pooling: modes; their vectors are put one after the other.
+        layers: (W [outputs, inputs], b [outputs], activation) of each.
+    """
+    n = len(hidden)
+    rank = np.arange(1, n + 1)[:, None]
+    means: dict[str, Callable[[], Float]] = {
+        "cls": lambda: hidden[0],
+        "lasttoken": lambda: hidden[n - 1],
+        "max": lambda: np.sort(hidden, axis=0)[-1],
+        "mean": lambda: hidden.mean(axis=0),
+        "mean_sqrt_len_tokens": lambda: hidden.mean(axis=0) * sqrt(n),
+        "weightedmean": lambda: (hidden * (rank / (n * (n + 1) / 2))).sum(axis=0),
+    }
+    v: Float = np.concatenate([means[mode]() for mode in pooling])
+    for weight, bias, activation in layers:
+        v = v @ weight.astype(v.dtype).T + bias.astype(v.dtype)
+        if activation == "tanh":
+            v = np.tanh(v)
+        elif activation == "relu":
+            v = np.where(v > 0, v, 0.0)
+        elif activation == "sigmoid":
+            v = 1 / (1 + np.exp(-v))
+    return v
 
 
 def _heads(x: Float, heads: int) -> Float:

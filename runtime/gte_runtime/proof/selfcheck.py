@@ -16,7 +16,8 @@ from ..tokenization import Tokenizer, Tokens
 
 WEIGHT_SLACK = 5
 """Token weights are not normalised. Divided by the largest of a text, or by 1 if that is larger, they may
-differ by this many times the tolerance of vectors."""
+differ by this many times the tolerance of vectors; and so may the length of a vector, divided by the recorded
+one."""
 
 
 def self_check(
@@ -120,6 +121,13 @@ def _compare(
             f"variant {variant}: a vector of the self-check differs from the recorded one by "
             f"{difference:.1e} (cosine {cosine:.6f}, allowed {tolerance:.0e}); the weights, the graph or "
             "ONNX Runtime changed. Build the bundle again with this ONNX Runtime",
+            cos=cosine,
+        )
+    length = float(np.linalg.norm(cls.astype(np.float64)))
+    if check.norm and not abs(length / check.norm - 1) <= WEIGHT_SLACK * tolerance:
+        raise SelfCheckFailed(
+            f"variant {variant}: a vector of the self-check has the length {length:.6g} before it is "
+            f"normalised, recorded is {check.norm:.6g} (allowed {WEIGHT_SLACK * tolerance:.0e} of it)",
             cos=cosine,
         )
     if sparse:

@@ -63,7 +63,7 @@ class Encoded(Generic[M]):
         if not self.states:
             return np.zeros((0, dim or self.model.engine.width), np.float32)
         cls = np.stack([state.cls for state in self.states])
-        return scoring.cut_and_normalise(cls, dim) if normalise else np.ascontiguousarray(cls[:, :dim])
+        return scoring.cut(cls, dim, normalise)
 
 
 def named(name: str) -> Place:
@@ -200,7 +200,7 @@ async def encode(
     if not tokens:
         return out
     if per_token:
-        x.hold_answer(out.token_count * model.engine.width * STATE_BYTES)
+        x.hold_answer(out.token_count * model.manifest.architecture.hidden_size * STATE_BYTES)
     if timeout is not None:
         timeout -= time.monotonic() - begun
     done = await x.unless_disconnected(server.dispatcher.run(model, tokens, timeout))
@@ -308,12 +308,15 @@ def check_dimensions(
     name: str = "dimensions",
     zero_is_all: bool = False,
 ) -> int:
-    """How many values of a vector to keep. Warns below what the model was trained for.
+    """How many values of a vector to keep; None is what the checkpoint says, mostly all. Warns below what the
+    model was trained for.
 
     Raises:
         Refusal: outside 1 to the model's width.
     """
-    if dimensions is None or (zero_is_all and dimensions == 0):
+    if dimensions is None:
+        return model.manifest.truncate_dim or model.dim
+    if zero_is_all and dimensions == 0:
         return model.dim
     if not 1 <= dimensions <= model.dim:
         raise Refusal(

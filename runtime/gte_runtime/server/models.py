@@ -46,6 +46,9 @@ class ServedModel:
         self.tokenizer = library.tokenizer
         self.tokenizer.notice.tell = self._log
         self.max_length = min(LONGEST, library.max_length)
+        """The most that a request may name."""
+        self.default_length = min(self.manifest.max_length or LONGEST, self.max_length)
+        """What a request gets that names no length."""
 
     def _log(self, notice: str) -> None:
         log.warning("other text form", extra={"fields": {"model": self.name, "reason": notice}})
@@ -61,9 +64,10 @@ class ServedModel:
         return self.tokenizer.specials
 
     def length_limit(self, max_length: int | None) -> int:
-        """A limit in tokens; None is the largest. Raises ConfigError for one that the model does not take."""
+        """A limit in tokens; None is the checkpoint's own. Raises ConfigError for one that the model does not
+        take."""
         return (
-            self.max_length
+            self.default_length
             if max_length is None
             else check_max_length(max_length, self.specials, self.max_length)
         )

@@ -6,6 +6,7 @@ truncation and padding settings are ignored, because they would apply silently),
 beginning of very long texts where that provably gives the same tokens.
 """
 
+from .checks import DEFAULT_LENGTH as DEFAULT_LENGTH
 from .checks import OnBadUnicode as OnBadUnicode
 from .checks import as_pairs as as_pairs
 from .checks import as_texts as as_texts
@@ -25,6 +26,7 @@ from .tokenizer import Tokenizer as Tokenizer
 from .tokenizer import Tokens as Tokens
 
 __all__ = [
+    "DEFAULT_LENGTH",
     "EXACT",
     "Form",
     "OnBadUnicode",

@@ -147,15 +147,17 @@ def check_errors(errors: object) -> None:
         raise ConfigError(f"errors is {repr(errors)[:40]}; expected 'strict' or 'replace'")
 
 
-def choose_length(value: object, specials: int, limit: int) -> int:
+def choose_length(value: object, specials: int, limit: int, own: int = 0) -> int:
     """The limit in tokens that a `max_length` means for a model with `limit` positions.
 
-    The default, DEFAULT_LENGTH, becomes the model's number of positions where that is smaller. Any other
-    value must fit the model.
+    None is the checkpoint's own limit, `own`; where it has none (0), DEFAULT_LENGTH. DEFAULT_LENGTH becomes
+    the model's number of positions where that is smaller. Any other value must fit the model.
 
     Raises:
         ConfigError: as `check_max_length`.
     """
+    if value is None:
+        return min(own or DEFAULT_LENGTH, limit)
     return (
         min(DEFAULT_LENGTH, limit)
         if type(value) is int and value == DEFAULT_LENGTH

@@ -12,7 +12,7 @@ from golden import Golden
 
 from gte_runtime.building.build import build
 from gte_runtime.building.material import Material
-from gte_runtime.building.weights import write_weights
+from gte_runtime.building.weights import fit_graph, read_layouts, write_weights
 from gte_runtime.checkpoint.config import read_config
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.errors import BundleCorruptError
@@ -33,7 +33,10 @@ def material(golden: Golden, checkpoint: Checkpoint) -> Material:
 
 def written(golden: Golden, graphs: Path, target: Path, *chosen: GraphRecipe) -> dict[str, Any]:
     with Checkpoint(golden.checkpoint) as checkpoint:
-        return write_weights(target, graphs, chosen, material(golden, checkpoint))
+        layouts = read_layouts(graphs, chosen)
+        for graph in chosen:
+            fit_graph(graph, (graphs / graph.file).read_bytes(), layouts, layouts)
+        return write_weights(target, layouts, material(golden, checkpoint))
 
 
 def test_tensors_are_where_the_layout_says(golden: Golden, graph: GraphRecipe, tmp_path: Path):

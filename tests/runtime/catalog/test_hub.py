@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import Golden
-from hubserver import Hub, Trouble, commit_of, serving, size_of
+from hubserver import Files, Hub, Trouble, commit_of, serving, size_of
 from spoil import make_old
+from stlayout import MEAN, copy_of, modules, put, put_dense, shard
 from tensorfile import Tensor, read_tensors, safetensors
 
 from gte_runtime import Embedder
@@ -159,6 +160,30 @@ def test_a_pulled_bundle_of_an_old_form_is_built_again(machine: Machine):
     assert manifest.format == FORMAT
     assert set(manifest.variants) == {"cpu-fp32", "portable-fp32"}
     assert machine.hub.sent["cdn"] == weights(machine)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nameless", [False, True])
+def test_a_fine_tune_of_sentence_transformers(machine: Machine, golden: Golden, nameless: bool):
+    """Its modules, a layer's weights and shards come with it; what it lacks is known to be absent from then
+    on, also where a mirror's answers do not name the commit."""
+    folder = copy_of(golden.checkpoint, machine.folder / "fine-tune")
+    kinds = modules("Transformer", "Pooling", "Dense")
+    put(folder, {"modules.json": kinds, "1_Pooling/config.json": MEAN})
+    put_dense(folder / "2_Dense", np.eye(8, 64, dtype=np.float32), None)
+    tensors = read_tensors(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = list(tensors)
+    places = shard(folder, tensors, [names[::2], names[1::2]])
+    put(folder, {"model.safetensors.index.json": {"weight_map": places}})
+    files: Files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    machine.hub.add("org/tuned", files)
+    machine.hub.trouble.nameless = nameless
+    manifest = Bundle.open(machine.works("org/tuned")).manifest
+    assert (manifest.pooling, manifest.dim, manifest.normalize) == (("mean",), 8, False)
+    assert machine.hub.asked["GET /org/tuned/resolve/main/README.md"] == 0
+    again = Bundle.open(machine.works("org/tuned", "--overwrite", HF_HUB_OFFLINE="1")).manifest
+    assert again == manifest
 
 
 @pytest.mark.slow

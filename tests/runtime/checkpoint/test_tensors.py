@@ -317,24 +317,6 @@ def test_no_weights(derived: Derive):
     refused(directory, "no model.safetensors in derived")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
-def test_only_pickled_weights(derived: Derive, name: str):
-    """Pickles can run code, so they are not read; the way out is named."""
-    directory = derived()
-    (directory / "model.safetensors").rename(directory / name)
-    refused(
-        directory, "derived has only pickled weights", "can run code", "convert them to model.safetensors"
-    )
-
-
-def test_a_sharded_checkpoint(derived: Derive):
-    """Weights in several files are told by their index."""
-    directory = derived()
-    (directory / "model.safetensors").rename(directory / "model-00001-of-00002.safetensors")
-    (directory / "model.safetensors.index.json").write_text("{}", encoding="utf-8")
-    refused(directory, "sharded", "merge")
-
-
 def test_weights_that_are_a_pointer(derived: Derive):
     """A clone without Git LFS has pointers in place of weights."""
     directory = derived()

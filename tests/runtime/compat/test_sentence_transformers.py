@@ -16,8 +16,9 @@ from golden import Golden
 from gte_runtime import Embedder
 from gte_runtime.building.build import build
 from gte_runtime.compat import SentenceTransformer
-from gte_runtime.compat.similarity import NAMES, each_with_each, pairwise
 from gte_runtime.errors import ConfigError, InputError
+from gte_runtime.format.manifest import SIMILARITIES as NAMES
+from gte_runtime.scoring import each_with_each, pairwise
 
 
 @pytest.fixture(scope="module")

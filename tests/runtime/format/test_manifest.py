@@ -24,6 +24,7 @@ from gte_runtime.format.manifest import (
     MAX_BYTES,
     MAX_GRAPH,
     MAX_TOKENIZER,
+    DenseRecord,
     FileRecord,
     Manifest,
     PairCheck,
@@ -122,6 +123,7 @@ FIELDS = (
     *("model", "made_by", "source", "notice", "architecture", "sparse", "smallest_dim", "tokenizer",
         "files", "variants", "self_checks"),
     *("pair_checks", "origin", "prompts", "default_prompt", "unicode"),
+    *("pooling", "dense", "normalize", "max_length", "truncate_dim", "similarity", "activation"),
     *(("architecture", field) for field in ("layers", "hidden_size", "heads", "intermediate_size",
         "vocab_size", "max_positions")),
     ("architecture", "layer_norm_eps"),
@@ -132,7 +134,7 @@ FIELDS = (
         for field in ("graph", "weights", "batch", "inputs", "outputs", "min_onnxruntime", "tolerance",
             "flash_from")
     ),
-    *(("self_checks", 0, field) for field in ("text", "ids", "dense", "token_weights")),
+    *(("self_checks", 0, field) for field in ("text", "ids", "dense", "token_weights", "norm")),
 )  # fmt: skip
 PATHS = [(field,) if isinstance(field, str) else field for field in FIELDS]
 LATER = [
@@ -142,8 +144,16 @@ LATER = [
     ("default_prompt",),
     ("unicode",),
     ("variants", "cpu-fp32", "outputs"),
+    ("pooling",),
+    ("dense",),
+    ("normalize",),
+    ("max_length",),
+    ("truncate_dim",),
+    ("similarity",),
+    ("activation",),
+    ("self_checks", 0, "norm"),
 ]
-"""Fields that came to the format with rerankers, the hub and text forms."""
+"""Fields that came to the format with rerankers, the hub, text forms and other poolings."""
 
 
 def name_of(path: tuple[str | int, ...]) -> str:
@@ -448,7 +458,7 @@ def test_every_number_has_bounds():
     """No number of the format is left out: each decides how much is read or computed."""
     numbers = {
         (kind, name)
-        for kind in (Architecture, FileRecord, Variant, TokenizerRecord, SelfCheck, PairCheck)
+        for kind in (Architecture, FileRecord, Variant, TokenizerRecord, DenseRecord, SelfCheck, PairCheck)
         for name, hint in get_type_hints(kind).items()
         if {int, float} & {hint, *get_args(hint)}
     }

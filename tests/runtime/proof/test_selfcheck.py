@@ -74,8 +74,10 @@ def heavier(check: SelfCheck, by: float) -> Float32:
 
 @pytest.fixture(scope="module")
 def manifest(tiny_bundle: Path) -> Manifest:
-    """Of an embedding model, with a tolerance that float32 does not blur."""
-    return with_tolerance(Bundle.open(tiny_bundle).manifest)
+    """Of an embedding model, with a tolerance that float32 does not blur, and without lengths of vectors, as
+    before 2026-11-28."""
+    recorded = with_tolerance(Bundle.open(tiny_bundle).manifest)
+    return replace(recorded, self_checks=tuple(replace(c, norm=0.0) for c in recorded.self_checks))
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,19 @@ def with_tolerance(manifest: Manifest) -> Manifest:
 def test_recorded_values_pass(manifest: Manifest, tokenizer: Tokenizer):
     """A session that gives them has no distance from them, whatever the length of its vectors."""
     assert self_check(manifest, VARIANT, tokenizer, Recorded(manifest), thorough=True) < 1e-6
+
+
+@pytest.mark.parametrize(("share", "passes"), [(1 - 4.9e-3, True), (1 + 4.9e-3, True), (1.0051, False)])
+def test_the_length_of_a_vector(manifest: Manifest, tokenizer: Tokenizer, share: float, passes: bool):
+    """Before it is normalised it may differ by five tolerances, and where none is recorded by anything."""
+    session = Recorded(manifest)  # gives vectors of length 7
+    first, *rest = manifest.self_checks
+    recorded = replace(manifest, self_checks=(replace(first, norm=7 / share), *rest))
+    if passes:
+        self_check(recorded, VARIANT, tokenizer, session, thorough=True)
+        return
+    with pytest.raises(SelfCheckFailed, match=r"has the length 7 before it is normalised, recorded is 6.96"):
+        self_check(recorded, VARIANT, tokenizer, session, thorough=True)
 
 
 def test_every_check_counts(manifest: Manifest, tokenizer: Tokenizer):

@@ -62,6 +62,22 @@ def test_the_default_limit_fits_every_model(value: int, limit: int, chosen: int)
     assert choose_length(value, 2, limit) == chosen
 
 
+@pytest.mark.parametrize(
+    ("own", "limit", "expected"),
+    [
+        (0, 8192, 8192),
+        (0, 512, 512),
+        (0, 32768, 8192),
+        (512, 8192, 512),
+        (512, 300, 300),
+        (9000, 32768, 9000),
+    ],
+)
+def test_a_length_that_is_not_named(own: int, limit: int, expected: int):
+    """None is the checkpoint's own limit, or else 8192, and never more than the positions."""
+    assert choose_length(None, 2, limit, own) == expected
+
+
 @pytest.mark.parametrize("value", [8191, 8193, 513, 2, 8192.0, np.int64(8192), True, "8192"])
 def test_other_limits_must_fit(value: object):
     """Only Python's 8192 stands for the default; any other value was chosen and is checked."""

@@ -164,7 +164,7 @@ async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityPara
     if not inputs.sentences:
         raise Refusal("empty_input", "inputs.sentences is empty; send at least one", param="inputs.sentences")
     out = await _encode(x, model, [inputs.source_sentence, *inputs.sentences], parameters)
-    dense = out.dense()
+    dense = out.dense(check_dimensions(x, model, None))
     return await _answer(x, out, list((dense[1:] @ dense[0]).tolist()))
 
 
@@ -239,14 +239,15 @@ async def info(x: Exchange) -> Answer:
     o = x.server.options
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     reranks = isinstance(model, RerankerModel)
+    pooling = "+".join(model.manifest.pooling).replace("lasttoken", "last_token")
     facts = {
         "model_id": model.name,
         "model_sha": model.info["bundle"],
         "model_dtype": model.info["variant"].partition("-")[2],
         "served_model_name": model.name,
-        "model_type": {"reranker": labels} if reranks else {"embedding": {"pooling": "cls"}},
+        "model_type": {"reranker": labels} if reranks else {"embedding": {"pooling": pooling}},
         "max_concurrent_requests": o.max_connections,
-        "max_input_length": model.max_length,
+        "max_input_length": model.default_length,
         "max_batch_tokens": model.engine.budget.max_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": o.max_inputs,
