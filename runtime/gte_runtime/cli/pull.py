@@ -87,6 +87,7 @@ def command(
             origin=origin,
             name=want.named.name if want.named else want.hub.rpartition("/")[2],
             prompts=want.named.prompts if want.named else None,
+            tell=say,
         )
         say("built; every variant agrees with the oracle")
     else:

@@ -228,6 +228,10 @@ class Tokenizer:
             characters=max(len(text) for text, body in zip(texts, bodies, strict=True) if not body.whole),
         )
 
+    def piece(self, token: int) -> str:
+        """The vocabulary's own spelling of a token, such as "▁What"; empty for an id without one."""
+        return self._tokenizer.id_to_token(token) or ""
+
     def decode(self, token: int) -> str:
         """The text of one id, as in the token weights that the model's authors publish: without U+2581."""
         if token not in self._decoded:
