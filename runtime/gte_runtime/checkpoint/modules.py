@@ -75,7 +75,7 @@ OUTPUTS = {
     False: {"method": "forward", "method_output_name": "last_hidden_state"},
     True: {"method": "forward", "method_output_name": "logits"},
 }
-"""{it is a reranker's: what sentence-transformers 6 takes of the model for a text}."""
+"""{it is a reranker's or a sparse encoder's: what sentence-transformers 6 takes of the model for a text}."""
 EMBEDDING = "sentence_embedding"
 """The name that sentence-transformers has for a text's vector between modules."""
 LONGEST = 2**20
@@ -256,7 +256,7 @@ def _encoder_settings(folder: Folder, at: str, reranker: bool, keys: _Keys) -> d
             f"{name[:80]}: transformer_task is {shown(task)}, but the weights are those of "
             f"{'a reranker' if reranker else 'an embedding model'}"
         )
-    wanted = OUTPUTS[reranker]
+    wanted = OUTPUTS[reranker or fills]
     taken = _object(raw.get("modality_config") or {}, name, "modality_config").get("text", wanted)
     if taken != wanted:
         raise CheckpointError(f"{name[:80]}: modality_config takes {shown(taken)}; implemented: {wanted}")
