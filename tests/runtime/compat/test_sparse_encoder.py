@@ -281,7 +281,13 @@ def test_a_sparse_encoder_without_its_head(tmp_path: Path):
 
 def test_arguments_are_checked(plain: Path):
     with SparseEncoder(plain) as model:
-        for wrong in ({"max_active_dims": 0}, {"task": "x"}, {"device": "cuda"}, {"pool": {}}):
+        wrongs: list[dict[str, Any]] = [
+            {"max_active_dims": 0},
+            {"task": "x"},
+            {"device": "cuda"},
+            {"pool": {}},
+        ]
+        for wrong in wrongs:
             with pytest.raises(ConfigError):
                 model.encode(TEXTS[0], **wrong)
         with pytest.raises(ConfigError, match="top_k is 0"):
