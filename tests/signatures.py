@@ -41,6 +41,12 @@ SOURCES = (
         ("__init__", "predict", "rank"),
     ),
     Source(
+        "sentence-transformers", "6.2.0", "sentence_transformers/sparse_encoder/model.py", "SparseEncoder",
+        ("__init__", "encode", "encode_query", "encode_document", "similarity", "similarity_pairwise",
+            "decode", "sparsity", "intersection", "get_embedding_dimension",
+            "get_sentence_embedding_dimension"),
+    ),
+    Source(
         "FlagEmbedding", "1.4.2", "FlagEmbedding/inference/embedder/encoder_only/m3.py", "M3Embedder",
         ("__init__", "encode", "encode_queries", "encode_corpus", "compute_score",
             "compute_lexical_matching_score", "convert_id_to_token"),

@@ -13,6 +13,7 @@ from .inference.engine import Engine
 from .inference.plan import Budget
 from .results import Embeddings
 from .scoring import check_weight
+from .sparse import SparseVectors
 from .steps import Steps
 from .streaming import TEXTS_PER_PART, check_stream, in_parts
 from .tokenization import (
@@ -268,6 +269,20 @@ class Embedder:
         self.steps.check_sparse(True)
         tokens = self.steps.tokens(texts, max_length)
         return self.steps.weights_by_string(tokens, self.steps.run(tokens))
+
+    def encode_queries(self, texts: str | Iterable[str], max_length: int = 8192) -> SparseVectors:
+        """Sparse vectors of queries.
+
+        The "doc" models of OpenSearch weight a query's tokens by a table and run no model; for every other
+        model these are the sparse vectors of `encode`.
+
+        Raises:
+            InputError: a text that cannot be embedded; has its index.
+            ConfigError: the checkpoint has no sparse head.
+        """
+        self.steps.check_sparse(True)
+        tokens = self.steps.tokens(texts, max_length)
+        return self.steps.query_vectors(tokens)
 
     def token_vectors(
         self, texts: str | Iterable[str], max_length: int | None = None, truncate: bool = True

@@ -147,9 +147,11 @@ class BundleVersionError(BundleError):
 class SelfCheckFailed(BundleError):
     """The vectors of the self-check differ from those recorded at build time."""
 
-    def __init__(self, message: str, *, cos: float | None = None) -> None:
+    def __init__(self, message: str, *, cos: float | None = None, distance: float | None = None) -> None:
         super().__init__(message)
         self.cos = cos
+        self.distance = distance
+        """In the unit of the variant's tolerance; None if it is not known."""
 
 
 class DownloadError(GteError, OSError):

@@ -109,6 +109,11 @@ class SparseVectors(Sequence[SparseVector]):
         self.width = width
         """The number of rows of the embedding table: every index is below it."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(number of texts, width)."""
+        return len(self), self.width
+
     @overload
     def __getitem__(self, index: int) -> SparseVector: ...
     @overload

@@ -18,6 +18,8 @@ from .arrays import Float64, Int64
 from .errors import ConfigError, InputError, NonFiniteOutputError
 from .format.manifest import Manifest
 from .inference.engine import Engine, States
+from .inference.expansion import ExpandingSession, static_vector
+from .inference.session import Expansion
 from .machine.progress import Progress
 from .results import Embeddings, Rejected
 from .sparse import SparseVectors
@@ -119,11 +121,17 @@ class Steps:
     ) -> list[dict[str, float]]:
         """{string: weight} for each text. `key` makes the string from a token id; by default it is the
         decoded token."""
-        drop, decode = self.manifest.tokenizer.drop_ids, key or self.tokenizer.decode
+        decode = key or self.tokenizer.decode
         return [
-            sparse.by_string(t.ids, w, drop, decode)
-            for t, w in zip(tokens, states.token_weights, strict=True)
+            sparse.by_string(ids, w, self.dropped, decode)
+            for ids, w in zip(_weighted(tokens, states), states.token_weights, strict=True)
         ]
+
+    @property
+    def dropped(self) -> tuple[int, ...]:
+        """Ids that are never part of a sparse vector. Of an expansion none: sentence-transformers drops none
+        either, and the queries of "doc" models give special tokens no weight."""
+        return () if self.manifest.expansion else self.manifest.tokenizer.drop_ids
 
     def prompt(self, name: object) -> str:
         """The text of a prompt. None is the model's default prompt, "" is no prompt. Raises ConfigError for a
@@ -239,11 +247,37 @@ class Steps:
         vectors = scoring.cut_and_normalise(states.cls, dim)
         weights = self.weights_by_string(tokens, states) if sparse_weight else [{}] * len(unique)
         rows = [(unique[query], unique[document]) for query, document in pairs]
+        if sparse_weight and (found := self._static(tokens)) is not None:
+            decode = self.tokenizer.decode
+            weights += [sparse.by_string(ids, values, (), decode) for ids, values in found]
+            vectors = np.concatenate([vectors, vectors])
+            rows = [(len(tokens) + query, document) for query, document in rows]
         return scoring.hybrid_of_pairs(rows, vectors, weights, dense_weight, sparse_weight)
 
+    def query_vectors(self, tokens: Sequence[Tokens]) -> SparseVectors:
+        """Sparse vectors of queries; see `Embedder.encode_queries`."""
+        found = self._static(tokens)
+        if found is None:
+            return self._sparse_vectors(tokens, self.run(tokens))
+        vectors = (sparse.sparse_vector(ids, weights, ()) for ids, weights in found)
+        return SparseVectors(vectors, self.manifest.architecture.vocab_size)
+
+    def _static(self, tokens: Sequence[Tokens]) -> list[Expansion] | None:
+        """Queries by the model's table of weights; None for a model without one."""
+        session = self.engine.session
+        if not isinstance(session, ExpandingSession) or session.query_weights is None:
+            return None
+        first, last = len(self.tokenizer.prefix), len(self.tokenizer.suffix)
+        return [static_vector(t.ids[first : len(t.ids) - last], session.query_weights) for t in tokens]
+
     def _sparse_vectors(self, tokens: Sequence[Tokens], states: States) -> SparseVectors:
-        drop = self.manifest.tokenizer.drop_ids
         vectors = (
-            sparse.sparse_vector(t.ids, w, drop) for t, w in zip(tokens, states.token_weights, strict=True)
+            sparse.sparse_vector(ids, w, self.dropped)
+            for ids, w in zip(_weighted(tokens, states), states.token_weights, strict=True)
         )
         return SparseVectors(vectors, self.manifest.architecture.vocab_size)
+
+
+def _weighted(tokens: Sequence[Tokens], states: States) -> list[Int64]:
+    """The ids to which the token weights of each text belong."""
+    return states.token_ids or [t.ids for t in tokens]

@@ -118,6 +118,20 @@ def _cosines(check: Numbers, gte: Embedder) -> Iterator[Found]:
     yield from _numbers("cosine of text 0 and text", found, check, check["cosines"], gte.tolerance)
 
 
+def _query_cosines(check: Numbers, gte: Embedder) -> Iterator[Found]:
+    """Compare the cosines of a query with documents. The query has the prompt named "query", if the model has
+    one, as sentence-transformers' `encode_query` does it."""
+    name = "query" if "query" in gte.manifest.prompts else ""
+    query = gte.encode(check["query"], sparse=False, prompt_name=name).dense
+    documents = gte.encode(check["documents"], sparse=False, prompt_name="").dense
+    assert query is not None
+    assert documents is not None
+    found = query[0].astype(np.float64) @ documents.T.astype(np.float64)
+    yield from _numbers(
+        "cosine of query and document", found, check, check["cosines"], gte.tolerance, first=0
+    )
+
+
 def _weights(check: Numbers, gte: Embedder) -> Iterator[Found]:
     """Compare how many sparse weights all texts have together."""
     sparse = gte.encode(check["texts"], dense=False, sparse=True).sparse
@@ -159,5 +173,6 @@ def _numbers(
 OF_VECTORS: dict[str, Callable[[Numbers, Embedder], Iterator[Found]]] = {
     "states": _states,
     "cosines": _cosines,
+    "query_cosines": _query_cosines,
     "weights": _weights,
 }

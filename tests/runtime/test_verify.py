@@ -17,7 +17,7 @@ from gte_runtime.bundle.directory import Bundle
 from gte_runtime.format.models import models_directory
 from gte_runtime.format.named import named_models
 from gte_runtime.tokenization import Tokenizer
-from gte_runtime.verify import OF_VECTORS, compare, known_as
+from gte_runtime.verify import OF_VECTORS, compare, known_as, read_published
 
 TEXTS = ["one", "two", "北京"]
 KNOWN = named_models(models_directory())
@@ -69,6 +69,14 @@ def published_vectors(gte: Embedder, tokens: Tokenizer) -> dict[str, dict[str, A
         | {"kind": "states", "cls": gte.states(TEXTS).tolist(), "cosine": 0.99999, "tolerance": 2e-3},
         "cosines": common
         | {"kind": "cosines", "cosines": (dense[0] @ dense[1:].T).tolist(), "tolerance": 1e-5},
+        "query_cosines": {
+            "kind": "query_cosines",
+            "source": "a test",
+            "query": TEXTS[0],
+            "documents": TEXTS[1:],
+            "cosines": (dense[0] @ dense[1:].T).tolist(),
+            "tolerance": 3e-3,
+        },
         "weights": common | {"kind": "weights", "count": sum(len(v.indices) for v in sparse), "tolerance": 1},
     }
 
@@ -83,7 +91,7 @@ def spoil(check: dict[str, Any]) -> dict[str, Any]:
         }
     if check["kind"] == "weights":
         return check | {"count": check["count"] + 2}
-    key = "cosines" if check["kind"] == "cosines" else "logits"
+    key = "cosines" if "cosines" in check else "logits"
     return check | {key: [check[key][0] + 0.01, *check[key][1:]]}
 
 
@@ -119,3 +127,37 @@ def test_logits(reranker_bundle: Path):
     assert [found.good for found in right] == [True, True]
     assert [found.good for found in wrong] == [False, True]
     assert "1.0e-02" in wrong[0].line
+
+
+PLANETS = {
+    "gte-multilingual-base": (0.63711, 0.92462, 0.78728, 0.75058),
+    "gte-base-en-v1.5": (0.52348, 0.78222, 0.52774, 0.63725),
+    "gte-large-en-v1.5": (0.6413, 0.87381, 0.67332, 0.77191),
+    "stella_en_400M_v5": (0.55998, 0.83601, 0.69783, 0.70312),
+    "vietnamese-document-embedding": (0.4308, 0.87254, 0.62065, 0.49873),
+}
+"""Of sentence-transformers' own tests, in float32."""
+
+
+@pytest.mark.parametrize("name", PLANETS)
+def test_values_of_sentence_transformers(name: str):
+    """They are published for five models, within 0.003, and compared without a prompt that is not there."""
+    (check,) = [one for one in read_published(KNOWN[name]) if one["kind"] == "query_cosines"]
+    assert tuple(check["cosines"]) == PLANETS[name]
+    assert (check["query"], check["tolerance"]) == ("Which planet is known as the Red Planet?", 0.003)
+    assert len(check["documents"]) == 4
+    assert check["documents"][1].startswith("Mars")
+
+
+def test_the_query_has_its_prompt(tiny_bundle: Path, tmp_path: Path):
+    """As `encode_query` of sentence-transformers puts it; documents have none."""
+    with Embedder.open(tiny_bundle) as gte:
+        texts = ["query: one", "two", "three"]
+        dense = gte.encode(texts).dense
+        prompted = Embedder(replace(gte.manifest, prompts={"query": "query: "}), gte.tokenizer, gte.engine)
+        check = {
+            "kind": "query_cosines", "source": "a test", "query": "one", "documents": texts[1:],
+            "cosines": (dense[0] @ dense[1:].T).tolist(), "tolerance": 1e-5,
+        }  # fmt: skip
+        assert all(found.good for found in compare([check], prompted, gte.tokenizer))
+        assert not all(found.good for found in compare([check], gte, gte.tokenizer))

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import Golden
+from golden import DATA, Golden
+from mlm import write_mlm
 from serving import Process, gated
 from spoil import change_manifest
 
@@ -467,3 +468,28 @@ def test_operation(server: Process):
     tokens = server.post("/v1/encode", {"input": TEXTS}).json()["usage"]["total_tokens"]
     assert server.metric("gte_tokens_total") == before + tokens
     assert server.metric("gte_in_flight_tokens") == 0
+
+
+@pytest.mark.slow
+def test_expansions(tmp_path: Path):
+    """A model with a masked-language-model head gives its expansions on every sparse route."""
+    build(
+        write_mlm(tmp_path / "checkpoint"),
+        tmp_path / "bundle",
+        graphs=DATA / "gte-tiny-random" / "graphs",
+        name="splade",
+    )
+    process = Process(tmp_path, "--model", str(tmp_path / "bundle"))
+    try:
+        with Embedder.open(tmp_path / "bundle") as gte:
+            want = gte.encode(TEXTS, dense=False).sparse
+        data = process.post("/v1/encode", {"input": TEXTS, "dense": False, "sparse": True}).json()["data"]
+        lists = process.post("/embed_sparse", {"inputs": TEXTS}).json()
+        for vector, item, pairs in zip(want, data, lists, strict=True):
+            assert item["sparse"]["indices"] == vector.indices.tolist()
+            np.testing.assert_array_equal(floats(item["sparse"]["values"]), vector.values)
+            assert [pair["index"] for pair in pairs] == vector.indices.tolist()
+        tokens = process.post("/v1/encode", {"input": TEXTS[0], "tokens": True}).json()["data"][0]
+        assert [piece["id"] for piece in tokens["token_weights"]] == want[0].indices.tolist()
+    finally:
+        assert process.stop() == 0

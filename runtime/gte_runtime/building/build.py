@@ -8,8 +8,10 @@ name, so a bundle is complete or not there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +38,11 @@ from ..format.recipe import GraphRecipe, Recipe, find_graphs
 from ..machine.files import read_regular, sync
 from ..tokenization import DEFAULT_LENGTH, EXACT, Form, Tokenizer
 from ..version import __version__
-from .answers import Answer, compute_answers, largest_inputs
+from .answers import Answer, activation_of, compute_answers, largest_inputs, short_ids, text_vector
 from .int8 import has_outliers
 from .judge import prove
-from .material import material_of
+from .kept import MOST, keep_in_float, rounding_errors, share_of
+from .material import CHUNK_ROWS, material_of
 from .publish import publish, staging
 from .resize import resize_layout
 from .weights import fit_graph, read_layouts, write_weights
@@ -54,6 +57,13 @@ TRAINED_DIM = 128
 
 CLOSE_ENOUGH = 0.0316
 """The distance to the oracle, a cosine of 0.9995, up to which the form for outlying channels is not tried."""
+
+PROMISED = 0.0447
+"""The distance of a cosine of 0.999, which int8 promises for ordinary weights (docs/decisions/int8.md)."""
+
+MARGINS = (0.7, 0.4)
+"""Parts of the wanted distance that the simulation may leave, tried in this order. It sees the short texts
+only, and errors of several products do not quite add up by their squares."""
 
 DEFAULT_VARIANTS = ("cpu-fp32",)
 
@@ -71,6 +81,7 @@ def build(
     name: str | None = None,
     prompts: Mapping[str, str] | None = None,
     unicode: Form = EXACT,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> Manifest:
     """Turn a checkpoint directory into a bundle directory.
 
@@ -86,9 +97,12 @@ def build(
         name: the model's name; by default that of the checkpoint's directory.
         prompts: prompts by name, for a checkpoint that has none.
         unicode: how the bundle reads texts where a caller does not say it: "exact" or "NFC".
+        tell: called with a line for what a user should know: which products of `cpu-int8` stay in float32,
+            or that it is missing and why.
 
     Returns:
-        The manifest of the bundle.
+        The manifest of the bundle. It lacks `cpu-int8` where the checkpoint is not suited to it and other
+        variants were asked for too.
 
     Raises:
         CheckpointError: a file is missing, or a tensor is missing, not used or of another shape.
@@ -105,6 +119,7 @@ def build(
         chosen = _choose(recipe, variants, opened.table_dtype)
         settings = read_settings(opened.folder, reranker=opened.reranker, ignore_unknown=ignore_unused)
         _check_settings(settings, opened, chosen)
+        _check_expansion(settings, opened, chosen)
         if prompts and not settings.prompts:
             settings = replace(settings, prompts=dict(prompts))
         tokenizer_json = read_tokenizer(opened.folder, opened.encoder, settings.lower_case)
@@ -116,10 +131,11 @@ def build(
                 inputs = Inputs(
                     opened, source, tokenizer, tokenizer_json, answers, settings, name, origin, unicode
                 )
-                staged, manifest, _ = _best(temporary, inputs, recipe, chosen)
-                write(staged / manifests.FILE, [manifest.to_json().encode()])
-                sync(staged)
-                publish(staged, bundle, overwrite=overwrite, keep_existing=keep_existing)
+                best = _best(temporary, inputs, recipe, chosen, tell)
+                write(best.directory / manifests.FILE, [best.manifest.to_json().encode()])
+                sync(best.directory)
+                publish(best.directory, bundle, overwrite=overwrite, keep_existing=keep_existing)
+                manifest = best.manifest
         except GteError:
             raise
         except MemoryError:
@@ -143,6 +159,19 @@ class Inputs:
     origin: str
     unicode: Form
 
+    def vector(self, hidden: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The vector of a text, [dim], not normalised, from the states of its tokens, [n, H]."""
+        return text_vector(hidden, self.settings, self.checkpoint.folder)
+
+    @property
+    def query_weights(self) -> NDArray[np.float32] | None:
+        """The weight of each entry of the vocabulary in a query; None where queries are as documents."""
+        if self.settings.splade is None:
+            return None
+        return self.settings.splade.query_weights(
+            self.checkpoint.folder, self.checkpoint.config.architecture.vocab_size
+        )
+
     @property
     def largest(self) -> dict[str, NDArray[np.floating]]:
         """See `largest_inputs`."""
@@ -154,36 +183,97 @@ class Staged(NamedTuple):
 
     directory: Path
     manifest: Manifest
+    graphs: tuple[GraphRecipe, ...]
     distances: dict[str, float]
-    """{variant: its largest distance to the oracle}."""
+    """{variant: its largest distance to the oracle}; of a variant that failed, where the check ended."""
+    failures: dict[str, SelfCheckFailed]
+    """{variant that differs from the oracle by more than its tolerance: why}."""
+
+    @property
+    def worst(self) -> float:
+        return max(self.distances.values())
 
 
-def _best(folder: Path, inputs: Inputs, recipe: Recipe, chosen: Sequence[GraphRecipe]) -> Staged:
+def _best(
+    folder: Path,
+    inputs: Inputs,
+    recipe: Recipe,
+    chosen: Sequence[GraphRecipe],
+    tell: Callable[[str], object],
+) -> Staged:
     """Stage the bundle with its ordinary graphs and, if need be, with those for outlying channels.
 
     Returns the one that is closer to the oracle. The second is tried if the first is further from the oracle
-    than CLOSE_ENOUGH and the checkpoint has outliers.
+    than CLOSE_ENOUGH and the checkpoint has outliers. Where int8 is not within its tolerance in either form,
+    see `_rescued`.
 
     Raises:
-        SelfCheckFailed: neither is within the tolerance.
+        SelfCheckFailed: a variant is not within its tolerance.
     """
-    forms = [list(chosen)]
+    best = _stage(folder / "0", inputs, chosen)
     swapped = [_swapped(graph, recipe) for graph in chosen]
-    if swapped != forms[0] and has_outliers(inputs.largest):
-        forms.append(swapped)
-    found: list[Staged] = []
-    failure: SelfCheckFailed | None = None
-    for number, graphs in enumerate(forms):
-        try:
-            found.append(_stage(folder / str(number), inputs, graphs))
-        except SelfCheckFailed as error:
-            failure = failure or error
-            continue
-        if max(found[-1].distances.values()) <= CLOSE_ENOUGH:
-            return found[-1]
-    if failure is not None and not found:
-        raise failure
-    return min(found, key=lambda staged: max(staged.distances.values()))
+    if best.worst > CLOSE_ENOUGH and swapped != list(chosen) and has_outliers(inputs.largest):
+        best = min(best, _stage(folder / "1", inputs, swapped), key=lambda staged: staged.worst)
+    return _rescued(folder, inputs, best, tell) if best.failures else best
+
+
+def _rescued(folder: Path, inputs: Inputs, failed: Staged, tell: Callable[[str], object]) -> Staged:
+    """Stage the bundle with some int8 products in float32; where that does not help, without `cpu-int8`.
+
+    Raises:
+        SelfCheckFailed: another variant is not within its tolerance; or rounding does not explain the
+            distance, so that something else is wrong; or no variant is left.
+    """
+    (name, error), *more = failed.failures.items()
+    graph = next(graph for graph in failed.graphs if graph.variant == name)
+    if more or graph.table != "int8" or error.distance is None:
+        raise error
+    material = material_of(inputs.checkpoint, inputs.largest)
+    simulation = rounding_errors(
+        inputs.checkpoint,
+        short_ids(inputs.answers),
+        material,
+        vector=inputs.vector,
+        outliers=graph.outliers,
+    )
+    if simulation.together < error.distance / 2:
+        raise error
+    reached = f"int8 alone is at {_shown(error.distance, inputs)} to the exact result"
+    total = len(simulation.single)
+    for allowed in (min(PROMISED, graph.tolerance), graph.tolerance):
+        for margin in MARGINS:
+            kept = simulation.choose(allowed * margin)
+            if share_of(kept, inputs.checkpoint.config.architecture) > MOST:
+                continue
+            attempt = _stage(folder / "attempt", inputs, [graph], kept)
+            shutil.rmtree(attempt.directory)
+            if attempt.failures or attempt.worst > allowed:
+                continue
+            tell(
+                f"{name}: {len(kept)} of {total} products stay in float ({_listed(kept)}): {reached}, "
+                f"with these at {_shown(attempt.worst, inputs)}"
+            )
+            return _stage(folder / "kept", inputs, failed.graphs, kept)
+    missing = (
+        f"{name} cannot be built: {reached}, needed is {_shown(graph.tolerance, inputs)}, and half of the "
+        "products in float32 do not bring it there"
+    )
+    rest = [other for other in failed.graphs if other is not graph]
+    if not rest:
+        raise SelfCheckFailed(f"{missing}; build cpu-fp32", cos=error.cos, distance=error.distance)
+    tell(f"{missing}; the bundle has {', '.join(other.variant for other in rest)}")
+    return _stage(folder / "rest", inputs, rest)
+
+
+def _shown(distance: float, inputs: Inputs) -> str:
+    """A distance as users know it: for a reranker the difference of a score, else the cosine."""
+    if inputs.checkpoint.reranker:
+        return f"a difference of {distance:.4f}"
+    return f"a cosine of {1 - distance**2 / 2:.5f}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _swapped(graph: GraphRecipe, recipe: Recipe) -> GraphRecipe:
@@ -191,25 +281,31 @@ def _swapped(graph: GraphRecipe, recipe: Recipe) -> GraphRecipe:
     return recipe.choose(graph.variant, graph.table, outliers=True) or graph
 
 
-def _stage(staged: Path, inputs: Inputs, chosen: Sequence[GraphRecipe]) -> Staged:
-    """Write all files of a bundle but its manifest, and compare each variant with the oracle."""
+def _stage(staged: Path, inputs: Inputs, chosen: Sequence[GraphRecipe], kept: Collection[str] = ()) -> Staged:
+    """Write all files of a bundle but its manifest, and compare each variant with the oracle. The products
+    `kept` stay in float32 in int8 variants; see `kept`."""
     staged.mkdir()
+    change = partial(keep_in_float, kept=kept, table=inputs.checkpoint.table_dtype)
     files = {"tokenizer.json": write(staged / "tokenizer.json", [inputs.tokenizer_json])}
     files |= _write_dense(staged, inputs)
+    files |= _write_expansion(staged, inputs)
     traced = read_layouts(inputs.graphs, chosen)
     architecture = inputs.checkpoint.config.architecture
-    fitted = {file: resize_layout(layout, architecture) for file, layout in traced.items()}
+    fitted = {file: change(resize_layout(layout, architecture)) for file, layout in traced.items()}
     for graph in chosen:
-        data = fit_graph(graph, _read_graph(inputs.graphs, graph), traced, fitted)
+        data = fit_graph(graph, _read_graph(inputs.graphs, graph), traced, fitted, kept)
         files[_graph_name(graph)] = write(staged / _graph_name(graph), [data])
     files |= write_weights(staged, fitted, material_of(inputs.checkpoint, inputs.largest))
     manifest = _manifest(inputs, chosen, files)
     _check_manifest(manifest)
-    return Staged(
-        staged,
-        manifest,
-        {name: prove(staged, manifest, name, inputs.tokenizer) for name in manifest.variants},
-    )
+    distances, failures = dict[str, float](), dict[str, SelfCheckFailed]()
+    for name in manifest.variants:
+        try:
+            distances[name] = prove(staged, manifest, name, inputs.tokenizer)
+        except SelfCheckFailed as error:
+            failures[name] = error
+            distances[name] = np.inf if error.distance is None else error.distance
+    return Staged(staged, manifest, tuple(chosen), distances, failures)
 
 
 def _check_target(bundle: Path, *, overwrite: bool, keep_existing: bool) -> None:
@@ -240,6 +336,24 @@ def _choose(recipe: Recipe, variants: Iterable[str], table: str) -> list[GraphRe
     if not chosen:
         raise ConfigError(f"no variant was named; {recipe.name} has {', '.join(recipe.variants)}")
     return chosen
+
+
+def _check_expansion(settings: Settings, checkpoint: Checkpoint, chosen: Iterable[GraphRecipe]) -> None:
+    """Raises CheckpointError for a sparse encoder without its head, ConfigError for graphs that give too
+    little."""
+    if settings.splade is not None and not checkpoint.has_mlm_head:
+        raise CheckpointError(
+            "modules.json says that this is a sparse encoder, but the weights have no masked-language-model "
+            "head (lm_head.dense.weight)"
+        )
+    if checkpoint.has_mlm_head and (checkpoint.has_sparse_head or checkpoint.reranker):
+        raise CheckpointError("the weights have a classifier and lm_head; only one of them can be meant")
+    for graph in chosen:
+        if checkpoint.has_mlm_head and graph.outputs != STATES:
+            raise ConfigError(
+                f"a masked-language-model head needs the states of all tokens; {graph.file} gives none: "
+                "trace the architecture again"
+            )
 
 
 def _check_settings(settings: Settings, checkpoint: Checkpoint, chosen: Iterable[GraphRecipe]) -> None:
@@ -301,6 +415,30 @@ def _write_dense(staged: Path, inputs: Inputs) -> dict[str, FileRecord]:
     return files
 
 
+def _write_expansion(staged: Path, inputs: Inputs) -> dict[str, FileRecord]:
+    """The masked-language-model head and the weights of queries, in float32 whatever the variant: the head is
+    run in numpy."""
+    checkpoint, files = inputs.checkpoint, dict[str, FileRecord]()
+    if not checkpoint.has_mlm_head:
+        return files
+    small = ("dense.weight", "dense.bias", "norm.weight", "norm.bias")
+
+    def parts() -> Iterable[bytes]:
+        for name in small:
+            yield checkpoint.read(f"mlm_head.{name}").astype("<f4").tobytes()
+        for rows in checkpoint.read_rows("mlm_head.decoder.weight", CHUNK_ROWS):
+            yield rows.astype("<f4").tobytes()
+        yield checkpoint.read("mlm_head.decoder.bias").astype("<f4").tobytes()
+
+    files[manifests.MLM_HEAD] = write(staged / manifests.MLM_HEAD, parts())
+    weights = inputs.query_weights
+    if weights is not None:
+        files[manifests.QUERY_WEIGHTS] = write(
+            staged / manifests.QUERY_WEIGHTS, [weights.astype("<f4").tobytes()]
+        )
+    return files
+
+
 def _dense_name(place: int) -> str:
     return f"dense-{place + 1}.bin"
 
@@ -332,7 +470,7 @@ def _manifest(inputs: Inputs, chosen: Iterable[GraphRecipe], files: dict[str, Fi
         source=_source(checkpoint),
         notice=config.notice,
         architecture=config.architecture,
-        sparse=checkpoint.has_sparse_head,
+        sparse=checkpoint.has_sparse_head or checkpoint.has_mlm_head,
         smallest_dim=trained[0] if trained else min(TRAINED_DIM, max(1, dim // 2)),
         tokenizer=inputs.tokenizer.record,
         files=files,
@@ -350,6 +488,8 @@ def _manifest(inputs: Inputs, chosen: Iterable[GraphRecipe], files: dict[str, Fi
         truncate_dim=settings.truncate_dim if settings.truncate_dim < dim else 0,
         similarity=settings.similarity,
         activation=settings.activation or config.activation or "sigmoid",
+        expansion=activation_of(checkpoint, settings),
+        query_weights=inputs.query_weights is not None,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..device.cpu import CpuSession
 from ..format.manifest import Manifest
+from ..inference.expansion import with_expansion
 from ..inference.pooling import with_pooling
 from ..inference.session import Session
 from ..machine.files import read_regular
@@ -37,4 +38,8 @@ def judge(directory: Path, manifest: Manifest, name: str) -> Session:
         if variant.batch == "packed"
         else CpuSession(graph, directory, variant, manifest.architecture.hidden_size, threads=thread_count())
     )
-    return with_pooling(encoder, manifest, lambda name: read_regular(directory / name))
+
+    def read(name: str) -> bytes:
+        return read_regular(directory / name)
+
+    return with_expansion(with_pooling(encoder, manifest, read), manifest, read)

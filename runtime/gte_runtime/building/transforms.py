@@ -70,6 +70,11 @@ def _zeros(tensor: Tensor, material: Material) -> Iterator[Array]:
     yield np.zeros(tensor.shape, np.float32)
 
 
+def _ones(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """The steps and factors of a table that is not rounded."""
+    yield np.ones(tensor.shape, np.float32)
+
+
 def _first_row_or_zeros(tensor: Tensor, material: Material) -> Iterator[Array]:
     """The first row of the token-type table; zeros where there is no table. Adding zeros changes no value."""
     weights = material.weights
@@ -137,6 +142,20 @@ def _quantize_scale(tensor: Tensor, material: Material) -> Iterator[Array]:
     name, place, *given = tensor.sources
     scale = _steps(_multiplied(name, place, material), 0)[0] / LEVELS
     yield scale / material.factors(given[0]) if given else scale
+
+
+def _multiply(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """The weight of a product that stays in float32, [in, out].
+
+    It is what `quantize` rounds, divided by the factors of the activation that the product computes, if any.
+    """
+    name, place, *_ = tensor.sources
+    yield _multiplied(name, place, material) / _given_factors(tensor, material)
+
+
+def _multiply_inner(tensor: Tensor, material: Material) -> Iterator[Array]:
+    """As `multiply`, without the rows and columns that `quantize_inner` leaves out."""
+    yield _inner(tensor, material) / _given_factors(tensor, material)
 
 
 def _quantize_inner(tensor: Tensor, material: Material) -> Iterator[Array]:
@@ -263,6 +282,7 @@ TRANSFORMS: dict[str, Callable[[Tensor, Material], Iterator[Array]]] = {
     "transpose": _transpose,
     "transpose_beside": _transpose_beside,
     "zeros": _zeros,
+    "ones": _ones,
     "first_row_or_zeros": _first_row_or_zeros,
     "transpose_or_zeros": _transpose_or_zeros,
     "fold_value_bias": _fold_value_bias,
@@ -271,6 +291,8 @@ TRANSFORMS: dict[str, Callable[[Tensor, Material], Iterator[Array]]] = {
     "divide": _divide,
     "quantize": _quantize,
     "quantize_scale": _quantize_scale,
+    "multiply": _multiply,
+    "multiply_inner": _multiply_inner,
     "quantize_inner": _quantize_inner,
     "quantize_inner_scale": _quantize_inner_scale,
     "outlier_mask": _outlier_mask,

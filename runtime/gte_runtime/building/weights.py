@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from ..errors import BundleCorruptError
@@ -10,7 +10,9 @@ from ..format.graph import inspect_graph
 from ..format.layout import Layout
 from ..format.manifest import FileRecord
 from ..format.recipe import GraphRecipe
+from ..format.rewrite import rewrite
 from ..machine.files import read_regular
+from .kept import TABLE
 from .material import Material
 from .resize import resize_graph
 from .transforms import pieces
@@ -42,15 +44,20 @@ def write_weights(staged: Path, layouts: Mapping[str, Layout], material: Materia
 
 
 def fit_graph(
-    graph: GraphRecipe, data: bytes, traced: Mapping[str, Layout], fitted: Mapping[str, Layout]
+    graph: GraphRecipe,
+    data: bytes,
+    traced: Mapping[str, Layout],
+    fitted: Mapping[str, Layout],
+    kept: Collection[str] = (),
 ) -> bytes:
-    """The bytes of a graph for tables of other heights; see `resize`.
+    """The bytes of a graph for tables of other heights, or with products in float32; see `resize` and `kept`.
 
     Args:
         graph: its record.
         data: its bytes as they were traced.
         traced: the layouts that were written with it, by file.
-        fitted: the same with the heights of the checkpoint.
+        fitted: the same with the heights of the checkpoint, and without rounding of what is kept.
+        kept: int8 products that stay in float32.
 
     Raises:
         BundleError: it does not point where its layouts say.
@@ -58,7 +65,11 @@ def fit_graph(
     _check_pointers(graph, data, traced)
     if all(traced[file] is fitted[file] for file in graph.weights):
         return data
-    data = resize_graph(data, graph.file, {file: fitted[file] for file in graph.weights})
+    own = {file: fitted[file] for file in graph.weights}
+    if kept and graph.table == "int8":
+        data = rewrite(data, own, in_float=[name for name in kept if name != TABLE])
+    else:
+        data = resize_graph(data, graph.file, own)
     _check_pointers(graph, data, fitted)
     return data
 

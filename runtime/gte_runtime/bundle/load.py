@@ -13,6 +13,7 @@ from ..device.cpu import CpuSession
 from ..device.runtime import knows_operator, runtime
 from ..errors import BundleError, BundleVersionError, ConfigError, GteError
 from ..format.graph import OPERATORS, GraphFacts, check_operators, check_pointers, inspect_graph
+from ..inference.expansion import with_expansion
 from ..inference.pooling import with_pooling
 from ..inference.session import Session
 from ..machine import processor
@@ -128,7 +129,7 @@ def _load(
             loading.value.close()
         raise
     try:
-        session = with_pooling(encoder, manifest, bundle.read)
+        session = with_expansion(with_pooling(encoder, manifest, bundle.read), manifest, bundle.read)
         if checked.fresh:
             tokenizer.check_ids(manifest.architecture.vocab_size)
         checked.check_names()

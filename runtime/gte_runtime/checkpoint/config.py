@@ -28,6 +28,7 @@ READ = {
     "logn_attention_scale", "matryoshka_dimensions", "matryoshka_dims", "max_position_embeddings",
     "model_type", "notice", "num_attention_heads", "num_hidden_layers", "pack_qkv",
     "position_embedding_type", "pruned_heads", "rope_parameters", "rope_scaling", "rope_theta",
+    "tie_word_embeddings",
     "sbert_ce_default_activation_function", "sentence_transformers", "type_vocab_size",
     "unpad_inputs", "use_memory_efficient_attention", "vocab_size",
 }  # fmt: skip
@@ -48,7 +49,7 @@ WITHOUT_EFFECT = {
     "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values",
     "repetition_penalty", "return_dict", "return_dict_in_generate",
     "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss",
-    "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype",
+    "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torch_dtype",
     "torchscript", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache",
 }  # fmt: skip
 """Keys that are known not to change a vector. They are ignored."""
@@ -78,6 +79,8 @@ class Config:
     """The lengths of vectors that the model was trained for (Matryoshka), ascending, if it names any."""
     unknown: tuple[str, ...]
     """Keys of which it is not known whether they change a vector, sorted."""
+    tied: bool
+    """The decoder of a masked-language-model head has the embedding table's weights."""
     notice: str
     """A message to the checkpoint's users, such as that its weights are random; mostly empty."""
 
@@ -143,6 +146,7 @@ def parse_config(raw: Mapping[str, Any]) -> Config:
         activation=_activation(raw),
         trained_dims=tuple(sorted(d for d in dims if isinstance(d, int) and 0 < d <= hidden)),
         unknown=tuple(sorted(str(key)[:80] for key in raw.keys() - READ - WITHOUT_EFFECT)),
+        tied=raw.get("tie_word_embeddings") is None or _flag(raw, "tie_word_embeddings"),
         notice=str(raw.get("notice", "")),
     )
 

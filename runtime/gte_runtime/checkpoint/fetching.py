@@ -13,6 +13,8 @@ from .config import read_config
 from .files import Folder
 from .modules import ENCODER_SETTINGS, MODULES, PROMPTS, TOKENIZER_SETTINGS, encoder_folder, read_modules
 from .shards import INDEX, WEIGHTS, read_index
+from .splade import ROUTER, has_router, read_splade
+from .splade import files as splade_files
 from .tokenizer import ADDED
 
 
@@ -27,7 +29,11 @@ def fetch_checkpoint(fetch: Callable[[str], Path | None], require: Callable[[str
         CheckpointError: config.json or modules.json is not one that can be built.
     """
     found = fetch(MODULES)
-    modules = [] if found is None else read_modules(Folder(found.parent, found.parent.name))
+    folder = None if found is None else Folder(found.parent, found.parent.name)
+    if folder is not None and has_router(folder):
+        require(ROUTER)
+    modules = [] if folder is None else read_modules(folder)
+    splade = None if folder is None else read_splade(folder)
     encoder = encoder_folder(modules)
     at = f"{encoder}/" if encoder else ""
     read_config(require(f"{at}config.json"))
@@ -41,6 +47,11 @@ def fetch_checkpoint(fetch: Callable[[str], Path | None], require: Callable[[str
             require(f"{module}/config.json")
         elif kind == "Normalize":
             fetch(f"{module}/config.json")
+    for file, needed in ({} if splade is None else splade_files(splade)).items():
+        if needed:
+            require(file)
+        else:
+            fetch(file)
     require(f"{at}tokenizer.json")
     for kind, module in modules:
         if kind == "Dense":

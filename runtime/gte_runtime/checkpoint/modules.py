@@ -24,6 +24,7 @@ from ..format.values import shown
 from .activation import activation
 from .files import Folder, plain_folder
 from .safetensors import FLOATS, SafetensorsFile
+from .splade import Splade, read_splade
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
 ENCODER_SETTINGS = (
@@ -74,7 +75,7 @@ OUTPUTS = {
     False: {"method": "forward", "method_output_name": "last_hidden_state"},
     True: {"method": "forward", "method_output_name": "logits"},
 }
-"""{it is a reranker's: what sentence-transformers 6 takes of the model for a text}."""
+"""{it is a reranker's or a sparse encoder's: what sentence-transformers 6 takes of the model for a text}."""
 EMBEDDING = "sentence_embedding"
 """The name that sentence-transformers has for a text's vector between modules."""
 LONGEST = 2**20
@@ -146,6 +147,8 @@ class Settings:
     similarity: str = "cosine"
     activation: str = ""
     """What follows a reranker's scores, "sigmoid" or "identity"; empty where it is not said."""
+    splade: Splade | None = None
+    """Of a sparse encoder, where the checkpoint says that it is one."""
 
 
 def read_modules(folder: Folder, *, unsure: bool = False) -> list[tuple[str, str]]:
@@ -154,6 +157,8 @@ def read_modules(folder: Folder, *, unsure: bool = False) -> list[tuple[str, str
     Raises:
         CheckpointError: a module that is not implemented, or in an order that is not.
     """
+    if (splade := read_splade(folder)) is not None:
+        return [("Transformer", splade.encoder)]
     modules: list[tuple[str, str]] = []
     for place, module in enumerate(folder.json(MODULES, [], unsure=unsure)):
         kind = str(module.get("type", "")) if isinstance(module, dict) else shown(module)[:40]
@@ -208,6 +213,7 @@ def read_settings(folder: Folder, *, reranker: bool = False, ignore_unknown: boo
         **_after_encoder(folder, modules, reranker, known),
         **_of_calls(folder, reranker, known, unsure=not modules),
         max_length=length,
+        splade=read_splade(folder),
     )
 
 
@@ -240,12 +246,17 @@ def _encoder_settings(folder: Folder, at: str, reranker: bool, keys: _Keys) -> d
         if raw.get(key):
             raise CheckpointError(f"{name[:80]}: {key} is {shown(raw[key])}, which is not implemented")
     task = raw.get("transformer_task", "feature-extraction")
-    if TASKS.get(task if isinstance(task, str) else "") is not reranker and "transformer_task" in raw:
+    fills = task == "fill-mask" and read_splade(folder) is not None
+    if (
+        TASKS.get(task if isinstance(task, str) else "") is not reranker
+        and "transformer_task" in raw
+        and not fills
+    ):
         raise CheckpointError(
             f"{name[:80]}: transformer_task is {shown(task)}, but the weights are those of "
             f"{'a reranker' if reranker else 'an embedding model'}"
         )
-    wanted = OUTPUTS[reranker]
+    wanted = OUTPUTS[reranker or fills]
     taken = _object(raw.get("modality_config") or {}, name, "modality_config").get("text", wanted)
     if taken != wanted:
         raise CheckpointError(f"{name[:80]}: modality_config takes {shown(taken)}; implemented: {wanted}")
@@ -273,7 +284,7 @@ def _after_encoder(
     """Pooling, Dense and Normalize."""
     kinds = [(kind, path) for kind, path in modules if kind not in ("Transformer", "Dropout")]
     if not kinds:
-        if modules and not reranker:
+        if modules and not reranker and read_splade(folder) is None:
             raise CheckpointError(f"{MODULES} has no Pooling, so there is no vector of a text")
         return {}
     if reranker:
@@ -376,7 +387,9 @@ def _of_calls(folder: Folder, reranker: bool, keys: _Keys, unsure: bool) -> dict
         CALL_KEYS,
     )
     kind = raw.get("model_type")
-    if kind not in (None, "CrossEncoder" if reranker else "SentenceTransformer"):
+    splade = read_splade(folder) is not None
+    expected = "CrossEncoder" if reranker else "SparseEncoder" if splade else "SentenceTransformer"
+    if kind not in (None, expected):
         raise CheckpointError(
             f"{PROMPTS}: model_type is {shown(kind)}, but the weights are those of "
             f"{'a reranker' if reranker else 'an embedding model'}"
@@ -386,7 +399,7 @@ def _of_calls(folder: Folder, reranker: bool, keys: _Keys, unsure: bool) -> dict
         raise CheckpointError(
             f"{PROMPTS} has prompts ({', '.join(prompts)[:80]}) for a reranker, which are not implemented"
         )
-    similarity = raw.get("similarity_fn_name") or "cosine"
+    similarity = raw.get("similarity_fn_name") or ("dot" if splade else "cosine")
     if similarity not in SIMILARITIES:
         raise CheckpointError(
             f"{PROMPTS}: similarity_fn_name is {shown(similarity)}; implemented: {', '.join(SIMILARITIES)}"

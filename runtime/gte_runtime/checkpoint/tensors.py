@@ -9,6 +9,8 @@ Names and shapes, with weights in PyTorch's [out, in] orientation, where V is th
     layers.{i}.{attention_norm,mlp_norm}.{weight,bias}
     token_head.{weight,bias} [1, H], [1] (absent without a sparse head)
     pair_head.pooler.{weight,bias} [H, H], [H] and pair_head.logit.{weight,bias} [1, H], [1] (rerankers only)
+    mlm_head.dense.{weight,bias} [H, H], [H], mlm_head.norm.{weight,bias} [H] and
+    mlm_head.decoder.{weight,bias} [V, H], [V] (sparse encoders only)
 
 The names that are found in the file decide how they are mapped, never `architectures` or `model_type`:
 checkpoints with different tensors have the same values there.
@@ -104,6 +106,11 @@ class Checkpoint:
         return "token_head.weight" in self._sources
 
     @property
+    def has_mlm_head(self) -> bool:
+        """It has the masked-language-model head, which expands a text over the vocabulary."""
+        return "mlm_head.dense.weight" in self._sources
+
+    @property
     def reranker(self) -> bool:
         """It scores pairs of texts and returns no vectors."""
         return "pair_head.logit.weight" in self._sources
@@ -163,7 +170,9 @@ class Checkpoint:
         self.close()
 
     def _check(self) -> None:
-        for name, shape in expected_shapes(self.config, self.has_sparse_head, self.reranker).items():
+        for name, shape in expected_shapes(
+            self.config, self.has_sparse_head, self.reranker, self.has_mlm_head
+        ).items():
             source = self._sources[name]
             stored = self._file[source.tensor]
             if source.shape != shape:
@@ -179,12 +188,16 @@ class Checkpoint:
 
     def _unused(self, prefix: str) -> tuple[str, ...]:
         used = {source.tensor for source in self._sources.values()}
+        if self.has_mlm_head:
+            used |= {"lm_head.decoder.weight", "lm_head.bias"}  # copies of what is read
         return tuple(
             name for name in self._file if name not in used and name.removeprefix(prefix) not in BUFFERS
         )
 
 
-def expected_shapes(config: Config, sparse: bool, reranker: bool = False) -> dict[str, tuple[int, ...]]:
+def expected_shapes(
+    config: Config, sparse: bool, reranker: bool = False, mlm: bool = False
+) -> dict[str, tuple[int, ...]]:
     """{name: shape} of all tensors that a checkpoint with this config must have."""
     a = config.architecture
     h, i = a.hidden_size, a.intermediate_size
@@ -199,6 +212,10 @@ def expected_shapes(config: Config, sparse: bool, reranker: bool = False) -> dic
         shapes |= {f"layers.{n}.down.weight": (h, i), f"layers.{n}.down.bias": (h,)}
         for part in ("attention_norm", "mlp_norm"):
             shapes |= {f"layers.{n}.{part}.weight": (h,), f"layers.{n}.{part}.bias": (h,)}
+    if mlm:
+        shapes |= {"mlm_head.dense.weight": (h, h), "mlm_head.dense.bias": (h,)}
+        shapes |= {"mlm_head.norm.weight": (h,), "mlm_head.norm.bias": (h,)}
+        shapes |= {"mlm_head.decoder.weight": (a.vocab_size, h), "mlm_head.decoder.bias": (a.vocab_size,)}
     if sparse:
         shapes |= {"token_head.weight": (1, h), "token_head.bias": (1,)}
     if reranker:
@@ -245,7 +262,22 @@ def _sources(file: Weights, prefix: str, config: Config) -> dict[str, Source]:
         sources |= {f"{head}.{kind}": whole(f"classifier.{kind}") for kind in ("weight", "bias")}
         if pooler:
             sources |= {f"pair_head.pooler.{kind}": whole(f"{pooler}.{kind}") for kind in ("weight", "bias")}
+    if "lm_head.dense.weight" in file:
+        sources |= _mlm_head(file, whole, sources["embeddings.word"], config.tied)
     return sources
+
+
+def _mlm_head(file: Weights, whole: Any, table: Source, tied: bool) -> dict[str, Source]:
+    """Upstream calls the norm `norm`, the class in transformers 5 `layer_norm`. The decoder's weights are the
+    embedding table unless the config says otherwise; a copy in the file is then not read, as transformers
+    does it."""
+    norm = "lm_head.norm" if "lm_head.norm.weight" in file else "lm_head.layer_norm"
+    bias = "lm_head.bias" if "lm_head.decoder.bias" not in file else "lm_head.decoder.bias"
+    head = {f"mlm_head.dense.{kind}": whole(f"lm_head.dense.{kind}") for kind in ("weight", "bias")}
+    head |= {f"mlm_head.norm.{kind}": whole(f"{norm}.{kind}") for kind in ("weight", "bias")}
+    head["mlm_head.decoder.weight"] = table if tied else whole("lm_head.decoder.weight")
+    head["mlm_head.decoder.bias"] = whole(bias)
+    return head
 
 
 def _pooler(file: Weights, prefix: str) -> str | None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
 
 from .terminal import tell
+
+NAME = re.compile(r"[\w][\w./:+-]{0,199}")
+"""What servers and their clients can name in a request and in an address."""
+
+
+def named(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A name that a model can be served under."""
+    if value is not None and not NAME.fullmatch(value):
+        raise click.BadParameter(
+            f"{value[:80]!r} is no name of a model: use letters, digits and . _ - / : +, at most 200"
+        )
+    return value
 
 
 @click.command()
@@ -24,6 +37,11 @@ from .terminal import tell
     help="What to build; may be given several times. Default: cpu-fp32.",
 )
 @click.option(
+    "--name",
+    callback=named,
+    help="The model's name, by which it is served. Default: the checkpoint's folder or repository.",
+)
+@click.option(
     "--ignore-unused", is_flag=True, help="Accept tensors and settings that are not known to change results."
 )
 @click.option("--nfc", is_flag=True, help="The bundle composes texts (Unicode NFC) unless told otherwise.")
@@ -33,6 +51,7 @@ def command(
     bundle: Path,
     graphs: Path | None,
     variants: tuple[str, ...],
+    name: str | None,
     ignore_unused: bool,
     nfc: bool,
     overwrite: bool,
@@ -59,9 +78,12 @@ def command(
         ignore_unused=ignore_unused,
         overwrite=overwrite,
         unicode="NFC" if nfc else "exact",
+        name=name,
+        tell=tell,
     )
     size = sum(record.size for record in manifest.files.values()) / 1e6
-    vectors = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"
+    kind = "dense and, expanded over the vocabulary, sparse" if manifest.expansion else "dense and sparse"
+    vectors = kind if manifest.sparse else "dense only (the checkpoint has no sparse head)"
     pooling = f"pooling {', '.join(manifest.pooling)}" + ("" if manifest.normalize else ", not normalised")
     head = "a reranker" if manifest.reranker else f"{vectors}; {pooling}"
     built = ", ".join(manifest.variants)

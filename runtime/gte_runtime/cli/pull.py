@@ -95,6 +95,7 @@ def command(
             name=want.named.name if want.named else want.hub.rpartition("/")[2],
             prompts=want.named.prompts if want.named else None,
             unicode=unicode,
+            tell=say,
         )
         say("built; every variant agrees with the oracle")
     else:

@@ -2,6 +2,7 @@
 
     from gte_runtime.compat import GTEEmbedding          # the authors' helper script
     from gte_runtime.compat import SentenceTransformer   # sentence-transformers, and its CrossEncoder
+    from gte_runtime.compat import SparseEncoder         # sentence-transformers' sparse models
     from gte_runtime.compat import BGEM3FlagModel        # FlagEmbedding
 
 Methods, parameters and defaults are those of the originals. Results are numpy arrays; PyTorch tensors are
@@ -15,5 +16,13 @@ from .authors import GTEEmbedding as GTEEmbedding
 from .cross_encoder import CrossEncoder as CrossEncoder
 from .flag_embedding import BGEM3FlagModel as BGEM3FlagModel
 from .sentence_transformers import SentenceTransformer as SentenceTransformer
+from .sparse_encoder import SparseEncoder as SparseEncoder
 
-__all__ = ["BGEM3FlagModel", "CrossEncoder", "GTEEmbeddidng", "GTEEmbedding", "SentenceTransformer"]
+__all__ = [
+    "BGEM3FlagModel",
+    "CrossEncoder",
+    "GTEEmbeddidng",
+    "GTEEmbedding",
+    "SentenceTransformer",
+    "SparseEncoder",
+]

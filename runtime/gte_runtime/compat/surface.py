@@ -247,7 +247,8 @@ class HubTokenizer:
 
     def convert_ids_to_tokens(self, ids: Any) -> Any:
         """Pieces of the vocabulary: a string for one id, a list for several."""
-        return self._tokenizer.piece(ids) if isinstance(ids, int) else [self._tokenizer.piece(i) for i in ids]
+        piece = self._tokenizer.piece
+        return (piece(ids) or "") if isinstance(ids, int) else [piece(each) or "" for each in ids]
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
         """Ids of pieces of the vocabulary; None for one that it has not."""

@@ -42,6 +42,8 @@ TRANSFORM_NAMES = frozenset(
         "divide",
         "quantize",
         "quantize_scale",
+        "multiply",
+        "multiply_inner",
         "quantize_inner",
         "quantize_inner_scale",
         "outlier_mask",
@@ -50,6 +52,7 @@ TRANSFORM_NAMES = frozenset(
         "quantize_table",
         "quantize_table_rows",
         "quantize_table_columns",
+        "ones",
         "rope_cos",
         "rope_sin",
     }

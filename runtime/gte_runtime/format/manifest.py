@@ -117,6 +117,15 @@ class TokenizerRecord:
     """Texts are split at whitespace and each word is tokenized by itself."""
 
 
+EXPANSIONS = ("relu", "log1p_relu")
+"""What makes a weight of a masked-language-model head's logit: log(1 + relu(x)), or the same twice."""
+MLM_HEAD, QUERY_WEIGHTS = "mlm-head.bin", "query-weights.bin"
+"""Files of a sparse encoder, float32, little-endian: W [H, H], b, norm weight, norm bias [H], decoder [V, H],
+decoder bias [V] one after the other; the weight of each token in a query [V]."""
+MAX_EXPANDED = 64
+"""Entries of an expansion that a self-check records."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenseRecord:
     """A linear layer after the pooling: activation(W v + b)."""
@@ -146,6 +155,10 @@ class SelfCheck:
     """One per token, after ReLU."""
     norm: float = 0.0
     """The vector's length before it is normalised; 0 in bundles built before 2026-11-28."""
+    expanded_ids: tuple[int, ...] = ()
+    """Of a sparse encoder: the entries of the vocabulary with the largest weights, ascending."""
+    expanded_weights: tuple[float, ...] = ()
+    """Their weights."""
 
     def vector(self) -> NDArray[np.float32]:
         """`dense` as an array, float32 [H]."""
@@ -172,6 +185,8 @@ BOUNDS: Bounds = {
     (DenseRecord, "inputs"): (1, 2**20),
     (DenseRecord, "outputs"): (1, 2**16),
     (SelfCheck, "norm"): (0, 1e9),
+    (SelfCheck, "expanded_ids"): (0, 2**24),
+    (SelfCheck, "expanded_weights"): (0, 1e9),
     (SelfCheck, "ids"): (0, 2**24),
     (SelfCheck, "dense"): (-1.001, 1.001),
     (SelfCheck, "token_weights"): (0, 1e9),
@@ -234,6 +249,11 @@ class Manifest:
     """One of SIMILARITIES: how the checkpoint's own vectors are compared."""
     activation: str = "sigmoid"
     """Rerankers: what sentence-transformers applies to the scores, "sigmoid" or "identity"."""
+    expansion: str = ""
+    """Sparse vectors are those of a masked-language-model head, in MLM_HEAD: one of EXPANSIONS. Empty: those
+    of the head that weights the text's own tokens, if `sparse`."""
+    query_weights: bool = False
+    """Queries have sparse vectors of their own: the weights of their tokens in QUERY_WEIGHTS."""
 
     @property
     def dim(self) -> int:
@@ -259,7 +279,10 @@ class Manifest:
     def files_of(self, variant: str) -> tuple[str, ...]:
         """The files that a variant needs to run, tokenizer.json included."""
         chosen = self.variants[variant]
-        return ("tokenizer.json", chosen.graph, *chosen.weights, *(layer.file for layer in self.dense))
+        head = [MLM_HEAD] if self.expansion else []
+        queries = [QUERY_WEIGHTS] if self.query_weights else []
+        dense = (layer.file for layer in self.dense)
+        return ("tokenizer.json", chosen.graph, *chosen.weights, *dense, *head, *queries)
 
 
 def with_checksum(fields: Mapping[str, Any]) -> str:
@@ -368,6 +391,7 @@ def _check_values(manifest: Manifest) -> None:
     _expect(count, "at least one variant", "none")
     _expect(count <= MAX_VARIANTS, f"at most {MAX_VARIANTS} variants", f"{count}")
     _check_head(manifest)
+    _check_expansion(manifest)
     used = {file for name in manifest.variants for file in manifest.files_of(name)}
     for file in manifest.files:
         _expect(file in used, "only files that a variant uses", file)
@@ -385,7 +409,11 @@ def _check_values(manifest: Manifest) -> None:
         )
         _expect(variant.weights and variant.inputs, f"weights and inputs in {at}", "none")
         expected = (
-            (LOGITS,) if manifest.reranker else (STATES,) if manifest.needs_states else (VECTORS, STATES)
+            (LOGITS,)
+            if manifest.reranker
+            else (STATES,)
+            if manifest.needs_states or manifest.expansion
+            else (VECTORS, STATES)
         )
         _expect(
             variant.outputs in expected,
@@ -421,6 +449,31 @@ def _check_values(manifest: Manifest) -> None:
             "one weight per token in each self_check",
             f"{len(check.token_weights)}",
         )
+
+
+def _check_expansion(manifest: Manifest) -> None:
+    """What a sparse encoder has beside its graphs."""
+    h, v = manifest.architecture.hidden_size, manifest.architecture.vocab_size
+    kinds = ("", *EXPANSIONS)
+    _expect(manifest.expansion in kinds, f"expansion of {', '.join(EXPANSIONS)}", repr(manifest.expansion))
+    _expect(not (manifest.expansion and manifest.reranker), "no expansion in a reranker", manifest.expansion)
+    _expect(not manifest.expansion or manifest.sparse, "sparse vectors where there is an expansion", "none")
+    _expect(
+        not manifest.query_weights or manifest.expansion, "an expansion where there are query_weights", "none"
+    )
+    sizes = {MLM_HEAD: 4 * (h * h + 3 * h + v * h + v), QUERY_WEIGHTS: 4 * v}
+    for name in (name for name in sizes if name in manifest.files):
+        size = manifest.files[name].size
+        _expect(size == sizes[name], f"files.{name}.size {sizes[name]}", f"{size}")
+    for check in manifest.self_checks:
+        count = len(check.expanded_ids)
+        _expect(
+            count == len(check.expanded_weights) and count <= MAX_EXPANDED,
+            f"up to {MAX_EXPANDED} expanded_ids and as many expanded_weights",
+            f"{count} and {len(check.expanded_weights)}",
+        )
+        for number in check.expanded_ids:
+            _expect(number < v, f"expanded_ids below {v}, the size of the vocabulary", f"{number}")
 
 
 def _check_head(manifest: Manifest) -> None:

@@ -29,7 +29,7 @@ class NamedModel:
     hub: str
     """The repository on the hub, `owner/name`."""
     revision: str | None
-    """The commit that `files` describes; None where no hashes are known: then main is downloaded."""
+    """The commit that is downloaded and that `files` describes; None for main."""
     files: dict[str, FileRecord]
     """Sizes and hashes of its files at that commit."""
     prompts: dict[str, str]

@@ -29,6 +29,8 @@ gte-multilingual-base.
 On an H100 runs of twice as many tokens are 0 to 5 % faster, of half as many 5 to 9 % slower
 (docs/decisions/packed-graphs.md)."""
 
+NO_IDS: Int64 = np.zeros(0, np.int64)
+
 Lap = Callable[[str], None]
 """Called when a stage of a call ends, with its name: "plan", "run" or "collect"."""
 
@@ -49,6 +51,9 @@ class State:
     """States of the tokens after the last layer, [n, H]; None unless they were requested."""
     logit: float = 0.0
     """Raw score of a pair, unbounded."""
+    token_ids: Int64 | None = None
+    """The entries of the vocabulary to which `token_weights` belong, in a model that expands texts; None
+    where they belong to the tokens of the text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +69,8 @@ class States:
     """N arrays, [n, H] for a text of n tokens; empty unless they were requested."""
     logits: Float32 = field(default_factory=lambda: np.zeros(0, np.float32))
     """Raw scores, [N]; empty for an embedding model."""
+    token_ids: list[Int64] = field(default_factory=list)
+    """N arrays; see `State`. Empty for a model that does not expand texts."""
 
     def __len__(self) -> int:
         return len(self.token_weights) or len(self.logits)
@@ -74,6 +81,7 @@ class States:
             self.token_weights[row] if self.token_weights else np.zeros(0, np.float32),
             self.token_states[row] if self.token_states else None,
             float(self.logits[row]) if len(self.logits) else 0.0,
+            self.token_ids[row] if self.token_ids else None,
         )
 
     def finite(self) -> Bool:
@@ -95,6 +103,7 @@ class States:
             [self.token_weights[row] for row in chosen] if self.token_weights else [],
             [self.token_states[row] for row in chosen] if self.token_states else [],
             self.logits[rows] if len(self.logits) else self.logits,
+            [self.token_ids[row] for row in chosen] if self.token_ids else [],
         )
 
 
@@ -252,6 +261,10 @@ def _put(states: States, rows: Sequence[int], batch: Batch, outputs: Outputs) ->
     bounds = batch.cu_seqlens[1:-1]
     for row, weights in zip(rows, np.split(outputs.token_weights, bounds), strict=True):
         states.token_weights[row] = weights
+    for row, expansion in zip(rows, outputs.expansions, strict=False):
+        if not states.token_ids:
+            states.token_ids.extend([NO_IDS] * len(states.token_weights))
+        states.token_ids[row], states.token_weights[row] = expansion
     if states.token_states:
         for row, vectors in zip(rows, np.split(outputs.token_states, bounds), strict=True):
             states.token_states[row] = vectors

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 
@@ -52,12 +53,12 @@ def _run(
 
 def joined(parts: Sequence[Outputs]) -> Outputs:
     """Outputs of batches that follow one another, as those of one."""
-    return Outputs(
-        **{
-            each.name: np.concatenate([getattr(part, each.name) for part in parts])
-            for each in fields(Outputs)
-        }
-    )
+    arrays: dict[str, Any] = {
+        each.name: np.concatenate([getattr(part, each.name) for part in parts])
+        for each in fields(Outputs)
+        if each.name != "expansions"
+    }
+    return Outputs(**arrays, expansions=tuple(one for part in parts for one in part.expansions))
 
 
 def all_or_error(parts: Iterable[tuple[Batch, Outputs | EngineError]]) -> Outputs:

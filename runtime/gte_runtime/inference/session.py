@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from ..arrays import Float32
+from ..arrays import Float32, Int64
 from .batch import Batch
 
 Share = Literal["one", "any", "all", "extra"]
@@ -18,6 +18,15 @@ other runs use too, for a short run that must not wait for long ones."""
 
 NOTHING: Float32 = np.zeros(0, np.float32)
 """For outputs that a graph does not give, or that were not fetched."""
+
+
+class Expansion(NamedTuple):
+    """The sparse vector of one text over the whole vocabulary."""
+
+    ids: Int64
+    """Entries with a weight above 0, ascending, [k]."""
+    weights: Float32
+    """[k]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,8 @@ class Outputs:
     """Raw scores of a reranker, [B]; empty for other models."""
     token_states: Float32 = field(default_factory=lambda: NOTHING)
     """States of all tokens after the last layer, [T, H]; empty unless they were requested."""
+    expansions: tuple[Expansion, ...] = ()
+    """Of each text, [B], in a model with a masked-language-model head; empty for others."""
 
 
 class Session(Protocol):

@@ -34,6 +34,16 @@ class Reference(NamedTuple):
     [H]}."""
 
 
+Product = Callable[[str, Float, Float], Float]
+"""(name of a linear layer, x [n, K], weight [N, K]) -> their product, [n, N]."""
+
+
+def exact(name: str, x: Float, weight: Float) -> Float:
+    """x weight^T."""
+    product: Float = x @ weight.T
+    return product
+
+
 def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type = np.float64) -> Reference:
     """Run the encoder on one text.
 
@@ -42,54 +52,94 @@ def forward(checkpoint: Checkpoint, ids: NDArray[np.integer[Any]], dtype: type =
         ids: token ids, [n], special tokens included.
         dtype: to compute in. In float64 the oracle's own error is far below that of any variant.
     """
-    a = checkpoint.config.architecture
+    run = Forward(checkpoint, dtype)
+    h = run.embed(ids)
+    for n in range(checkpoint.config.architecture.layers):
+        h = run.layer(n, h)
+    return Reference(*run.heads(h), run.largest)
 
-    def w(name: str) -> Float:
-        return checkpoint.read(name).astype(dtype)
 
-    largest: dict[str, Float] = {}
+class Forward:
+    """The forward pass of one text in its parts: `embed`, each `layer`, `heads`."""
 
-    def linear(x: Float, name: str) -> Float:
-        largest[name] = np.abs(x).max(0)
-        y: Float = x @ w(f"{name}.weight").T
-        return y + w(f"{name}.bias") if f"{name}.bias" in checkpoint else y
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        dtype: type = np.float64,
+        *,
+        product: Product = exact,
+        read: Callable[[str], Float] | None = None,
+    ) -> None:
+        """Prepare a pass.
 
-    def layer_norm(x: Float, name: str) -> Float:
-        centred = x - x.mean(-1, keepdims=True)
-        variance = (centred**2).mean(-1, keepdims=True)
-        normed: Float = centred / np.sqrt(variance + a.layer_norm_eps)
-        y: Float = normed * w(f"{name}.weight") + w(f"{name}.bias")
-        largest[name] = np.abs(y).max(0)
-        return y
+        Args:
+            checkpoint: config and weights.
+            dtype: to compute in.
+            product: computes the products of the layers; `building.kept` simulates int8 with it.
+            read: from the name of a weight to its values; by default the checkpoint's.
+        """
+        self.checkpoint = checkpoint
+        self.dtype = dtype
+        self.product = product
+        self.read = read or checkpoint.read
+        self.largest: dict[str, Float] = {}
+        """See `Reference.largest`."""
 
-    h: Float = checkpoint.rows("embeddings.word", ids).astype(dtype)
-    if "embeddings.token_type" in checkpoint:
-        h = h + w("embeddings.token_type")[0]
-    h = layer_norm(h, "embeddings.norm")
+    def embed(self, ids: NDArray[np.integer[Any]], rows: Float | None = None) -> Float:
+        """The input of the first layer, [n, H]. `rows` are those of the embedding table, [n, H], if they are
+        not to be the checkpoint's."""
+        if rows is None:
+            rows = self.checkpoint.rows("embeddings.word", ids)
+        h: Float = rows.astype(self.dtype)
+        if "embeddings.token_type" in self.checkpoint:
+            h = h + self._weight("embeddings.token_type")[0]
+        return self.norm(h, "embeddings.norm")
 
-    # Angles are float32, as in the authors' code; see checkpoint/rope.py.
-    angle = np.arange(len(ids), dtype=np.float32)[:, None] * checkpoint.config.rope.frequencies()
-    cos, sin = np.cos(angle.astype(dtype)), np.sin(angle.astype(dtype))
-
-    for n in range(a.layers):
-        at = f"layers.{n}"
-        q, k, v = (_heads(linear(h, f"{at}.{part}"), a.heads) for part in ("query", "key", "value"))
+    def layer(self, n: int, h: Float) -> Float:
+        """The states after layer `n`, [n, H]."""
+        a, at, length = self.checkpoint.config.architecture, f"layers.{n}", len(h)
+        # Angles are float32, as in the authors' code; see checkpoint/rope.py.
+        angle = np.arange(length, dtype=np.float32)[:, None] * self.checkpoint.config.rope.frequencies()
+        cos, sin = np.cos(angle.astype(self.dtype)), np.sin(angle.astype(self.dtype))
+        q, k, v = (_heads(self.linear(h, f"{at}.{part}"), a.heads) for part in ("query", "key", "value"))
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         mixed = _softmax(q @ k.transpose(0, 2, 1) / sqrt(a.head_size)) @ v
-        mixed = mixed.transpose(1, 0, 2).reshape(len(ids), a.hidden_size)
-        h = layer_norm(h + linear(mixed, f"{at}.output"), f"{at}.attention_norm")
-        y = linear(_gelu(linear(h, f"{at}.gate")) * linear(h, f"{at}.up"), f"{at}.down")
-        h = layer_norm(h + y, f"{at}.mlp_norm")
+        mixed = mixed.transpose(1, 0, 2).reshape(length, a.hidden_size)
+        h = self.norm(h + self.linear(mixed, f"{at}.output"), f"{at}.attention_norm")
+        gated = _gelu(self.linear(h, f"{at}.gate")) * self.linear(h, f"{at}.up")
+        return self.norm(h + self.linear(gated, f"{at}.down"), f"{at}.mlp_norm")
 
-    weights = (
-        np.maximum(linear(h, "token_head")[:, 0], 0)
-        if checkpoint.has_sparse_head
-        else np.zeros(len(ids), dtype)
-    )
-    logit = 0.0
-    if checkpoint.reranker:
-        logit = float(linear(np.tanh(linear(h[:1], "pair_head.pooler")), "pair_head.logit")[0, 0])
-    return Reference(h[0], weights, h, logit, largest)
+    def heads(self, h: Float) -> tuple[Float, Float, Float, float]:
+        """The first four values of `Reference`, from the states after the last layer."""
+        weights = (
+            np.maximum(self.linear(h, "token_head")[:, 0], 0)
+            if self.checkpoint.has_sparse_head
+            else np.zeros(len(h), self.dtype)
+        )
+        logit = 0.0
+        if self.checkpoint.reranker:
+            pooled = np.tanh(self.linear(h[:1], "pair_head.pooler"))
+            logit = float(self.linear(pooled, "pair_head.logit")[0, 0])
+        return h[0], weights, h, logit
+
+    def _weight(self, name: str) -> Float:
+        return self.read(name).astype(self.dtype, copy=False)
+
+    def linear(self, x: Float, name: str) -> Float:
+        """x W^T + b."""
+        self.largest[name] = np.abs(x).max(0)
+        y = self.product(name, x, self._weight(f"{name}.weight"))
+        return y + self._weight(f"{name}.bias") if f"{name}.bias" in self.checkpoint else y
+
+    def norm(self, x: Float, name: str) -> Float:
+        """LayerNorm."""
+        centred = x - x.mean(-1, keepdims=True)
+        variance = (centred**2).mean(-1, keepdims=True)
+        eps = self.checkpoint.config.architecture.layer_norm_eps
+        normed: Float = centred / np.sqrt(variance + eps)
+        y: Float = normed * self._weight(f"{name}.weight") + self._weight(f"{name}.bias")
+        self.largest[name] = np.abs(y).max(0)
+        return y
 
 
 def after_encoder(hidden: Float, pooling: Sequence[str], layers: Sequence[tuple[Float, Float, str]]) -> Float:
@@ -120,6 +170,22 @@ def after_encoder(hidden: Float, pooling: Sequence[str], layers: Sequence[tuple[
         elif activation == "sigmoid":
             v = 1 / (1 + np.exp(-v))
     return v
+
+
+def expansion(checkpoint: Checkpoint, hidden: Float) -> Float:
+    """The largest logit of each entry of the vocabulary over all tokens, [V], of the masked-language-model
+    head.
+
+    Args:
+        checkpoint: config and weights.
+        hidden: states of all tokens after the last layer, [n, H].
+    """
+    run = Forward(checkpoint, hidden.dtype.type)
+    t = run.norm(_gelu(run.linear(hidden, "mlm_head.dense")), "mlm_head.norm")
+    pieces = checkpoint.read_rows("mlm_head.decoder.weight", 8192)
+    largest = np.concatenate([(t @ rows.astype(t.dtype).T).max(0) for rows in pieces])
+    logits: Float = largest + checkpoint.read("mlm_head.decoder.bias").astype(t.dtype)
+    return logits
 
 
 def _heads(x: Float, heads: int) -> Float:

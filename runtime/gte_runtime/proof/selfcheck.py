@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..errors import BundleError, SelfCheckFailed
 from ..format.manifest import Manifest, PairCheck, SelfCheck
 from ..inference.batch import make_batch
-from ..inference.session import Session
+from ..inference.session import Expansion, Session
 from ..scoring import cut_and_normalise
 from ..tokenization import Tokenizer, Tokens
 
@@ -55,6 +55,8 @@ def self_check(
             worst = max(
                 worst, _compare(variant, checks[row], cls, found, published.tolerance, manifest.sparse)
             )
+        for row, expansion in zip(rows.tolist(), outputs.expansions, strict=False):
+            worst = max(worst, _compare_expansion(variant, checks[row], expansion, published.tolerance))
     return worst
 
 
@@ -83,7 +85,8 @@ def _check_pairs(
                 raise SelfCheckFailed(
                     f"variant {variant}: a score of the self-check is {logit:.6f}, recorded is "
                     f"{expected:.6f} (allowed {published.tolerance:.0e}); the weights, the graph or ONNX "
-                    "Runtime changed. Build the bundle again with this ONNX Runtime"
+                    "Runtime changed. Build the bundle again with this ONNX Runtime",
+                    distance=difference,
                 )
     return worst
 
@@ -122,6 +125,7 @@ def _compare(
             f"{difference:.1e} (cosine {cosine:.6f}, allowed {tolerance:.0e}); the weights, the graph or "
             "ONNX Runtime changed. Build the bundle again with this ONNX Runtime",
             cos=cosine,
+            distance=difference,
         )
     length = float(np.linalg.norm(cls.astype(np.float64)))
     if check.norm and not abs(length / check.norm - 1) <= WEIGHT_SLACK * tolerance:
@@ -140,5 +144,22 @@ def _compare(
                 f"variant {variant}: token weights of the self-check differ by {apart:.1e} of their largest "
                 f"(allowed {allowed:.0e})",
                 cos=cosine,
+                distance=apart / WEIGHT_SLACK,
             )
+    return difference
+
+
+def _compare_expansion(variant: str, check: SelfCheck, found: Expansion, tolerance: float) -> float:
+    """The largest difference of a recorded weight of an expansion, in the unit of the tolerance."""
+    weights = dict(zip(found.ids.tolist(), found.weights.tolist(), strict=True))
+    recorded = np.array(check.expanded_weights, np.float32)
+    ours = np.array([weights.get(entry, 0.0) for entry in check.expanded_ids], np.float32)
+    scale = max(1.0, float(recorded.max(initial=0)))
+    difference = float(np.abs(ours - recorded).max(initial=0)) / scale / WEIGHT_SLACK
+    if not difference <= tolerance:
+        raise SelfCheckFailed(
+            f"variant {variant}: weights of an expansion of the self-check differ by "
+            f"{difference * WEIGHT_SLACK:.1e} of their largest (allowed {WEIGHT_SLACK * tolerance:.0e})",
+            distance=difference,
+        )
     return difference

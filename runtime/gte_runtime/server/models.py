@@ -150,11 +150,11 @@ class EmbeddingModel(ServedModel):
         return self.tokenizer.encode(checked, max_length=max_length, truncate=truncate, left=left)
 
     def sparse_vector(self, tokens: Tokens, state: State) -> SparseVector:
-        return sparse.sparse_vector(tokens.ids, state.token_weights, self.manifest.tokenizer.drop_ids)
+        return sparse.sparse_vector(_weighted(tokens, state), state.token_weights, self.steps.dropped)
 
     def by_string(self, tokens: Tokens, state: State) -> dict[str, float]:
         return sparse.by_string(
-            tokens.ids, state.token_weights, self.manifest.tokenizer.drop_ids, self.tokenizer.decode
+            _weighted(tokens, state), state.token_weights, self.steps.dropped, self.tokenizer.decode
         )
 
     def prompt(self, name: str | None) -> str:
@@ -223,3 +223,8 @@ class RerankerModel(ServedModel):
                 if text not in checked:  # a query is in all pairs
                     checked.add(check_text(text, index))
         return self.tokenizer.encode_pairs(inputs, max_length=max_length, truncate=truncate, known=known)
+
+
+def _weighted(tokens: Tokens, state: State) -> Int64:
+    """The ids to which the token weights of a text belong."""
+    return tokens.ids if state.token_ids is None else state.token_ids

@@ -260,8 +260,12 @@ INT8_TRANSFORMS = {
 } | OUTLIER_TRANSFORMS
 
 
+ELSEWHERE = {"zeros", "ones", "multiply", "multiply_inner"}
+"""`zeros` reversed are zeros; the others are for products that stay in float, in test_kept.py."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("transform", sorted(set(TRANSFORMS) - {"zeros"}))
+@pytest.mark.parametrize("transform", sorted(set(TRANSFORMS) - ELSEWHERE))
 def test_a_build_proves_itself(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, transform: str):
     """Each transform gone wrong is found by the oracle before anybody sees a bundle."""
     monkeypatch.setitem(TRANSFORMS, transform, reversed_rows(TRANSFORMS[transform]))

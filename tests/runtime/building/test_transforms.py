@@ -110,6 +110,8 @@ def test_every_transform_is_tried():
         "divide",
         "quantize",
         "quantize_scale",
+        "multiply",
+        "multiply_inner",
         "quantize_inner",
         "quantize_inner_scale",
         "outlier_mask",
@@ -118,6 +120,7 @@ def test_every_transform_is_tried():
         "quantize_table",
         "quantize_table_rows",
         "quantize_table_columns",
+        "ones",
         "rope_cos",
         "rope_sin",
     }
@@ -251,6 +254,24 @@ def test_parts_of_a_product_are_the_whole(given: tuple[str, ...]):
             found[:, OUTLIERS["next_norm"]], whole[:, OUTLIERS["next_norm"]], atol=1e-6
         )
     assert not inner[exact].any()
+
+
+@pytest.mark.parametrize("given", [(), ("given",), ("next_norm",)], ids=["", "factors", "norm"])
+def test_a_product_that_stays_in_float(given: tuple[str, ...]):
+    """It is what the rounded product stands for, to the precision of float32; in the form for outlying
+    channels without the rows and columns that are computed beside it.
+    """
+    sources = ("matrix", "read", *given)
+    whole = WEIGHTS["matrix"].T * FACTORS["read"][:, None] / (FACTORS["given"] if given == ("given",) else 1)
+    np.testing.assert_allclose(made(tensor("multiply", (4, 6), sources)), whole, rtol=1e-6)
+    whole[OUTLIERS["read"]] = 0
+    if given == ("next_norm",):
+        whole[:, OUTLIERS["next_norm"]] = 0
+    np.testing.assert_allclose(made(tensor("multiply_inner", (4, 6), sources)), whole, rtol=1e-6)
+
+
+def test_ones_for_a_table_that_is_not_rounded():
+    np.testing.assert_array_equal(made(tensor("ones", (5, 1), ("table",))), np.ones((5, 1)))
 
 
 @pytest.mark.parametrize("which", [0, 1])

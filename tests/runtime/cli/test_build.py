@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from command_line import gte
+
+from gte_runtime.bundle.directory import Bundle
+from gte_runtime.cli.build import command
 
 
 @pytest.mark.slow
@@ -46,3 +50,15 @@ def test_what_is_no_checkpoint(model: str, tmp_path: Path):
         assert done.returncode == 4
         assert what in done.stderr.decode()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name(golden, tmp_path: Path):
+    """Two runs of a trainer, both in a folder checkpoint-500, get names of their own to be served under."""
+    arguments = [str(golden.checkpoint), str(tmp_path / "bundle"), "--graphs", str(golden.graphs)]
+    done = CliRunner().invoke(command, [*arguments, "--name", "support-search"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert Bundle.open(tmp_path / "bundle").manifest.model == "support-search"
+    for wrong in ("", "two words", "/x", "a" * 300, "x\ny"):
+        refused = CliRunner().invoke(command, [*arguments, "--name", wrong])
+        assert refused.exit_code == 2
+        assert "is no name of a model" in refused.output

@@ -14,12 +14,15 @@ from gte_runtime import compat
 OURS: dict[str, Any] = {
     "SentenceTransformer": compat.SentenceTransformer,
     "CrossEncoder": compat.CrossEncoder,
+    "SparseEncoder": compat.SparseEncoder,
     "M3Embedder": compat.BGEM3FlagModel,
 }
 OWN_DEFAULTS = {
     ("SentenceTransformer", "model_name_or_path"): "'gte-mini'",
     # Either of two names must be given, so neither can be required.
     ("SentenceTransformer", "inputs"): "None",
+    ("SparseEncoder", "model_name_or_path"): "'gte-mini'",
+    ("SparseEncoder", "inputs"): "None",
     ("CrossEncoder", "model_name_or_path"): "'gte-multilingual-reranker-base'",
     ("CrossEncoder", "inputs"): "None",
 }

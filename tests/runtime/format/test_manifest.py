@@ -124,6 +124,7 @@ FIELDS = (
         "files", "variants", "self_checks"),
     *("pair_checks", "origin", "prompts", "default_prompt", "unicode"),
     *("pooling", "dense", "normalize", "max_length", "truncate_dim", "similarity", "activation"),
+    *("expansion", "query_weights"),
     *(("architecture", field) for field in ("layers", "hidden_size", "heads", "intermediate_size",
         "vocab_size", "max_positions")),
     ("architecture", "layer_norm_eps"),
@@ -135,6 +136,7 @@ FIELDS = (
             "flash_from")
     ),
     *(("self_checks", 0, field) for field in ("text", "ids", "dense", "token_weights", "norm")),
+    *(("self_checks", 0, field) for field in ("expanded_ids", "expanded_weights")),
 )  # fmt: skip
 PATHS = [(field,) if isinstance(field, str) else field for field in FIELDS]
 LATER = [
@@ -152,8 +154,12 @@ LATER = [
     ("similarity",),
     ("activation",),
     ("self_checks", 0, "norm"),
+    ("expansion",),
+    ("query_weights",),
+    ("self_checks", 0, "expanded_ids"),
+    ("self_checks", 0, "expanded_weights"),
 ]
-"""Fields that came to the format with rerankers, the hub, text forms and other poolings."""
+"""Fields that came to the format with rerankers, the hub, text forms, other poolings and sparse encoders."""
 
 
 def name_of(path: tuple[str | int, ...]) -> str:
@@ -479,6 +485,7 @@ ONE = {
 def test_a_number_out_of_bounds(raw: Json, kind: type, beyond: float):
     """One below the least or above the most is refused, and so is one that would overflow what is computed
     from it."""
+    raw["self_checks"][0] |= {"expanded_ids": [1], "expanded_weights": [0.5]}
     for (owner, name), (least, most) in BOUNDS.items():
         if owner is not kind:
             continue

@@ -27,7 +27,7 @@ MINI = ROOT / "models" / "gte-mini" / "tokenizer.json"
 TINY = ROOT / "tests" / "data" / "gte-tiny-random" / "tokenizer.json"
 
 
-LARGE = ROOT.parent / "shared" / "tokenizer" / "xlmr-approx" / "tokenizer.json"
+LARGE = ROOT.parent / "shared" / "tokenizer" / "xlmr" / "tokenizer.json"
 
 
 def wordpiece() -> bytes:

@@ -110,8 +110,14 @@ def _token_weights(
 ) -> list[dict[str, Any]]:
     """Every token as run, in order, with its weight and its place in the text.
 
-    Special tokens are not part of a sparse vector, so their weight is 0.
+    Special tokens are not part of a sparse vector, so their weight is 0. A model that expands texts has no
+    weights of the text's own tokens: then these are the entries of the expansion.
     """
+    if state.token_ids is not None:
+        return [
+            {"id": t, "text": model.tokenizer.decode(t), "weight": w}
+            for t, w in zip(state.token_ids.tolist(), state.token_weights.tolist(), strict=True)
+        ]
     drop = set(model.manifest.tokenizer.drop_ids)
     weights = [
         0.0 if t in drop else w
