@@ -379,7 +379,7 @@ def test_a_bomb_is_counted_decompressed(server: Process):
     ids=lambda v: str(v)[:30],
 )
 def test_paths_are_taken_as_they_are(server: Process, target: str, status: int):
-    """Nothing but slashes is collapsed, nothing decoded or redirected; an absolute address counts by its path."""
+    """Only slashes are collapsed, nothing is decoded or redirected; of an address the path counts."""
     found = answers(server.raw(request(target, GOOD, "connection: close")))
     assert [answer[0] for answer in found] == [status]
     assert found[0][1]["content-type"] == "application/json"

@@ -81,7 +81,8 @@ def build(
         overwrite: replace an existing bundle.
         keep_existing: if there is a bundle already, or another process finishes it first, keep that one.
         origin: the repository of the checkpoint, as `owner/name@commit`.
-        name: the model's name; by default that of the checkpoint's directory.
+        name: the model's name; by default that of the checkpoint's directory, or of the repository for a
+            snapshot in the hub's cache.
         prompts: prompts by name, for a checkpoint that has none.
 
     Returns:
@@ -284,6 +285,14 @@ def _write_graphs(staged: Path, source: Path, chosen: Iterable[GraphRecipe]) -> 
     return files
 
 
+def _name_of(directory: Path) -> str:
+    """Of models--OWNER--NAME/snapshots/COMMIT it is NAME, because a commit says nothing to users."""
+    repository = directory.parent.parent.name
+    if directory.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.rpartition("--")[2]
+    return directory.name
+
+
 def _manifest(
     checkpoint: Checkpoint,
     tokenizer: Tokenizer,
@@ -293,7 +302,7 @@ def _manifest(
 ) -> Manifest:
     config = checkpoint.config
     return Manifest(
-        model=checkpoint.directory.resolve().name,
+        model=_name_of(checkpoint.directory.resolve()),
         made_by=f"gte-runtime {__version__}",
         source=sha256_of(checkpoint.directory / "model.safetensors"),
         notice=config.notice,

@@ -23,6 +23,7 @@ from .terminal import tell
     multiple=True,
     help="What to build; may be given several times. Default: cpu-fp32.",
 )
+@click.option("--name", help="The model's name in the bundle. Default: that of the checkpoint's directory.")
 @click.option("--ignore-unused", is_flag=True, help="Accept tensors that the architecture does not use.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
 def command(
@@ -30,6 +31,7 @@ def command(
     bundle: Path,
     graphs: Path | None,
     variants: tuple[str, ...],
+    name: str | None,
     ignore_unused: bool,
     overwrite: bool,
 ) -> None:
@@ -54,6 +56,7 @@ def command(
         variants=variants or DEFAULT_VARIANTS,
         ignore_unused=ignore_unused,
         overwrite=overwrite,
+        name=name,
     )
     size = sum(record.size for record in manifest.files.values()) / 1e6
     vectors = "dense and sparse" if manifest.sparse else "dense only (the checkpoint has no sparse head)"

@@ -180,8 +180,8 @@ def command(
         raise ProviderError(f"{error.name} is not installed; pip install 'gte-runtime[server]'") from None
     opened: list[ServedModel] = []
     try:
-        for model in models:
-            opened.append(_open(*named(model), provider, variant, threads, encode_special_tokens))
+        for name, path in map(named, models):
+            opened.append(_open(path, provider, variant, threads, encode_special_tokens, name))
         names = [served.name for served in opened]
         if twice := [name for name in names if names.count(name) > 1]:
             raise click.UsageError(
@@ -204,12 +204,12 @@ def named(model: str) -> tuple[str | None, str]:
 
 
 def _open(
-    name: str | None,
     model: str,
     provider: str,
     variant: str | None,
     threads: int | None,
     encode_special_tokens: bool,
+    name: str | None = None,
 ) -> ServedModel:
     """Open a bundle of either kind and run it once on one processor and once on all, so that no request waits
     for memory and threads that are set up at a first run."""
