@@ -129,7 +129,11 @@ def parse(body: bytes, kind: type[T], strict: bool, max_values: int) -> tuple[T,
             _check_syntax(body)
             raise
     except RecursionError:
-        raise Refusal("invalid_json", "the body is nested too deeply") from None
+        raise too_deep() from None
+
+
+def too_deep() -> Refusal:
+    return Refusal("invalid_json", "the body is nested too deeply")
 
 
 def names(body: bytes, max_values: int) -> set[str]:
@@ -137,9 +141,11 @@ def names(body: bytes, max_values: int) -> set[str]:
     _check_values(body, max_values)
     try:
         return set(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         _check_syntax(body)
         raise Refusal("invalid_type", "body: expected an object") from None
+    except RecursionError:
+        raise too_deep() from None
 
 
 INSIDE = re.compile(rb'(?:[^"\\]{1,4096}+|\\.){0,64}+', re.DOTALL)
