@@ -106,7 +106,8 @@ class Usage(pydantic.BaseModel):
 
 
 known = {
-    "OpenAIBaseModel": pydantic.BaseModel, "BaseModel": pydantic.BaseModel, "Field": pydantic.Field, "UsageInfo": Usage,
+    "OpenAIBaseModel": pydantic.BaseModel, "BaseModel": pydantic.BaseModel, "Field": pydantic.Field,
+    "UsageInfo": Usage,
     "random_uuid": lambda: "id", "time": time, "ScoreContentPartParam": Any,
 }  # fmt: skip
 embed = "vllm.entrypoints.pooling.embed.protocol"

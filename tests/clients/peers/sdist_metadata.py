@@ -1,7 +1,7 @@
 """A build backend for `pip download`, which wants the metadata of a source distribution.
 
-The backends of vllm and llama-cpp-python want PyTorch and a C++ compiler for that. It is in PKG-INFO already, and
-nothing is built.
+The backends of vllm and llama-cpp-python want PyTorch and a C++ compiler for that. It is in PKG-INFO already,
+and nothing is built.
 """
 
 from __future__ import annotations

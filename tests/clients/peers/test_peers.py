@@ -49,7 +49,7 @@ EXPECTED = {
         "*cross_encoder_online*test_rerank_api_t*": "the reranker of these tests is not trained",
     },
     "llama-cpp-python": {
-        "*mixed_input*-False*": "an empty text is refused without --allow-empty, and so is a text mixed with ids",
+        "*mixed_input*-False*": "refused: an empty text, without --allow-empty, and a text mixed with ids",
         "*mixed_input*input7*": "a text mixed with ids",
         "*pooling_none*": "a server that pools nothing; /embed_all gives the vectors of tokens",
         "*prompt_too_long*": "our models read 8192 tokens, and what is longer is cut",
@@ -59,17 +59,18 @@ EXPECTED = {
         "*test_rerank_tei_format": "the same",
     },
 }
+VLLM, LLAMA = "tests/entrypoints/pooling", "vendor/llama.cpp/tools/server/tests/unit"
 FILES = {
     "vllm": [
-        *(f"tests/entrypoints/pooling/embed/test_{name}.py" for name in (
-            "cohere_online", "cohere_openai_parity", "online", "online_dimensions",
-        )),
-        *(f"tests/entrypoints/pooling/scoring/test_{name}_online.py" for name in ("bi_encoder", "cross_encoder")),
+        f"{VLLM}/embed/test_cohere_online.py",
+        f"{VLLM}/embed/test_cohere_openai_parity.py",
+        f"{VLLM}/embed/test_online.py",
+        f"{VLLM}/embed/test_online_dimensions.py",
+        f"{VLLM}/scoring/test_bi_encoder_online.py",
+        f"{VLLM}/scoring/test_cross_encoder_online.py",
     ],
-    "llama-cpp-python": [
-        f"vendor/llama.cpp/tools/server/tests/unit/test_{name}.py" for name in ("embedding", "rerank", "tokenize")
-    ],
-}  # fmt: skip
+    "llama-cpp-python": [f"{LLAMA}/test_{name}.py" for name in ("embedding", "rerank", "tokenize")],
+}
 PLUGINS = {"vllm": "as_vllm", "llama-cpp-python": "as_llama_cpp"}
 LEAST = {"vllm": 45, "llama-cpp-python": 35}
 """Tests that have to pass: a harness in which none is run must not pass for one in which none fails."""
