@@ -131,6 +131,20 @@ def test_no_field_is_dropped_in_silence(models: list[ServedModel]):
         )
 
 
+@pytest.mark.slow
+def test_no_value_of_any_field_is_a_server_error(models: list[ServedModel]):
+    """Of the wrong type, out of range, empty, nested, of no text: refused or done, never a status of 500."""
+    strange = [True, -1, 10**30, "", [], {}, [None], {"a": {}}, "\x00", ["a", 5], {"text": 5}]
+    requests = [
+        (path, REQUIRED[path] | {name: value})
+        for path, kind in routes_with_requests().items()
+        for name in fates(kind)
+        for value in strange
+    ]
+    answers = asked(models, *requests)
+    assert [each for each, answer in zip(requests, answers, strict=True) if answer.status_code >= 500] == []
+
+
 def test_an_unknown_field_is_told_of(ask: Ask):
     answer = ask("/v1/embeddings", {"input": "a", "colour": "red"})
     assert "colour" in answer.headers["x-gte-warning"]
