@@ -558,6 +558,7 @@ def test_the_same_in_every_place(ask: Ask, gte: Embedder):
     ]
     for form in (*forms, *([each] for each in forms)):
         assert np.array_equal(vector(ask("/v1/embeddings", {"input": form})), want)
+    bad: Any
     for bad in ({"image": "x"}, {"content": "x"}, {"content": []}, {"content": [{"type": "input_audio"}]}):
         assert ask("/v1/embeddings", {"input": [bad]}).json()["error"]["param"] == "input[0]"
 

@@ -34,7 +34,8 @@ def of_kind(dense: Float32, kind: Kind) -> np.ndarray[Any, Any]:
         return np.ascontiguousarray(dense)
     if kind in ("int8", "uint8"):
         rounded = np.clip(np.rint(dense * np.float32(127)), -127, 127).astype(np.int16)
-        return rounded.astype(np.int8) if kind == "int8" else (rounded + 128).astype(np.uint8)
+        signed: np.ndarray[Any, Any] = rounded.astype(np.int8)
+        return signed if kind == "int8" else (rounded + 128).astype(np.uint8)
     bits = np.packbits(dense > 0, axis=1)
     return bits if kind == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
 
