@@ -26,7 +26,7 @@ from gte_runtime.errors import Cancelled, EngineError
 from gte_runtime.inference.batch import Batch
 from gte_runtime.inference.session import Outputs
 from gte_runtime.server.app import App
-from gte_runtime.server.models import EmbeddingModel
+from gte_runtime.server.models import EmbeddingModel, ServedModel
 from gte_runtime.server.options import Options
 from gte_runtime.server.serve import make_server
 
@@ -238,6 +238,31 @@ def gated(bundle: Path, **options: Any) -> Iterator[tuple[Here, Gate]]:
             gate.open.set()
             gate.deaf = False
             here.close()
+
+
+def asked(
+    models: Sequence[ServedModel], *requests: tuple[str, Any], method: str = "POST", **options: Any
+) -> list[httpx.Response]:
+    """The answers of the application to requests one after the other, without a port or a thread for it.
+
+    A request is (path, body), the body bytes or a value for JSON; without one it is a GET.
+    """
+
+    async def run() -> list[httpx.Response]:
+        app = App(models, Options(**options))
+        app.start()
+        transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answers = []
+            for path, body in requests:
+                content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+                kind = {"content-type": "application/json"} if body is not None else {}
+                how = method if body is not None else "GET"
+                answers.append(await client.request(how, path, content=content, headers=kind))
+        await app.close()
+        return answers
+
+    return asyncio.run(run())
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, key: str) -> Iterator[Server]:
-    """Two models behind a key, or behind none if it is empty."""
+def serving_models(
+    folder: Path,
+    key: str,
+    models: Sequence[str] = ("gte-mini", "gte-tiny-reranker"),
+    options: Sequence[str] = (),
+) -> Iterator[Server]:
+    """Models behind a key, or behind none if it is empty."""
     assert GTE is not None
     bundle, log, keys = folder / "gte-tiny-reranker", folder / "log", folder / "keys"
     keys.write_text(key)
@@ -87,15 +92,14 @@ def serving(folder: Path, key: str) -> Iterator[Server]:
         check=True,
         capture_output=True,
     )
+    paths = [str(bundle) if model == bundle.name else model for model in models]
     arguments = [
         "serve",
-        "--model",
-        "gte-mini",
-        "--model",
-        str(bundle),
+        *(part for path in paths for part in ("--model", path)),
         "--port",
         "0",
         *(["--api-key-file", str(keys)] if key else []),
+        *options,
     ]
     with log.open("wb") as stderr:
         process = subprocess.Popen([GTE, *arguments], stderr=stderr)
@@ -116,14 +120,19 @@ def serving(folder: Path, key: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("serve"), KEY) as running:
+    with serving_models(tmp_path_factory.mktemp("serve"), KEY) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("keyless"), "") as running:
+    with serving_models(tmp_path_factory.mktemp("keyless"), "") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., contextlib.AbstractContextManager[Server]]:
+    return serving_models
 
 
 @pytest.fixture(scope="session")

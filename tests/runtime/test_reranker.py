@@ -181,19 +181,45 @@ def tokenizer() -> Tokenizer:
     return Tokenizer((RERANKER / "tokenizer.json").read_bytes())
 
 
-@given(st.text(max_size=60), st.text(max_size=60), st.integers(5, 60))
+@given(st.text(max_size=60), st.text(max_size=60), st.integers(5, 60), st.booleans())
 @settings(max_examples=examples(150), deadline=None)
-def test_truncation_is_the_librarys(tokenizer: Tokenizer, query: str, document: str, limit: int):
-    """Longest first, as the tokenizers library truncates a pair: the slow version, which tokenizes both texts
-    whole.
+def test_truncation_is_the_librarys(tokenizer: Tokenizer, query: str, document: str, limit: int, left: bool):
+    """Longest first, as the tokenizers library truncates a pair from either side: the slow version, which
+    tokenizes both texts whole.
     """
     query, document = (text.encode("utf-8", "replace").decode() for text in (query, document))
     library = Library.from_file(str(RERANKER / "tokenizer.json"))
-    library.enable_truncation(limit, strategy="longest_first")
-    found = tokenizer.encode_pairs([(query, document)], max_length=limit)[0]
+    library.enable_truncation(limit, strategy="longest_first", direction="left" if left else "right")
+    found = tokenizer.encode_pairs([(query, document)], max_length=limit, left=left)[0]
     assert found.ids.tolist() == library.encode(query, document).ids
     library.no_truncation()
     assert found.truncated == (len(library.encode(query, document).ids) > limit)
+
+
+@given(
+    st.text(max_size=40),
+    st.text(max_size=40),
+    st.tuples(st.none() | st.integers(0, 12), st.none() | st.integers(0, 12)),
+    st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_each_text_of_a_pair_may_have_a_limit_of_its_own(
+    tokenizer: Tokenizer, query: str, document: str, most: tuple[int | None, int | None], left: bool
+):
+    """As if each text had been tokenized alone, cut, and put between the special tokens of a pair."""
+    library = Library.from_file(str(RERANKER / "tokenizer.json"))
+    texts = [text.encode("utf-8", "replace").decode() for text in (query, document)]
+    whole = [library.encode(text, add_special_tokens=False).ids for text in texts]
+    kept = [
+        ids if limit is None or len(ids) <= limit else ids[len(ids) - limit :] if left else ids[:limit]
+        for ids, limit in zip(whole, most, strict=True)
+    ]
+    (found,) = tokenizer.encode_pairs(
+        [(texts[0], texts[1])], max_length=8192, left=left, most_of_each=most, truncate=False
+    )
+    before, between, after = tokenizer.pair_template
+    assert found.ids.tolist() == [*before, *kept[0], *between, *kept[1], *after]
+    assert found.truncated == (kept != whole)
 
 
 def word_piece() -> Library:

@@ -7,11 +7,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from serving import GTE, gated
 
 from gte_runtime import Embedder
+from gte_runtime.bundle.directory import Bundle
 from gte_runtime.cli import serve
 from gte_runtime.errors import ConfigError
 from gte_runtime.server.options import Options
@@ -61,13 +64,17 @@ def test_token_ids_are_run_as_they_are(tiny_bundle: Path):
         runs = len(gate.runs)
         rows = gte.manifest.architecture.vocab_size
         bad: list[Any]
-        for bad in ([-1], [0, rows], [[0, 1], [rows]], [[]], [0] * 8193, [2**40]):
+        for bad in ([-1], [0, rows], [[0, 1], [rows]], [[]], [2**40]):
             refused = here.post("/v1/embeddings", {"input": bad})
             assert refused.status_code == 400, bad
             assert refused.json()["error"]["param"].startswith("input")
         for bad in ([0, True], [0, 1.5], [[0, "a"]], [0, "a"]):
             assert here.post("/v1/embeddings", {"input": bad}).status_code == 400, bad
         assert len(gate.runs) == runs
+        # They are cut as texts are, and refused as they are.
+        assert here.post("/v1/embeddings", {"input": [5] * 8193}).json()["usage"]["truncated"] == 1
+        whole = here.post("/v1/embeddings", {"input": [5] * 8193, "truncate": False})
+        assert (whole.status_code, whole.json()["error"]["code"]) == (400, "text_too_long")
 
 
 def test_the_empty_string_when_allowed(tiny_bundle: Path):
@@ -93,6 +100,47 @@ def test_smaller_limits_are_named_in_their_errors(tiny_bundle: Path):
         head = here.get("/health", headers={"x": "y" * 2000})
         assert head.status_code == 431
         assert "--max-header-bytes" in head.json()["error"]["message"]
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Names of the models and the options that `gte serve` would serve with."""
+    found: list[Any] = []
+
+    def instead(models: Any, options: Options, **others: Any) -> int:
+        found.extend(([model.name for model in models], options))
+        return 0
+
+    monkeypatch.setattr("gte_runtime.server.serve.serve", instead)
+    return found
+
+
+def test_models_are_served_under_names_of_one_s_own(tiny_bundle: Path, tmp_path: Path, served: list[Any]):
+    """Several builds of one checkpoint have the same name in their manifests."""
+    strange = tmp_path / "step=500"
+    strange.symlink_to(tiny_bundle)
+    arguments = ["--threads", "1", "--model", str(tiny_bundle), "--model", f"new={strange}"]
+    assert CliRunner().invoke(serve.command, [*arguments, "--url-prefix", "gte/"]).exit_code == 0
+    assert served[0] == [Bundle.open(tiny_bundle).manifest.model, "new"]
+    assert served[1].url_prefix == "/gte"
+    twice = CliRunner().invoke(serve.command, ["--threads", "1", *(["--model", str(tiny_bundle)] * 2)])
+    assert twice.exit_code == 2
+    assert "--model NAME=PATH" in twice.output
+    assert serve.named(str(strange)) == (None, str(strange))
+    for bad in ("=x", "name=", "na\nme=x"):
+        with pytest.raises(click.UsageError, match="NAME=PATH"):
+            serve.named(bad)
+
+
+def test_idle_connections_outlive_those_of_load_balancers():
+    """AWS, Google and nginx close after 60 seconds; who closes first must be the one who sends requests."""
+    assert Options().keep_alive > 60
+
+
+@pytest.mark.parametrize("prefix", ["gte", "/gte/", "//a", "/a b", "/a?b"])
+def test_a_prefix_is_a_path(prefix: str):
+    with pytest.raises(ConfigError, match="url_prefix"):
+        Options(url_prefix=prefix)
 
 
 @pytest.mark.parametrize(

@@ -235,8 +235,8 @@ def test_a_refusal_points_at_its_text(server: Process, page: Any):
     page.get_by_text("Done:").wait_for()
     page.get_by_label("Text 3", exact=True).fill("")
     page.get_by_role("button", name="Embed").click()
-    page.get_by_role("alert").get_by_text("input[2] is an empty string").wait_for()
-    assert page.locator("[aria-invalid=true]").evaluate_all("all => all.map(e => e.id)") == ["text-3"]
+    page.get_by_text("input[2] is an empty string").wait_for()  # beside the text; others have vectors
+    assert page.get_by_role("alert").is_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

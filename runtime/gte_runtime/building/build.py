@@ -94,7 +94,8 @@ def build(
         overwrite: replace an existing bundle.
         keep_existing: if there is a bundle already, or another process finishes it first, keep that one.
         origin: the repository of the checkpoint, as `owner/name@commit`.
-        name: the model's name; by default that of the checkpoint's directory.
+        name: the model's name; by default that of the checkpoint's directory, or of the repository for a
+            snapshot in the hub's cache.
         prompts: prompts by name, for a checkpoint that has none.
         unicode: how the bundle reads texts where a caller does not say it: "exact" or "NFC".
         tell: called with a line for what a user should know: which products of `cpu-int8` stay in float32,

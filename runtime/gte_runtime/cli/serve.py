@@ -36,7 +36,7 @@ LIMITS = {
     "header_timeout": (float, "Seconds for a request's head to come in."),
     "body_timeout": (float, "Seconds for its body."),
     "write_timeout": (float, "Seconds for the client to read on."),
-    "keep_alive": (float, "Seconds an idle connection is kept."),
+    "keep_alive": (float, "Seconds an idle connection is kept. Longer than a load balancer keeps it."),
     "drain_timeout": (float, "Seconds for requests in flight when told to stop."),
     "stall_timeout": (float, "Seconds after which a run counts as stuck."),
     "check_every": (float, "Seconds after which an idle model is checked with a run."),
@@ -64,8 +64,9 @@ def limit_options(function: Any) -> Any:
     multiple=True,
     default=("gte-mini",),
     show_default=True,
-    help="A bundle directory or a shipped model; may be given several times. "
-    "The first of each kind answers to any name.",
+    metavar="[NAME=]PATH",
+    help="A bundle directory or a shipped model, served under NAME or else under the name in its manifest. "
+    "May be given several times. The first of each kind answers to any name.",
 )
 @click.option(
     "--host",
@@ -109,6 +110,12 @@ def limit_options(function: Any) -> Any:
     help="Web pages of this origin, such as https://example.org, may send requests and read the answers. "
     "Without it, none but the playground may. * is every page.",
 )
+@click.option(
+    "--url-prefix",
+    default="",
+    metavar="P",
+    help="Put before every path, such as /gte. Health and metrics answer without it, too.",
+)
 @click.option("--strict", is_flag=True, help="Refuse unknown fields instead of warning of them.")
 @click.option(
     "--strict-model", is_flag=True, help="Refuse unknown model names instead of answering with the default."
@@ -137,6 +144,7 @@ def command(
     insecure: bool,
     allow_hosts: tuple[str, ...],
     allow_origins: tuple[str, ...],
+    url_prefix: str,
     strict: bool,
     strict_model: bool,
     accept_token_ids: bool,
@@ -149,7 +157,7 @@ def command(
 ) -> int:
     """Vectors, scores and ranks over HTTP.
 
-    Speaks the dialects of OpenAI, infinity, TEI, Cohere and Jina, and its own. The model is loaded and
+    Speaks the dialects of OpenAI, infinity, TEI, Cohere, Jina and vLLM, and its own. The model is loaded and
     checked before the port opens. After SIGTERM, requests in flight are finished; then the exit code is 0.
     """
     from ..server.options import Options
@@ -159,6 +167,7 @@ def command(
         keys=keys,
         allow_hosts=allow_hosts,
         allow_origins=allow_origins,
+        url_prefix=f"/{url_prefix.strip('/')}" if url_prefix.strip("/") else "",
         strict=strict,
         strict_model=strict_model,
         accept_token_ids=accept_token_ids,
@@ -176,10 +185,13 @@ def command(
     opened: list[ServedModel] = []
     listening = take_address(host, port)  # before models load, which may take a minute
     try:
-        for model in models:
-            opened.append(_open(model, provider, variant, threads, encode_special_tokens, form_of(nfc)))
-        if len({served.name for served in opened}) < len(opened):
-            raise click.UsageError("two of the models have the same name")
+        for name, path in map(named, models):
+            opened.append(_open(path, provider, variant, threads, encode_special_tokens, form_of(nfc), name))
+        names = [served.name for served in opened]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise click.UsageError(
+                f"two of the models have the name {twice[0]}; give them others: --model NAME=PATH"
+            )
         return serve(
             opened, options, host=host, listening=listening, log_format=log_format, log_level=log_level
         )
@@ -189,6 +201,16 @@ def command(
             served.close()
 
 
+def named(model: str) -> tuple[str | None, str]:
+    """(name, path) of NAME=PATH. What exists is a path, whatever is in its name. Raises UsageError."""
+    name, equals, path = model.partition("=")
+    if not equals or Path(model).exists():
+        return None, model
+    if not (name and path and name.isprintable() and len(name) <= 200):
+        raise click.UsageError(f"--model {model[:80]!r}: expected PATH or NAME=PATH")
+    return name, path
+
+
 def _open(
     model: str,
     provider: str,
@@ -196,6 +218,7 @@ def _open(
     threads: int | None,
     encode_special_tokens: bool,
     unicode: Form | None = None,
+    name: str | None = None,
 ) -> ServedModel:
     """Open a bundle of either kind and run it once on one processor and once on all, so that no request waits
     for memory and threads that are set up at a first run."""
@@ -216,9 +239,9 @@ def _open(
     }
     served: ServedModel
     if manifest.reranker:
-        served = RerankerModel(manifest.model, Reranker.open(model, **options))
+        served = RerankerModel(name or manifest.model, Reranker.open(model, **options))
     else:
-        served = EmbeddingModel(manifest.model, Embedder.open(model, **options))
+        served = EmbeddingModel(name or manifest.model, Embedder.open(model, **options))
     for share in ("one", "all"):
         served.check(share)
     return served

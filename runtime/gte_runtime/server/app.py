@@ -16,13 +16,13 @@ from typing import Any
 
 from . import openapi, operation, playground, telemetry
 from .body import Disconnected
-from .dialects import cohere, infinity, native, openai, rerank, score, tei
+from .dialects import cohere, infinity, native, openai, rerank, root, score, tei
 from .exchange import Answer, Exchange, json_answer
 from .models import ServedModel
 from .options import Options
 from .origin import answers_preflight, host_allowed, origin_allowed, origin_is_own
 from .refusals import Refusal
-from .routes import Route, Table
+from .routes import Route, Table, plain
 from .state import ServerState
 
 log = logging.getLogger("gte_runtime.server")
@@ -34,7 +34,7 @@ CLIENT_GONE = 499
 
 
 def all_routes() -> list[Route]:
-    parts = (native, openai, infinity, tei, rerank, cohere, score, operation, playground)
+    parts = (native, openai, infinity, tei, rerank, cohere, score, root, operation, playground)
     return openapi.with_description([route for part in parts for route in part.routes()])
 
 
@@ -48,6 +48,7 @@ class App:
         """The first model of each kind is the default one of its kind."""
         self.server = ServerState(models, options)
         self._table = Table(all_routes())
+        self._without_prefix = {route.path for route in operation.routes()}
 
     def start(self, stop: Callable[[int], None] = lambda code: None) -> None:
         """Call it inside the event loop. `stop` ends the server with an exit code."""
@@ -62,7 +63,7 @@ class App:
         if scope["type"] != "http":
             return
         # The path as it was sent: a decoded one could be decoded again, to a path with other rules for keys.
-        path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+        path = self._path((scope.get("raw_path") or scope["path"].encode()).decode("latin-1"))
         x = Exchange(self.server, {**scope, "path": path}, receive)
         route = self._table.nearest(scope["method"], path)
         if route is not None:
@@ -101,6 +102,13 @@ class App:
             status = answer.status if answer is not None else CLIENT_GONE
             self._record(x, name, status, code, quiet=route is not None and route.open and status == 200)
             telemetry.end(span, x, name, status, code)
+
+    def _path(self, raw: str) -> str:
+        """A path as routes have it, or "" outside of the prefix."""
+        path, prefix = plain(raw), self.server.options.url_prefix
+        if path == prefix or path.startswith(f"{prefix}/"):
+            return path[len(prefix) :] or "/"
+        return path if path in self._without_prefix else ""
 
     async def _answer(self, x: Exchange, nearest: Route | None) -> Answer:
         self._check_sender(x)

@@ -9,21 +9,16 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
 
+from .fields import allowed, judge
 from .refusals import Refusal
 
 T = TypeVar("T", bound=msgspec.Struct)
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-
-if TYPE_CHECKING:
-    Ignored = Any
-else:
-    Ignored = msgspec.Raw
-    """The type of a field that is accepted and not used. msgspec reads over it and makes no objects of it."""
 
 ENCODINGS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """For each content-encoding, the window bits with which zlib reads it."""
@@ -110,26 +105,49 @@ def too_large(limit: int) -> Refusal:
     )
 
 
-def parse(body: bytes, kind: type[T], strict: bool, max_values: int) -> tuple[T, str | None]:
-    """The body as a request, and the name of an unknown field. Of a repeated key, the last value counts.
+def parse(body: bytes, kind: type[T], strict: bool, max_values: int) -> tuple[T, list[str]]:
+    """The body as a request, and warnings about fields without effect. Of equal keys the last one counts.
+
+    JSON clients write booleans and numbers as strings, such as "true" and "8", and servers that use pydantic
+    take them, so a string counts as what it spells where only a boolean or a number is expected.
+
+    Args:
+        body: the bytes.
+        kind: the type of the request.
+        strict: refuse unknown fields, instead of warning of them.
+        max_values: JSON values at most.
 
     Raises:
-        Refusal: not JSON, not UTF-8, without the fields and types of `kind`, or of too many values.
+        Refusal: not JSON, not UTF-8, without the fields and types of `kind`, with a field that is not
+            supported, or of too many values.
     """
     _check_values(body, max_values)
     try:
         request, unknown = _parsed(body, kind, strict)
-        for name in request.__struct_fields__:
-            ignored = getattr(request, name)
-            if type(ignored) is msgspec.Raw:
-                try:
-                    str(memoryview(ignored), "utf-8")
-                except UnicodeDecodeError:
-                    _check_syntax(body)
-                setattr(request, name, None)  # it would keep the body in memory
-        return request, unknown
+        warnings = [f"the field {unknown} is not known here and was ignored"] if unknown is not None else []
+        try:
+            return request, warnings + judge(request)
+        except (UnicodeDecodeError, msgspec.DecodeError):
+            _check_syntax(body)
+            raise
     except RecursionError:
-        raise Refusal("invalid_json", "the body is nested too deeply") from None
+        raise too_deep() from None
+
+
+def too_deep() -> Refusal:
+    return Refusal("invalid_json", "the body is nested too deeply")
+
+
+def names(body: bytes, max_values: int) -> set[str]:
+    """The names of the fields of an object. Raises Refusal for what is not a JSON object."""
+    _check_values(body, max_values)
+    try:
+        return set(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        _check_syntax(body)
+        raise Refusal("invalid_type", "body: expected an object") from None
+    except RecursionError:
+        raise too_deep() from None
 
 
 INSIDE = re.compile(rb'(?:[^"\\]{1,4096}+|\\.){0,64}+', re.DOTALL)
@@ -197,25 +215,54 @@ def _without_collections() -> Iterator[None]:
 
 
 def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
+    """The body as a request, and the name of an unknown field."""
     try:
         with _without_collections():
-            return msgspec.json.decode(body, type=kind), None
+            return msgspec.json.decode(body, type=kind, strict=False), None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = error
-    _check_syntax(body)
+    try:
+        _check_syntax(body)
+    except Refusal as refusal:
+        if refusal.code == "invalid_unicode" and "on_error" in kind.__struct_fields__:
+            return _with_bad_unicode(body, kind, strict, refusal)
+        raise
     message = str(problem)
     if message.startswith(OUT_OF_RANGE):
         raise Refusal("invalid_json", "the body is not JSON: a number is out of range")
-    if not message.startswith("Object contains unknown field"):
-        raise _wrong_shape(message)
-    reason = _wrong_shape(message)
-    if strict:
+    reason = _wrong_shape(message, kind)
+    if strict or not message.startswith("Object contains unknown field"):
         raise reason
     try:
         with _without_collections():
-            return msgspec.json.decode(body, type=_lenient(kind)), reason.param
+            return msgspec.json.decode(body, type=_lenient(kind), strict=False), reason.param
     except msgspec.DecodeError as error:
-        raise _wrong_shape(str(error)) from None
+        raise _wrong_shape(str(error), kind) from None
+
+
+IN_A_TEXT = re.compile(r"input(\[\d+\].*)?", re.DOTALL)
+"""Places inside the field that holds the texts of a request with `on_error`."""
+
+
+def _with_bad_unicode(body: bytes, kind: type[T], strict: bool, refusal: Refusal) -> tuple[T, str | None]:
+    """As `_parsed`, where a text with half of a surrogate pair is answered alone. Else raises `refusal`."""
+    value = json.loads(body)
+    bad = [place for place, string in _strings(value, "") if _has_surrogate(string)]
+    if not (isinstance(value, dict) and value.get("on_error") == "item") or not all(
+        map(IN_A_TEXT.fullmatch, bad)
+    ):
+        raise refusal
+    unknown = next((name for name in value if name not in kind.__struct_fields__), None)
+    try:
+        return msgspec.convert(value, kind if strict else _lenient(kind), strict=False), unknown and _name(
+            unknown
+        )
+    except msgspec.ValidationError as error:
+        raise _wrong_shape(str(error), kind) from None
+
+
+def _has_surrogate(string: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in string)
 
 
 @cache
@@ -292,7 +339,7 @@ def _strings(value: Any, place: str) -> Iterator[tuple[str, str]]:
             yield from _strings(item, f"{place}.{key}".lstrip("."))
 
 
-def _wrong_shape(message: str) -> Refusal:
+def _wrong_shape(message: str, kind: type[msgspec.Struct]) -> Refusal:
     """msgspec's message, such as "Expected `str`, got `int` - at `$.input[3]`", as a refusal."""
     what, _, where = message.partition(" - at `$")
     param = where.rstrip("`").lstrip(".") or None
@@ -304,7 +351,10 @@ def _wrong_shape(message: str) -> Refusal:
     if param is not None and param.endswith(("dimensions", "dimension")) and "got `float`" in what:
         return Refusal("invalid_dimensions", f"{param}: expected an integer", param=param)
     code = "invalid_type" if what.startswith("Expected `") and ", got `" in what else "invalid_value"
-    return Refusal(code, f"{param or 'body'}: {_printable(what[:160]).replace('`', '')}", param=param)
+    reason = _printable(what[:160]).replace("`", "")
+    if param is not None and (values := allowed(kind, re.split(r"[.\[]", param)[0])):
+        reason += f"; expected {', '.join(values)}"
+    return Refusal(code, f"{param or 'body'}: {reason}", param=param)
 
 
 def _name(field: str) -> str:

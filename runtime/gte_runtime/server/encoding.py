@@ -71,25 +71,28 @@ def named(name: str) -> Place:
     return lambda index: name if index is None else f"{name}[{index}]"
 
 
-def as_list(value: object, x: Exchange, place: Place, limit: int, flag: str) -> tuple[list[Any], Place]:
+def as_list(
+    value: object, x: Exchange, place: Place, limit: int, flag: str, *, one_by_one: bool = False
+) -> tuple[list[Any], Place]:
     """The texts of a field as a list, and their names. A flat list of integers is one text, as token ids.
 
     Args:
-        value: one text or many, each a string or a list of token ids.
+        value: one text or many, each a string, an object that holds one, or a list of token ids.
         x: the request.
         place: names the texts.
         limit: texts at most.
         flag: the option that sets the limit.
+        one_by_one: an item that is no text becomes a Refusal, for `encode`; otherwise it is raised.
 
     Raises:
         Refusal: no texts, too many, an empty text, or token ids where they are not accepted.
     """
-    if isinstance(value, str):
-        items, place = [value], _alone(place)
-    else:
-        items = list(value)  # type: ignore[call-overload]
+    if isinstance(value, list):
+        items = value
         if items and all(type(item) is int for item in items):
             items, place = [items], _alone(place)
+    else:
+        items, place = [value], _alone(place)
     if not items:
         raise Refusal("empty_input", f"{place(None)} is empty; send at least one text", param=place(None))
     if len(items) > limit:
@@ -98,23 +101,67 @@ def as_list(value: object, x: Exchange, place: Place, limit: int, flag: str) -> 
             f"{place(None)} has {len(items)} texts, the limit is {limit} ({flag})",
             param=place(None),
         )
+    texts: list[Any] = []
     for index, item in enumerate(items):
-        if item == "" and not x.server.options.allow_empty:
-            raise Refusal(
-                "empty_input", f"{place(index)} is an empty string; leave it out", param=place(index)
-            )
-        if not isinstance(item, str):
-            _check_ids(item, x, place(index))
-    return items, place
+        try:
+            texts.append(item if type(item) is str and item else _text(item, x, place(index)))
+        except Refusal as refusal:
+            if not one_by_one:
+                raise
+            texts.append(refusal)
+    return texts, place
 
 
 def _alone(place: Place) -> Place:
     return lambda index: place(None)
 
 
-def _check_ids(item: object, x: Exchange, where: str) -> None:
-    if type(item) is int or not isinstance(item, list):
-        raise Refusal("invalid_type", f"{where}: expected a string, found {type(item).__name__}", param=where)
+def _text(item: object, x: Exchange, where: str) -> str | list[Any]:
+    """A text, or token ids. Raises Refusal."""
+    if isinstance(item, list):
+        return _check_ids(item, x, where)
+    text = text_of(item, where)
+    if text == "" and not x.server.options.allow_empty:
+        raise Refusal("empty_input", f"{where} is an empty string; leave it out", param=where)
+    return text
+
+
+def text_of(item: object, where: str) -> str:
+    """A text: a string, or an object that holds one, as Jina, llama.cpp, Cohere and vLLM have them.
+
+    {"text": ...}, {"prompt_string": ...}, or {"content": [{"type": "text", "text": ...}, ...]}, whose parts
+    are put together. Raises Refusal.
+    """
+    if isinstance(item, str):
+        return item
+    if isinstance(item, dict):
+        for name in ("text", "prompt_string"):
+            if isinstance(item.get(name), str):
+                return str(item[name])
+        if isinstance(item.get("content"), list):
+            parts = [
+                part.get("text")
+                if isinstance(part, dict) and part.get("type") in ("text", "input_text")
+                else None
+                for part in item["content"]
+            ]
+            if parts and all(isinstance(part, str) for part in parts):
+                return "".join(map(str, parts))
+    what = "an object without a text" if isinstance(item, dict) else _word(item)
+    raise Refusal("invalid_type", f"{where}: expected a string, found {what}", param=where)
+
+
+def _word(item: object) -> str:
+    return {"NoneType": "null", "dict": "an object", "list": "an array"}.get(
+        type(item).__name__, type(item).__name__
+    )
+
+
+def _check_ids(item: list[Any], x: Exchange, where: str) -> list[Any]:
+    for index, each in enumerate(item):
+        if type(each) is not int:
+            where = f"{where}[{index}]"
+            raise Refusal("invalid_type", f"{where}: expected a token id, found {_word(each)}", param=where)
     if not x.server.options.accept_token_ids:
         hint = (
             "send the text (LangChain: check_embedding_ctx_length=False);"
@@ -125,6 +172,7 @@ def _check_ids(item: object, x: Exchange, where: str) -> None:
             f"{where}: token ids are not accepted, they belong to one tokenizer; {hint}",
             param=where,
         )
+    return item
 
 
 async def encode(
@@ -134,8 +182,10 @@ async def encode(
     place: Place,
     *,
     max_length: int | None = None,
+    limit_name: str = "max_length",
     truncate: bool = True,
     left: bool = False,
+    most_of_each: tuple[int | None, int | None] = (None, None),
     one_by_one: bool = False,
     per_token: bool = False,
     prompt: str = "",
@@ -145,11 +195,14 @@ async def encode(
     Args:
         x: the request.
         model: runs the texts.
-        texts: strings, lists of token ids, or pairs of strings for a reranker.
+        texts: strings, lists of token ids, or pairs of strings for a reranker; where they are answered one by
+            one, also refusals, in the place of what is no text.
         place: names the texts in errors.
         max_length: the limit of a text in tokens; None is the model's.
+        limit_name: the field of the request that set it.
         truncate: cut what is longer; otherwise refuse it.
         left: cut at the beginning instead of at the end.
+        most_of_each: tokens at most of the first and of the second text of every pair.
         one_by_one: a text that fails gets an entry in `errors`; otherwise it fails the request.
         per_token: the answer will hold a vector per token, so the tokens of the request are limited further.
         prompt: put before every text.
@@ -166,10 +219,15 @@ async def encode(
     try:
         max_length = model.length_limit(max_length)
     except ConfigError as error:
-        raise Refusal("invalid_value", str(error), param="max_length") from None
+        message = str(error).replace("max_length", limit_name, 1)
+        raise Refusal("invalid_value", message, param=limit_name) from None
+    asked_for = len(texts)
+    errors = {i: text for i, text in enumerate(texts) if isinstance(text, Refusal)}
+    position = [i for i in range(asked_for) if i not in errors]
+    texts = [texts[i] for i in position] if errors else texts
     if prompt:
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
-    work = partial(_tokenize, model, max_length, truncate, left, {})
+    work = partial(_tokenize, model, max_length, truncate, left, most_of_each, {})
     x.characters = sum(sum(map(len, text)) if isinstance(text, tuple) else len(text) for text in texts)
     tokenized: list[Tokens | InputError] = []
     if x.characters <= FEW_CHARACTERS:
@@ -184,15 +242,17 @@ async def encode(
                 break  # it is refused below
     x.times["tokenization"] = time.monotonic() - begun
     server.metrics.tokenize_seconds.observe(x.times["tokenization"])
-    errors = {i: refusal_of(t, place(i)) for i, t in enumerate(tokenized) if isinstance(t, InputError)}
+    for i, found_one in zip(position, tokenized, strict=False):
+        if isinstance(found_one, InputError):
+            errors[i] = refusal_of(found_one, place(i))
     if errors and not one_by_one:
         raise next(iter(errors.values()))
-    index = [i for i in range(len(tokenized)) if i not in errors]
+    index = [i for i, t in zip(position, tokenized, strict=False) if isinstance(t, Tokens)]
     tokens = [t for t in tokenized if isinstance(t, Tokens)]
     out = Encoded(model, tokens, [], index, errors)
     _check_count(x, out.token_count, place(None), per_token)
     x.texts, x.tokens, x.truncated = (
-        x.texts + len(texts),
+        x.texts + asked_for,
         x.tokens + out.token_count,
         x.truncated + out.truncated,
     )
@@ -267,29 +327,40 @@ def _tokenize(
     max_length: int,
     truncate: bool,
     left: bool,
+    most_of_each: tuple[int | None, int | None],
     known: dict[str, Any],
     texts: Sequence[Any],
 ) -> list[Tokens | InputError]:
     """The tokens of each text, or the reason why it is refused. Lists are token ids already."""
 
     def encode(part: Sequence[Any], first: int) -> list[Tokens]:
-        return model.tokenize(part, max_length=max_length, truncate=truncate, left=left, known=known)
+        return model.tokenize(
+            part, max_length=max_length, truncate=truncate, left=left, most_of_each=most_of_each, known=known
+        )
 
     plain = iter(encode_each(encode, [text for text in texts if not isinstance(text, list)]))
     return [
-        _verbatim(text, index, model, max_length) if isinstance(text, list) else next(plain)
+        _verbatim(text, index, model, max_length, truncate, left) if isinstance(text, list) else next(plain)
         for index, text in enumerate(texts)
     ]
 
 
-def _verbatim(ids: Sequence[object], index: int, model: ServedModel, limit: int) -> Tokens | InputError:
+def _verbatim(
+    ids: Sequence[object], index: int, model: ServedModel, limit: int, truncate: bool, left: bool
+) -> Tokens | InputError:
     """Token ids as they were sent, never decoded and encoded again; or the reason why they are refused."""
     rows = model.manifest.architecture.vocab_size
-    if len(ids) > limit:
-        return InputTooLongError(tokens=len(ids), limit=limit, index=index)
     if not ids or any(type(i) is not int or not 0 <= i < rows for i in ids):
-        return InputError(f"expected token ids from 0 to {rows - 1}", index=index, got="other ids")
-    return Tokens(np.array(ids, np.int64), False)
+        return InputError(
+            f"expected token ids from 0 to {rows - 1}; others are out of vocabulary",
+            index=index,
+            got="other ids",
+        )
+    long = len(ids) > limit
+    if long and not truncate:
+        return InputTooLongError(tokens=len(ids), limit=limit, index=index)
+    kept = ids[len(ids) - limit :] if long and left else ids[:limit]
+    return Tokens(np.array(kept, np.int64), long)
 
 
 def prompt_of(model: EmbeddingModel, name: str | None, field: str) -> str:

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import msgspec
 import orjson
 
-from .body import Disconnected, check_head, parse, receive_body
+from .body import Disconnected, check_head, names, parse, receive_body
 from .refusals import NATIVE, Dialect, Refusal
 from .state import ServerState
 
@@ -96,20 +96,32 @@ class Exchange:
         self.shared_with = ""
         """The origin of a web page that may read the answer."""
         self._held = self._held_answer = 0
+        self._received: bytes | None = None
 
     async def read(self, kind: type[T]) -> T:
         """The body as a request of this type. Raises Refusal, or Disconnected."""
         options = self.server.options
-        bits = check_head(self.headers, options.max_body)
-        body = await receive_body(self._receive, options.max_body, bits, self.hold)
-        self.body_bytes = len(body)
-        if len(body) <= FEW_BYTES:
-            request, unknown = parse(body, kind, options.strict, options.max_values)
-        else:
-            request, unknown = await self.in_thread(parse, body, kind, options.strict, options.max_values)
-        if unknown is not None:
-            self.warnings.append(f"the field {unknown} is not known here and was ignored")
+        body = await self._body()
+        self._received = None  # the texts are in the request now
+        read = parse, body, kind, options.strict, options.max_values
+        request, warnings = read[0](*read[1:]) if len(body) <= FEW_BYTES else await self.in_thread(*read)
+        self.warnings += warnings
         return request
+
+    async def names(self) -> set[str]:
+        """The names of the body's fields, which tell dialects apart. Raises as `read` does."""
+        body = await self._body()
+        if len(body) <= FEW_BYTES:
+            return names(body, self.server.options.max_values)
+        return await self.in_thread(names, body, self.server.options.max_values)
+
+    async def _body(self) -> bytes:
+        if self._received is None:
+            limit = self.server.options.max_body
+            bits = check_head(self.headers, limit)
+            self._received = await receive_body(self._receive, limit, bits, self.hold)
+            self.body_bytes = len(self._received)
+        return self._received
 
     def hold(self, size: int) -> None:
         """Count bytes that this request takes until `release`. Raises Refusal as `ServerState.hold` does."""
@@ -140,6 +152,15 @@ class Exchange:
         """The answer has been sent."""
         self.server.held_bytes -= self._held_answer
         self._held_answer = 0
+
+    def named(self, request_id: str | None) -> None:
+        """Take the id that the body gives, unless a header gave one."""
+        if request_id is None or b"x-request-id" in self.headers:
+            return
+        if PLAIN_ID.fullmatch(request_id.encode()):
+            self.id = request_id
+        else:
+            self.warnings.append("request_id was not taken: expected 1 to 64 of A-Z a-z 0-9 . _ : -")
 
     def timeout(self) -> float | None:
         """Seconds left of the client's header x-request-timeout-ms; None without it. Raises Refusal."""

@@ -79,6 +79,7 @@ class ServedModel:
         max_length: int,
         truncate: bool,
         left: bool = False,
+        most_of_each: tuple[int | None, int | None] = (None, None),
         known: dict[str, Any] | None = None,
     ) -> list[Tokens]:
         """Check and tokenize inputs.
@@ -88,12 +89,37 @@ class ServedModel:
             max_length: the limit in tokens, special tokens included.
             truncate: cut what is longer; otherwise raise.
             left: cut at the beginning instead of at the end.
+            most_of_each: tokens at most of the first and of the second text of every pair.
             known: what calls for other inputs of a request leave for each other.
 
         Raises:
             InputError: with the index of the input.
         """
         raise NotImplementedError
+
+    def pieces(self, text: str, specials: bool = True, room: int | None = None) -> list[dict[str, Any]]:
+        """Tokens of a text as TEI lists them, with start and stop in characters.
+
+        Args:
+            text: the text.
+            specials: list the special tokens around it, too.
+            room: how many tokens without them; None for all.
+
+        Raises:
+            InputError: it cannot be tokenized.
+        """
+        spans = self.tokenizer.spans(check_text(text, None), room)
+        pieces = [{"id": i, "text": text[a:b], "special": False, "start": a, "stop": b} for i, a, b in spans]
+        if not specials:
+            return pieces
+        before, after = (
+            [
+                {"id": i, "text": self.tokenizer.decode(i), "special": True, "start": None, "stop": None}
+                for i in ids
+            ]
+            for ids in (self.tokenizer.prefix, self.tokenizer.suffix)
+        )
+        return [*before, *pieces, *after]
 
     def plan(self, lengths: Sequence[int]) -> list[Int64]:
         """Split texts of so many tokens each into batches: arrays of their positions."""
@@ -144,6 +170,7 @@ class EmbeddingModel(ServedModel):
         max_length: int,
         truncate: bool,
         left: bool = False,
+        most_of_each: tuple[int | None, int | None] = (None, None),
         known: dict[str, Any] | None = None,
     ) -> list[Tokens]:
         checked = [check_text(text, index) for index, text in enumerate(inputs)]
@@ -160,30 +187,6 @@ class EmbeddingModel(ServedModel):
     def prompt(self, name: str | None) -> str:
         """A prompt's text; None is the model's default prompt. Raises ConfigError for an unknown name."""
         return self.steps.prompt(name)
-
-    def pieces(self, text: str, specials: bool = True, room: int | None = None) -> list[dict[str, Any]]:
-        """Tokens of a text as TEI lists them, with start and stop in characters.
-
-        Args:
-            text: the text.
-            specials: list the special tokens around it, too.
-            room: how many tokens without them; None for all.
-
-        Raises:
-            InputError: it cannot be tokenized.
-        """
-        spans = self.tokenizer.spans(check_text(text, None), room)
-        pieces = [{"id": i, "text": text[a:b], "special": False, "start": a, "stop": b} for i, a, b in spans]
-        if not specials:
-            return pieces
-        before, after = (
-            [
-                {"id": i, "text": self.tokenizer.decode(i), "special": True, "start": None, "stop": None}
-                for i in ids
-            ]
-            for ids in (self.tokenizer.prefix, self.tokenizer.suffix)
-        )
-        return [*before, *pieces, *after]
 
 
 class TokenStatesModel(EmbeddingModel):
@@ -215,6 +218,7 @@ class RerankerModel(ServedModel):
         max_length: int,
         truncate: bool,
         left: bool = False,
+        most_of_each: tuple[int | None, int | None] = (None, None),
         known: dict[str, Any] | None = None,
     ) -> list[Tokens]:
         checked: set[str] = set()
@@ -222,7 +226,14 @@ class RerankerModel(ServedModel):
             for text in pair:
                 if text not in checked:  # a query is in all pairs
                     checked.add(check_text(text, index))
-        return self.tokenizer.encode_pairs(inputs, max_length=max_length, truncate=truncate, known=known)
+        return self.tokenizer.encode_pairs(
+            inputs,
+            max_length=max_length,
+            truncate=truncate,
+            known=known,
+            left=left,
+            most_of_each=most_of_each,
+        )
 
 
 def _weighted(tokens: Tokens, state: State) -> Int64:

@@ -9,15 +9,23 @@ import msgspec
 
 from ..version import __version__
 from .exchange import Answer, Exchange, json_answer
+from .fields import Fate, fates
 from .refusals import CODES, NATIVE, Refusal
 from .routes import Route
+
+WITHOUT_A_BODY = {
+    *("invalid_request", "host_not_allowed", "origin_not_allowed", "method_not_allowed", "request_timeout"),
+    *("headers_too_large", "too_many_connections", "draining", "internal"),
+}
+"""Codes of any request. The others are of bodies, of what is found for them, of keys, and of readiness."""
 
 
 def with_description(routes: Sequence[Route]) -> list[Route]:
     """These routes and one more, which describes all of them and itself."""
 
     async def describe(x: Exchange) -> Answer:
-        return json_answer(document(described))
+        options = x.server.options
+        return json_answer(document(described, options.strict, options.url_prefix))
 
     described = [
         *routes,
@@ -33,10 +41,17 @@ def with_description(routes: Sequence[Route]) -> list[Route]:
     return described
 
 
-def document(routes: Sequence[Route]) -> dict[str, Any]:
-    requests = list({route.request: None for route in routes if route.request is not None})
+def document(routes: Sequence[Route], strict: bool = False, url_prefix: str = "") -> dict[str, Any]:
+    """The description. Unknown fields are refused only with `strict`."""
+    requests = list({request: None for route in routes for request in route.requests})
     refs, schemas = msgspec.json.schema_components(requests, ref_template="#/components/schemas/{name}")
     ref_of = dict(zip(requests, refs, strict=True))
+    for request in requests:
+        schema = schemas[request.__name__]
+        if not strict:
+            schema.pop("additionalProperties", None)
+        for name, fate in fates(request).items():
+            schema["properties"][name] |= _of_fate(fate)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, ref_of)
@@ -47,9 +62,18 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
             "version": __version__,
             "description": "Dense and sparse vectors, hybrid scores and reranking.",
         },
+        **({"servers": [{"url": url_prefix}]} if url_prefix else {}),
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
+
+
+def _of_fate(fate: Fate) -> dict[str, Any]:
+    if fate.how == "done":
+        return {"description": fate.why} if fate.why else {}
+    words = {"refused": "Not supported: ", "warned": "Without effect: ", "unused": "Taken: "}
+    described: dict[str, Any] = {"description": words[fate.how] + fate.why}
+    return described | ({"enum": [None, *fate.unless]} if fate.how == "refused" else {})
 
 
 def _operation(route: Route, ref_of: dict[Any, Any]) -> dict[str, Any]:
@@ -64,11 +88,10 @@ def _operation(route: Route, ref_of: dict[Any, Any]) -> dict[str, Any]:
         "responses": {"200": good, **_errors(route)},
         "security": [] if route.open else [{"key": []}, {}],
     }
-    if route.request is not None:
-        operation["requestBody"] = {
-            "required": True,
-            "content": {"application/json": {"schema": ref_of[route.request]}},
-        }
+    if route.requests:
+        each = [ref_of[request] for request in route.requests]
+        schema = each[0] if len(each) == 1 else {"anyOf": each}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     if "{id}" in route.path:
         operation["parameters"] = [
             {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -77,8 +100,18 @@ def _operation(route: Route, ref_of: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _errors(route: Route) -> dict[str, Any]:
-    """The statuses that the dialect may answer with, and the codes of each."""
+    """The statuses that the route may answer with, and the codes of each."""
+    named = "{id}" in route.path
     by_status: dict[int, list[str]] = {}
     for code in CODES:
-        by_status.setdefault(route.dialect.status(Refusal(code, "")), []).append(code)
+        possible = {
+            "unauthorized": not route.open,
+            "not_found": False,
+            "model_not_found": bool(route.requests) or named,
+            "not_ready": route.needs_ready,
+        }.get(code, bool(route.requests) or code in WITHOUT_A_BODY)
+        if possible:
+            for dialect in (route.dialect, *route.other_dialects):
+                codes = by_status.setdefault(dialect.status(Refusal(code, "")), [])
+                codes += [] if code in codes else [code]
     return {str(status): {"description": ", ".join(codes)} for status, codes in sorted(by_status.items())}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 
 from ..errors import ConfigError
 from .origin import check_hosts, check_origins
 
 MIB = 2**20
+PREFIX = re.compile("(/[A-Za-z0-9._~-]+)+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,9 @@ class Options:
     allow_origins: tuple[str, ...] = ()
     """Web pages of these origins may ask and read the answers; "*" is every page."""
 
+    url_prefix: str = ""
+    """Put before every path, such as /gte. Health and metrics answer without it, too."""
+
     max_body: int = 16 * MIB
     """Bytes of a body, as received and as decompressed."""
     max_inputs: int = 2048
@@ -51,7 +56,9 @@ class Options:
     header_timeout: float = 10.0
     body_timeout: float = 30.0
     write_timeout: float = 30.0
-    keep_alive: float = 5.0
+    keep_alive: float = 75.0
+    """Longer than load balancers keep an idle connection, mostly 60 seconds: who closes it must be the one
+    who would send the next request on it, or that request is lost."""
     drain_timeout: float = 30.0
     stall_timeout: float = 120.0
     """A run that takes longer is stuck, unless the runs before it were as slow for their tokens."""
@@ -67,6 +74,8 @@ class Options:
                 continue
             if not value >= (0 if item.name == "patience" else 1 if isinstance(value, int) else 1e-3):
                 raise ConfigError(f"{item.name} is {value!r}; expected a positive number")
+        if self.url_prefix and not PREFIX.fullmatch(self.url_prefix):
+            raise ConfigError(f"url_prefix is {self.url_prefix[:80]!r}; expected such as /gte or /api/gte")
         check_hosts(self.allow_hosts)
         check_origins(self.allow_origins)
         if any(not key for key in self.keys):

@@ -51,6 +51,8 @@ CODES: Mapping[str, Meaning] = {
     "invalid_type": _input(),
     "missing_field": _input(),
     "unknown_field": _input(),
+    "unsupported_field": _input(),
+    "contradiction": _input(),
     "invalid_value": _input(),
     "invalid_unicode": _input(),
     "unknown_prompt": _input(),
@@ -140,8 +142,10 @@ def refusal_of(error: GteError, place: str) -> Refusal:
         reason = f"{error.got}, the limit is {error.limit}; shorten the text or set truncate to true"
         return Refusal("text_too_long", f"{place}: {reason}", param=place)
     if isinstance(error, InputError):
-        code = "invalid_unicode" if error.got == "a lone surrogate" else "invalid_type"
-        return Refusal(code, f"{place}: {error.reason}", param=place)
+        if error.got == "a lone surrogate":
+            reason = f"{error.reason.partition(';')[0]}; send both halves of a pair"
+            return Refusal("invalid_unicode", f"{place}: {reason}", param=place)
+        return Refusal("invalid_type", f"{place}: {error.reason}", param=place)
     if isinstance(error, ConfigError):
         return Refusal("invalid_value", str(error)[:200], param=place)
     if isinstance(error, NonFiniteOutputError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,10 @@ class Route:
     handler: Handler
     dialect: Dialect
     summary: str
-    request: type[msgspec.Struct] | None = None
+    request: type[msgspec.Struct] | tuple[type[msgspec.Struct], ...] | None = None
+    """What the body is, or what it may be."""
+    other_dialects: tuple[Dialect, ...] = ()
+    """Those of its errors that the body may choose."""
     answer: Mapping[str, Any] | None = None
     """JSON schema of the body of a 200."""
     open: bool = False
@@ -30,13 +34,28 @@ class Route:
     needs_ready: bool = True
     """Is refused while the server is not ready."""
 
+    @property
+    def requests(self) -> tuple[type[msgspec.Struct], ...]:
+        if self.request is None:
+            return ()
+        return self.request if isinstance(self.request, tuple) else (self.request,)
+
+
+SLASHES = re.compile("/{2,}")
+
+
+def plain(path: str) -> str:
+    """The path with single slashes and none at its end: clients put addresses together from parts that end or
+    begin with one."""
+    return SLASHES.sub("/", path).rstrip("/") or "/"
+
 
 MOST_PARTS = 16
 """Parts of an unknown path that are looked at for a hint."""
 
 
 class Table:
-    """Finds routes by the raw path, byte for byte: nothing is decoded, collapsed or redirected."""
+    """Finds routes by the plain path. Beyond its slashes, nothing is decoded, collapsed or redirected."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._exact: dict[str, dict[str, Route]] = {}

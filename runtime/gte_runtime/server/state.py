@@ -79,6 +79,14 @@ class ServerState:
         """The reranker that a request names, or the default one. Raises Refusal."""
         return self._model(RerankerModel, name)
 
+    def tokenizing_model(self, name: str | None) -> ServedModel:
+        """The model that a request names, else the default embedder, else the reranker. Raises Refusal."""
+        named = self.named(name)
+        if named is not None:
+            return named
+        embeds = any(isinstance(model, EmbeddingModel) for model in self.models)
+        return self.embedder(name) if embeds else self.reranker(name)
+
     def named(self, name: str | None) -> ServedModel | None:
         """The model of exactly this name, of whatever kind."""
         return next((model for model in self.models if model.name == name), None)

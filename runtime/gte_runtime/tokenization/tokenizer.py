@@ -186,19 +186,26 @@ class Tokenizer:
         first_index: int = 0,
         known: dict[str, _Body] | None = None,
         unicode: Form | None = None,
+        left: bool = False,
+        most_of_each: tuple[int | None, int | None] = (None, None),
     ) -> list[Tokens]:
         """Tokenize pairs of texts, which `check_pair` must have accepted.
 
         A pair over the limit is cut at the end of the longer text, as `longest_first` says. A text that is in
-        several pairs, such as a query, is tokenized once.
+        several pairs, such as a query, is tokenized once. A text over a limit of its own is cut before that,
+        whatever `truncate` says, and counts as truncated.
 
         Args:
             pairs: the pairs.
             max_length: the limit in tokens, special tokens included.
             truncate: cut longer pairs; otherwise raise.
             first_index: the position of pairs[0] in the caller's input, for errors.
-            known: what calls with the same `max_length` have left there, and what this one leaves for others.
+            known: what calls with the same `max_length` and `left` have left there, and what this one leaves
+                for others.
             unicode: "NFC" or "exact"; None is `self.unicode`.
+            left: cut texts at the beginning instead of at the end.
+            most_of_each: tokens at most of the first and of the second text of every pair, without special
+                tokens.
 
         Raises:
             InputTooLongError: a pair over the limit with truncate=False.
@@ -207,7 +214,9 @@ class Tokenizer:
         room = max_length - self.pair_specials
         bodies = {} if known is None else known
         unique = [t for t in dict.fromkeys(text for pair in pairs for text in pair) if t not in bodies]
-        bodies.update(zip(unique, self._bodies(self._in_form(unique, unicode), room), strict=True))
+        in_form = self._in_form(unique, unicode, left)
+        bodies.update(zip(unique, self._bodies(in_form, room, left), strict=True))
+        most = [sys.maxsize if each is None else each for each in most_of_each]
         out = []
         for index, pair in enumerate(pairs):
             if truncate and room % 2 and all(bodies[text].count > room // 2 for text in pair):
@@ -216,20 +225,16 @@ class Tokenizer:
                     if not bodies[text].whole:
                         bodies[text] = self._counted(self._in_form([text], unicode)[0], bodies[text])
             first, second = bodies[pair[0]], bodies[pair[1]]
-            # A text of which only a part was tokenized has at least as many tokens as there is room.
-            a, b = longest_first(
-                first.count if first.whole else sys.maxsize,
-                second.count if second.whole else sys.maxsize,
-                room,
-            )
-            long = first.count + second.count > room or not (first.whole and second.whole)
-            if long and not truncate:
+            # A text of which only a part was tokenized is longer than any that was tokenized whole.
+            counts = [body.count if body.whole else sys.maxsize for body in (first, second)]
+            wanted = [min(count, limit) for count, limit in zip(counts, most, strict=True)]
+            a, b = longest_first(wanted[0], wanted[1], room)
+            if sum(wanted) > room and not truncate:
                 raise self._too_long(
                     pair, [first, second], max_length, self.pair_specials, first_index + index, "pairs"
                 )
-            out.append(
-                Tokens(np.array([*before, *first.ids[:a], *between, *second.ids[:b], *after], np.int64), long)
-            )
+            kept = [*before, *_cut(first.ids, a, left), *between, *_cut(second.ids, b, left), *after]
+            out.append(Tokens(np.array(kept, np.int64), [a, b] != counts))
         return out
 
     def _in_form(self, texts: Sequence[str], unicode: Form | None, left: bool = False) -> Sequence[str]:
@@ -443,6 +448,11 @@ def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
     if min(first, second) > half:
         return (room - half, half) if first > second else (half, room - half)
     return (first, room - first) if first <= second else (room - second, second)
+
+
+def _cut(ids: Int64, count: int, left: bool) -> Int64:
+    """The first of so many ids, or the last."""
+    return ids[max(0, len(ids) - count) :] if left else ids[:count]
 
 
 HIDDEN = "\x00 "

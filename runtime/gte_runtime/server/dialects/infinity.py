@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import time
-from typing import Literal
-
-import msgspec
-
-from ..body import Ignored
 from ..exchange import Answer, Exchange, json_answer
 from ..routes import Route
-from .native import Texts
-from .openai import DIALECT, LISTED, described, embed
+from .openai import DIALECT, LISTED, EmbeddingsRequest, described, embed
 
 ANY_MODEL = "default/not-specified"
 """What its client sends for the default model."""
 
 
-class InfinityEmbeddingsRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    input: Texts
-    model: str | None = None
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
-    """0 is all of them."""
-    modality: Literal["text"] | None = None
-    user: Ignored = None
-    input_type: Ignored = None
-    priority: Ignored = None
-    cache_salt: Ignored = None
-    request_id: Ignored = None
-
-
 async def embeddings(x: Exchange) -> Answer:
-    request = await x.read(InfinityEmbeddingsRequest)
+    request = await x.read(EmbeddingsRequest)
     if request.model == ANY_MODEL:
         request.model = None
-    answer = await embed(x, request, zero_is_all=True)
-    return await x.answer(answer | {"id": f"infinity-{x.id}", "created": int(time.time())})
+    return await x.answer(await embed(x, request, zero_is_all=True) | {"id": f"infinity-{x.id}"})
 
 
 async def models(x: Exchange) -> Answer:
@@ -63,7 +41,7 @@ def routes() -> list[Route]:
             path="/embeddings",
             handler=embeddings,
             dialect=DIALECT,
-            request=InfinityEmbeddingsRequest,
+            request=EmbeddingsRequest,
             answer=LISTED,
             summary="Dense vectors, as infinity's clients ask for them",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -12,14 +12,31 @@ import numpy as np
 from ...arrays import Float32
 from ...inference.engine import State
 from ...tokenization import Tokens
-from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
+from ..asked import cut_of, prompt_for
+from ..encoding import Encoded, as_list, check_dimensions, encode, named
 from ..exchange import Answer, Exchange, fragment
+from ..fields import done
 from ..models import EmbeddingModel
 from ..refusals import NATIVE, Refusal, error_body
 from ..routes import Route
 
-Texts = str | list[str | int | list[int]]
-"""One text or many. A text is a string or a list of token ids, so a flat list of integers is one text."""
+TEXT_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+        {"type": "array", "items": {"type": "integer"}},
+    ]
+}
+Texts = Annotated[
+    str | dict[str, Any] | list[Any],
+    msgspec.Meta(
+        extra_json_schema={
+            "anyOf": [*TEXT_SCHEMA["anyOf"], {"type": "array", "minItems": 1, "items": TEXT_SCHEMA}],
+        }
+    ),
+]
+"""One text or many. A text is a string, an object that holds one, or a list of token ids, so a flat list of
+integers is one text. What is no text is found later, so that it can be answered alone."""
 SparseFormat = Literal["object", "list", "ids", "tokens", "both"]
 
 
@@ -27,28 +44,29 @@ class EncodeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     input: Texts
     """One text or many."""
     model: str | None = None
-    dense: bool = True
-    sparse: bool = False
-    tokens: bool = False
-    """Give every token's place in the text, and its weight."""
-    dimensions: int | None = None
+    dense: Annotated[bool | None, done("true unless it is false")] = None
+    sparse: bool | None = None
+    tokens: Annotated[bool | None, done("every token's place in the text, and its weight")] = None
+    dimensions: Annotated[int | None, done("cut, then normalised")] = None
     encoding_format: Literal["float", "base64"] | None = None
     sparse_format: SparseFormat | None = None
-    truncate: bool | None = None
-    max_length: int | None = None
-    prompt: str | None = None
-    on_error: Literal["fail", "item"] | None = None
+    truncate: Annotated[bool | None, done("true unless it is false")] = None
+    max_length: Annotated[int | None, done("tokens, special tokens included")] = None
+    prompt: Annotated[str | None, done('a prompt of the model, or "" for none')] = None
+    input_type: Annotated[str | None, done("what the text is for; it chooses the prompt")] = None
+    on_error: Annotated[Literal["fail", "item"] | None, done("item: an error in the place of a text")] = None
 
 
 async def encode_route(x: Exchange) -> Answer:
     request = await x.read(EncodeRequest)
     model = x.server.embedder(request.model)
-    prompt = prompt_of(model, request.prompt, "prompt")
+    prompt = prompt_for(x, model, request)
+    dense = request.dense is not False
     if (request.sparse or request.tokens) and not model.sparse:
         raise Refusal(
             "invalid_value", f"{model.name} has no sparse head; leave out sparse and tokens", param="sparse"
         )
-    if not (request.dense or request.sparse or request.tokens):
+    if not (dense or request.sparse or request.tokens):
         raise Refusal(
             "invalid_value",
             "dense, sparse and tokens are all false; nothing is left to answer",
@@ -56,17 +74,10 @@ async def encode_route(x: Exchange) -> Answer:
         )
     dim = check_dimensions(x, model, request.dimensions)
     place = named("input")
-    texts, place = as_list(request.input, x, place, x.server.options.max_inputs, "--max-inputs")
-    out = await encode(
-        x,
-        model,
-        texts,
-        place,
-        prompt=prompt,
-        max_length=request.max_length,
-        truncate=request.truncate is not False,
-        one_by_one=request.on_error == "item",
-    )
+    one_by_one = request.on_error == "item"
+    most = x.server.options.max_inputs
+    texts, place = as_list(request.input, x, place, most, "--max-inputs", one_by_one=one_by_one)
+    out = await encode(x, model, texts, place, prompt=prompt, one_by_one=one_by_one, **cut_of(request))
     data = await x.in_thread_if_large(_items, out, request, dim, texts, prompt)
     failed = [
         {"index": i, "error": error_body(refusal, NATIVE.status(refusal), x.id)["error"]}
@@ -81,13 +92,18 @@ async def encode_route(x: Exchange) -> Answer:
         "data": sorted(data + failed, key=lambda item: item["index"]),
         "usage": usage(out),
     }
-    return await x.answer(body)
+    return await x.answer(body | warnings_of(x))
+
+
+def warnings_of(x: Exchange) -> dict[str, list[str]]:
+    """The warnings as a part of the body, because few clients show a header."""
+    return {"warnings": list(x.warnings)} if x.warnings else {}
 
 
 def _items(
     out: Encoded[EmbeddingModel], request: EncodeRequest, dim: int, texts: Sequence[Any], prompt: str
 ) -> list[dict[str, Any]]:
-    rows = vectors(out, dim, request.encoding_format) if request.dense else None
+    rows = vectors(out, dim, request.encoding_format) if request.dense is not False else None
     items = []
     for row, (tokens, state) in enumerate(zip(out.tokens, out.states, strict=True)):
         item: dict[str, Any] = {"index": out.index[row]}
@@ -216,6 +232,7 @@ ENCODED = {
             },
         },
         "usage": {"type": "object"},
+        "warnings": {"type": "array", "items": {"type": "string"}},
     },
 }
 

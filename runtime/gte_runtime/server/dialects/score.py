@@ -1,23 +1,31 @@
-"""Scores of pairs, in vLLM's shapes: hybrid scores with their weights, or a reranker's when it is named."""
+"""Scores of pairs, in vLLM's shapes and on its scale.
+
+That is the cosine of an embedder, and the score of a reranker between 0 and 1. With `dense_weight` or
+`sparse_weight`, which are ours, an embedder gives the hybrid score of `Embedder.score`.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
-from ...scoring import hybrid_of_pairs
-from ..body import Ignored
-from ..encoding import Encoded, check_dimensions, encode
+from ...scoring import hybrid_of_pairs, sigmoid
+from ..asked import at_least_0, cut_of, raw_of
+from ..encoding import Encoded, check_dimensions, encode, text_of
 from ..exchange import Answer, Exchange
+from ..fields import Value, done
 from ..models import EmbeddingModel, RerankerModel
 from ..refusals import Refusal
 from ..routes import Route
-from .native import usage
-from .openai import DIALECT, LISTED
+from .native import usage, warnings_of
+from .openai import DIALECT, FAIR, LISTED, NO_CACHE, NO_INSTRUCTION, NO_MEDIA, PADDING, WHO, Side
 
-Some = str | list[str]
+Some = str | dict[str, Any] | list[Any]
+"""One text or many, each a string or an object that holds one."""
 
 
 class ScoreRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -31,16 +39,29 @@ class ScoreRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     data_1: Some | None = None
     data_2: Some | None = None
     model: str | None = None
-    dense_weight: float | None = None
-    sparse_weight: float | None = None
-    """Default: 0.1, or 0 where the model has no sparse head."""
-    dimensions: int | None = None
-    truncate: bool | None = None
-    max_length: int | None = None
-    user: Ignored = None
-    priority: Ignored = None
-    cache_salt: Ignored = None
-    request_id: Ignored = None
+    dense_weight: Annotated[float | None, done("hybrid scores; 1 if only the other is given")] = None
+    sparse_weight: Annotated[
+        float | None, done("hybrid scores; 0.1 if only the other is given, 0 without a sparse head")
+    ] = None
+    dimensions: Annotated[int | None, done("of an embedder: cut, then normalised")] = None
+    use_activation: Annotated[bool | None, done("false: a reranker's own scores, which have no bounds")] = (
+        None
+    )
+    raw_scores: Annotated[bool | None, done("as use_activation false")] = None
+    truncate: Annotated[bool | None, done("true unless it is false")] = None
+    max_length: Annotated[int | None, done("tokens, special tokens included")] = None
+    truncate_prompt_tokens: Annotated[int | None, done("as max_length; -1 is the model's limit")] = None
+    truncation_side: Side | None = None
+    max_tokens_per_query: Annotated[int | None, done("of a reranker; 0: no limit")] = None
+    max_tokens_per_doc: Annotated[int | None, done("of a reranker; 0: no limit")] = None
+    instruction: Annotated[Value, NO_INSTRUCTION] = None
+    chat_template_kwargs: Annotated[Value, NO_INSTRUCTION] = None
+    mm_processor_kwargs: Annotated[Value, NO_MEDIA] = None
+    padding: Annotated[Value, PADDING] = None
+    request_id: Annotated[str | None, done("the id of the answer")] = None
+    user: Annotated[Value, WHO] = None
+    priority: Annotated[Value, FAIR] = None
+    cache_salt: Annotated[Value, NO_CACHE] = None
 
 
 NAMES = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2"))
@@ -48,20 +69,36 @@ NAMES = (("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), (
 
 async def score(x: Exchange) -> Answer:
     request = await x.read(ScoreRequest)
+    x.named(request.request_id)
+    most_of_each = (
+        at_least_0("max_tokens_per_query", request.max_tokens_per_query),
+        at_least_0("max_tokens_per_doc", request.max_tokens_per_doc),
+    )
+    raw_scores = raw_of(request)
     left_name, right_name, left, right = _sides(x, request)
     out: Encoded[EmbeddingModel] | Encoded[RerankerModel]
     if _wants_reranker(x, request.model):
         reranker = x.server.reranker(request.model)
+        for name in ("dense_weight", "sparse_weight", "dimensions"):
+            if getattr(request, name) is not None:
+                raise Refusal("invalid_value", f"{name} is for an embedder; this is a reranker", param=name)
         out = await encode(
             x,
             reranker,
             [(left[i if len(left) > 1 else 0], right[i]) for i in range(len(right))],
             lambda i: f"{right_name}[{i}]",
-            max_length=request.max_length,
-            truncate=request.truncate is not False,
+            most_of_each=most_of_each,
+            **cut_of(request),
         )
-        scores = [state.logit for state in out.states]
+        raw = np.array([state.logit for state in out.states], np.float32)
+        scores = (raw if raw_scores else sigmoid(raw)).tolist()
     else:
+        for name, value in zip(("max_tokens_per_query", "max_tokens_per_doc"), most_of_each, strict=True):
+            if value is not None:
+                message = f"{name} is for a reranker; send truncate_prompt_tokens"
+                raise Refusal("invalid_value", message, param=name)
+        if raw_scores:
+            x.warnings.append("use_activation and raw_scores have no effect on the scores of an embedder")
         embedder = x.server.embedder(request.model)
         scores, out = await _hybrid(x, embedder, request, left, right, left_name, right_name)
     body = {
@@ -72,7 +109,7 @@ async def score(x: Exchange) -> Answer:
         "data": [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)],
         "usage": usage(out),
     }
-    return await x.answer(body)
+    return await x.answer(body | warnings_of(x))
 
 
 def _wants_reranker(x: Exchange, name: str | None) -> bool:
@@ -91,9 +128,13 @@ async def _hybrid(
     left_name: str,
     right_name: str,
 ) -> tuple[list[float], Encoded[EmbeddingModel]]:
-    """Hybrid scores as `Embedder.score` computes them. A text that occurs twice is run once."""
-    dense_weight = 1.0 if request.dense_weight is None else request.dense_weight
-    sparse_weight = (0.1 if model.sparse else 0.0) if request.sparse_weight is None else request.sparse_weight
+    """Cosines, or hybrid scores as `Embedder.score` computes them. A text that occurs twice is run once."""
+    dense_weight, sparse_weight = 1.0, 0.0
+    if request.dense_weight is not None or request.sparse_weight is not None:
+        dense_weight = 1.0 if request.dense_weight is None else request.dense_weight
+        sparse_weight = (
+            (0.1 if model.sparse else 0.0) if request.sparse_weight is None else request.sparse_weight
+        )
     for name, value in (("dense_weight", dense_weight), ("sparse_weight", sparse_weight)):
         if not math.isfinite(value) or abs(value) > 1e6:
             raise Refusal("invalid_value", f"{name}: expected a number from -1e6 to 1e6", param=name)
@@ -111,9 +152,7 @@ async def _hybrid(
         text = unique[index or 0]
         return f"{right_name}[{right.index(text)}]" if text in right else f"{left_name}[{left.index(text)}]"
 
-    out = await encode(
-        x, model, unique, place, max_length=request.max_length, truncate=request.truncate is not False
-    )
+    out = await encode(x, model, unique, place, **cut_of(request))
 
     def scores() -> list[float]:
         dense = out.dense(dim)
@@ -131,6 +170,12 @@ async def _hybrid(
     return await x.in_thread_if_large(scores), out
 
 
+def _texts(value: Any, name: str) -> list[str]:
+    if not isinstance(value, list):
+        return [text_of(value, name)]
+    return [text_of(item, f"{name}[{index}]") for index, item in enumerate(value)]
+
+
 def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], list[str]]:
     """The names of the two fields that are given, and their texts. Raises Refusal."""
     given = [(a, b) for a, b in NAMES if getattr(request, a) is not None and getattr(request, b) is not None]
@@ -141,9 +186,7 @@ def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], lis
             param="queries",
         )
     left_name, right_name = given[0]
-    left, right = (
-        v if isinstance(v, list) else [v] for v in (getattr(request, left_name), getattr(request, right_name))
-    )
+    left, right = (_texts(getattr(request, name), name) for name in given[0])
     for name, side in ((left_name, left), (right_name, right)):
         if not side:
             raise Refusal("empty_input", f"{name} is empty; send at least one text", param=name)
@@ -166,7 +209,7 @@ def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], lis
 
 
 def routes() -> list[Route]:
-    summary = "Scores of pairs: hybrid, or a reranker's"
+    summary = "Scores of pairs: cosines, hybrid scores, or a reranker's"
     return [
         Route(
             method="POST",

@@ -1,9 +1,13 @@
-"""text-embeddings-inference (TEI): lists in, lists out, counts in headers. Its `/rerank` is in `rerank`."""
+"""text-embeddings-inference (TEI): lists in, lists out, counts in headers.
+
+Its `/rerank` is in `rerank`, and what is at `/` in `root`. `/tokenize` and `/detokenize` take what vLLM's
+and llama.cpp's clients send, too.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import orjson
@@ -11,10 +15,11 @@ import orjson
 from ...arrays import Float32
 from ...errors import InputError
 from ...version import __version__
-from ..body import Ignored
-from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of
+from ..asked import agreed, contradiction, cut_of, prompt_for
+from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of, text_of
 from ..exchange import Answer, Exchange, fragment, json_answer
-from ..models import EmbeddingModel, RerankerModel
+from ..fields import Value, done, refused, unused, warned
+from ..models import EmbeddingModel, RerankerModel, ServedModel
 from ..refusals import Dialect, Refusal, refusal_of
 from ..routes import Handler, Route
 from .native import VECTOR, Texts, sparse_as, vectors
@@ -46,17 +51,11 @@ class EmbedRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     prompt_name: str | None = None
 
 
-class RootRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Hub clients post every task to the bare URL."""
+class RootRequest(EmbedRequest):
+    """Hub clients post every task to the bare URL: `inputs` may be what /similarity takes."""
 
-    inputs: Texts | Sentences
-    parameters: dict[str, Ignored] | None = None
-    options: Ignored = None
-    normalize: bool | None = None
-    dimensions: int | None = None
-    truncate: bool | None = None
-    truncation_direction: Direction | None = None
-    prompt_name: str | None = None
+    parameters: Annotated[dict[str, Any] | None, done("the fields of /embed; the same as beside it")] = None
+    options: Annotated[Value, unused("the model is loaded, and answers are not cached")] = None
 
 
 class SparseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -67,8 +66,8 @@ class SparseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class EmbedAllRequest(SparseRequest):
-    normalize: Ignored = None
-    """Sent by tei-client. TEI has no such field here, and ignores it."""
+    # tei-client sends it, and TEI ignores it.
+    normalize: Annotated[Value, warned("the vectors of tokens are not normalised", False)] = None
 
 
 class SimilarityParameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -82,22 +81,88 @@ class SimilarityRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
     parameters: SimilarityParameters | None = None
 
 
+NO_CHAT = refused("this model has no chat template; send a text")
+
+
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    inputs: str | list[str]
-    add_special_tokens: bool = True
+    """One of `inputs`, as TEI's clients send it, `prompt`, as vLLM's, or `content`, as llama.cpp's."""
+
+    inputs: str | list[Any] | None = None
     prompt_name: str | None = None
+    add_special_tokens: Annotated[bool | None, done("true unless it is false")] = None
+
+    model: str | None = None
+    prompt: str | None = None
+    return_token_strs: bool | None = None
+    messages: Annotated[Value, NO_CHAT] = None
+    chat_template: Annotated[Value, NO_CHAT] = None
+    chat_template_kwargs: Annotated[Value, NO_CHAT] = None
+    add_generation_prompt: Annotated[Value, refused(NO_CHAT.why, False)] = None
+    continue_final_message: Annotated[Value, refused(NO_CHAT.why, False)] = None
+    media_io_kwargs: Annotated[Value, refused("this model reads text")] = None
+    mm_processor_kwargs: Annotated[Value, refused("this model reads text")] = None
+    tools: Annotated[Value, NO_CHAT] = None
+
+    content: str | None = None
+    add_special: Annotated[bool | None, done("false unless it is true")] = None
+    with_pieces: bool | None = None
+    parse_special: Annotated[Value, refused("the server's --encode-special-tokens says so for all", True)] = (
+        None
+    )
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    tokens: list[int]
+    model: str | None = None
 
 
 class DecodeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ids: list[int | list[int]]
-    skip_special_tokens: bool = True
+    skip_special_tokens: Annotated[bool | None, done("true unless it is false")] = None
 
 
 async def root(x: Exchange) -> Answer:
     request = await x.read(RootRequest)
-    if isinstance(request.inputs, Sentences):
-        return await _similarity(x, request.inputs, SimilarityParameters())
+    _take_parameters(x, request)
+    if isinstance(request.inputs, dict) and "source_sentence" in request.inputs:
+        try:
+            sentences = msgspec.convert(request.inputs, Sentences)
+        except msgspec.ValidationError as error:
+            raise Refusal("invalid_type", f"inputs: {error}".replace("`", ""), param="inputs") from None
+        for name in ("normalize", "dimensions"):
+            if getattr(request, name) not in (None, True):
+                raise Refusal(
+                    "unsupported_field", f"{name} is not supported here: the answer is cosines", param=name
+                )
+        return await _similarity(x, sentences, request)
     return await _embed(x, request)
+
+
+def _take_parameters(x: Exchange, request: RootRequest) -> None:
+    """Put what is in `parameters` beside it. Raises Refusal."""
+    given = request.parameters or {}
+    known = [name for name in EmbedRequest.__struct_fields__ if name != "inputs"]
+    for name in given.keys() - set(known):
+        shown = name if name.isprintable() and len(name) <= 60 else "of a strange name"
+        if x.server.options.strict:
+            raise Refusal(
+                "unknown_field", f"the field parameters.{shown} is not known here", param="parameters"
+            )
+        x.warnings.append(f"the field parameters.{shown} is not known here and was ignored")
+    try:
+        read = msgspec.convert(
+            {name: given[name] for name in known if name in given} | {"inputs": ""},
+            EmbedRequest,
+            strict=False,
+        )
+    except msgspec.ValidationError as error:
+        raise Refusal("invalid_type", f"parameters: {error}".replace("`", ""), param="parameters") from None
+    for name in known:
+        value = getattr(read, name)
+        if value is not None and getattr(request, name) not in (None, value):
+            raise contradiction(name, f"parameters.{name}")
+        if value is not None:
+            setattr(request, name, value)
 
 
 async def embed(x: Exchange) -> Answer:
@@ -159,7 +224,7 @@ async def similarity(x: Exchange) -> Answer:
     return await _similarity(x, request.inputs, request.parameters or SimilarityParameters())
 
 
-async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityParameters) -> Answer:
+async def _similarity(x: Exchange, inputs: Sentences, parameters: Tokenizing) -> Answer:
     model = x.server.embedder(None)
     if not inputs.sentences:
         raise Refusal("empty_input", "inputs.sentences is empty; send at least one", param="inputs.sentences")
@@ -170,9 +235,34 @@ async def _similarity(x: Exchange, inputs: Sentences, parameters: SimilarityPara
 
 async def tokenize(x: Exchange) -> Answer:
     request = await x.read(TokenizeRequest)
-    model = x.server.embedder(None)
-    prompt = prompt_of(model, request.prompt_name, "prompt_name")
+    given = [name for name in ("inputs", "prompt", "content") if getattr(request, name) is not None]
+    if len(given) != 1:
+        message = "send inputs (as to TEI), prompt (as to vLLM) or content (as to llama.cpp)"
+        raise Refusal("missing_field", message, param="inputs")
+    model = x.server.tokenizing_model(request.model)
+    if request.inputs is not None:
+        return await _tokenize_for_tei(x, model, request)
+    text = request.prompt if request.prompt is not None else request.content or ""
+    default = given[0] == "prompt"
+    specials = agreed(request, "add_special_tokens", "add_special")[1]
+    try:
+        pieces = await listed(x, model, text, default if specials is None else specials)
+    except InputError as error:
+        raise refusal_of(error, given[0]) from None
+    ids = [piece["id"] for piece in pieces]
+    if given[0] == "content":
+        with_pieces = [{"id": piece["id"], "piece": piece["text"]} for piece in pieces]
+        return await x.answer({"tokens": with_pieces if request.with_pieces else ids})
+    strings = [piece["text"] for piece in pieces] if request.return_token_strs else None
+    return await x.answer(
+        {"count": len(ids), "max_model_len": model.max_length, "tokens": ids, "token_strs": strings}
+    )
+
+
+async def _tokenize_for_tei(x: Exchange, model: ServedModel, request: TokenizeRequest) -> Answer:
+    prompt = prompt_of(model, request.prompt_name, "prompt_name") if isinstance(model, EmbeddingModel) else ""
     texts, place = as_list(request.inputs, x, named("inputs"), x.server.options.max_inputs, "--max-inputs")
+    texts = [text_of(text, place(index)) for index, text in enumerate(texts)]
     if sum(map(len, texts)) > x.server.options.max_request_tokens:
         raise Refusal(
             "request_too_large",
@@ -181,11 +271,10 @@ async def tokenize(x: Exchange) -> Answer:
         )
     pieces = []
     left = x.server.options.max_request_tokens
+    specials = request.add_special_tokens is not False
     for index, text in enumerate(texts):
         try:
-            count, piece = await x.in_thread(
-                _listed, model, prompt + text, request.add_special_tokens, max(1, left)
-            )
+            count, piece = await x.in_thread(_listed, model, prompt + text, specials, max(1, left))
         except InputError as error:
             raise refusal_of(error, place(index)) from None
         left -= count
@@ -199,39 +288,60 @@ async def tokenize(x: Exchange) -> Answer:
     return json_answer(pieces)
 
 
-def _listed(model: EmbeddingModel, text: str, specials: bool, most: int) -> tuple[int, orjson.Fragment]:
+async def listed(x: Exchange, model: ServedModel, text: str, specials: bool) -> list[dict[str, Any]]:
+    """The tokens of a text. Raises InputError, also for a text that is too long to be listed."""
+    return await x.in_thread(model.pieces, text, specials)
+
+
+def _listed(model: ServedModel, text: str, specials: bool, most: int) -> tuple[int, orjson.Fragment]:
     """How many tokens a text has, and their list; if there are more than `most`, only the first are in it."""
     pieces = model.pieces(text, specials)
     return len(pieces), fragment(pieces[:most])
 
 
+async def detokenize(x: Exchange) -> Answer:
+    """For vLLM's clients `prompt`, for llama.cpp's `content`."""
+    request = await x.read(DetokenizeRequest)
+    model = x.server.tokenizing_model(request.model)
+    check_ids(x, model, [request.tokens], "tokens", flat=True)
+    text = await x.in_thread(model.tokenizer.join, request.tokens, False)
+    return await x.answer({"prompt": text, "content": text})
+
+
 async def decode(x: Exchange) -> Answer:
     request = await x.read(DecodeRequest)
-    model = x.server.embedder(None)
+    model = x.server.tokenizing_model(None)
     flat = all(type(item) is int for item in request.ids)
     rows: list[Any] = [request.ids] if flat else request.ids
-    count, most = (
-        sum(max(1, len(row)) if isinstance(row, list) else 1 for row in rows),
-        x.server.options.max_request_tokens,
-    )
-    if count > most:
+    check_ids(x, model, rows, "ids", flat)
+    skip = request.skip_special_tokens is not False
+    return await x.answer(await x.in_thread(lambda: [model.tokenizer.join(row, skip) for row in rows]))
+
+
+def check_ids(x: Exchange, model: ServedModel, rows: list[Any], field: str, flat: bool) -> None:
+    """Raises Refusal for too many token ids, or for what is none of the model's.
+
+    Args:
+        x: the request.
+        model: whose ids they are.
+        rows: lists of ids.
+        field: their name in the request.
+        flat: the field holds the only list.
+    """
+    count = sum(max(1, len(row)) if isinstance(row, list) else 1 for row in rows)
+    if count > (most := x.server.options.max_request_tokens):
         raise Refusal(
             "request_too_large",
-            f"ids has {count} tokens, the limit is {most} (--max-request-tokens); split it",
-            param="ids",
+            f"{field} has {count} tokens, the limit is {most} (--max-request-tokens); split it",
+            param=field,
         )
     vocabulary = model.manifest.architecture.vocab_size
-
-    def texts() -> list[str]:
-        for index, row in enumerate(rows):
-            if type(row) is int or not all(0 <= token < vocabulary for token in row):
-                where = "ids" if flat else f"ids[{index}]"
-                raise Refusal(
-                    "invalid_value", f"{where}: expected token ids from 0 to {vocabulary - 1}", param=where
-                )
-        return [model.tokenizer.join(row, request.skip_special_tokens) for row in rows]
-
-    return await x.answer(await x.in_thread(texts))
+    for index, row in enumerate(rows):
+        if type(row) is int or not all(0 <= token < vocabulary for token in row):
+            where = field if flat else f"{field}[{index}]"
+            raise Refusal(
+                "invalid_value", f"{where}: expected token ids from 0 to {vocabulary - 1}", param=where
+            )
 
 
 async def info(x: Exchange) -> Answer:
@@ -271,19 +381,9 @@ class Tokenizing(Protocol):
 async def _encode(
     x: Exchange, model: EmbeddingModel, inputs: object, request: Tokenizing, *, per_token: bool = False
 ) -> Encoded[EmbeddingModel]:
-    prompt = prompt_of(model, request.prompt_name, "prompt_name")
+    prompt = prompt_for(x, model, request)
     texts, place = as_list(inputs, x, named("inputs"), x.server.options.max_inputs, "--max-inputs")
-    left = (request.truncation_direction or "").lower() == "left"
-    return await encode(
-        x,
-        model,
-        texts,
-        place,
-        truncate=request.truncate is not False,
-        left=left,
-        per_token=per_token,
-        prompt=prompt,
-    )
+    return await encode(x, model, texts, place, per_token=per_token, prompt=prompt, **cut_of(request))
 
 
 async def _answer(x: Exchange, out: Encoded[EmbeddingModel], body: object) -> Answer:
@@ -333,13 +433,6 @@ def routes() -> list[Route]:
         )
 
     return [
-        post(
-            "/",
-            root,
-            RootRequest,
-            "As /embed or /similarity, for clients that know one address",
-            {"type": "array"},
-        ),
         post("/embed", embed, EmbedRequest, "Dense vectors", LISTS),
         post("/embed_sparse", embed_sparse, SparseRequest, "Sparse vectors", WEIGHTS),
         post(
@@ -350,7 +443,8 @@ def routes() -> list[Route]:
             {"type": "array", "items": LISTS},
         ),
         post("/similarity", similarity, SimilarityRequest, "Cosines of one text and others", VECTOR),
-        post("/tokenize", tokenize, TokenizeRequest, "Tokens and their places", {"type": "array"}),
+        post("/tokenize", tokenize, TokenizeRequest, "Tokens and their places", None),
+        post("/detokenize", detokenize, DetokenizeRequest, "Token ids to text", {"type": "object"}),
         post("/decode", decode, DecodeRequest, "Token ids to text", STRINGS),
         Route(
             method="GET",

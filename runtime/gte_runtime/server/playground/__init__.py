@@ -50,6 +50,10 @@ def _hash(source: str) -> str:
 
 
 async def page(x: Exchange) -> Answer:
+    prefix = x.server.options.url_prefix
+    if prefix and not str(x.scope.get("raw_path", b"/"), "latin-1").endswith("/"):
+        # The page asks for addresses beside its own.
+        return Answer(b"", 308, headers={"location": f"{prefix}/"})
     body, headers = _page()
     return Answer(body, content_type="text/html; charset=utf-8", headers=dict(headers))
 
