@@ -57,7 +57,7 @@ def test_vectors_are_the_library_s(server: Process, gte: Embedder, kind: str | N
             np.testing.assert_array_equal(
                 np.array([one["value"] for one in sparse], np.float32), want.sparse[row].values
             )
-            weights = {}
+            weights: dict[str, float] = {}
             for one in sparse:  # two tokens may read alike; the larger weight counts
                 weights[one["token"]] = max(one["value"], weights.get(one["token"], 0))
             library = gte.token_weights(TEXTS[row])[0]
@@ -122,9 +122,11 @@ def test_reranking_is_the_library_s(server: Process, reranker: Reranker, model: 
     assert body.keys() == {"output", "usage", "request_id"}
     assert body["output"].keys() == {"results"}
     results = body["output"]["results"]
-    assert [(r["index"], np.float32(r["relevance_score"])) for r in results] == [
-        (one.index, sigmoid(np.float32(one.score))) for one in want
-    ]
+    assert [r["index"] for r in results] == [one.index for one in want]
+    np.testing.assert_array_equal(
+        np.array([r["relevance_score"] for r in results], np.float32),
+        sigmoid(np.array([one.score for one in want], np.float32)),
+    )
     assert all(r.keys() == {"index", "relevance_score"} for r in results)
     assert body["usage"]["total_tokens"] > 0
     flat = server.post(FLAT_RERANK, {"model": model, "query": QUERY, "documents": DOCUMENTS}).json()
@@ -158,7 +160,7 @@ BAD = [
     (EMBED, {"input": {"texts": [1]}}, "InvalidParameter", "input.texts"),
     (EMBED, ask("x", dimension=10_000), "InvalidParameter", "parameters.dimension is 10000"),
     (EMBED, ask("x", dimension=0), "InvalidParameter", "parameters.dimension is 0"),
-    (EMBED, ask("x", dimension="64"), "InvalidParameter", "parameters.dimension"),
+    (EMBED, ask("x", dimension="many"), "InvalidParameter", "parameters.dimension"),
     (EMBED, ask("x", output_type="sparse&dense"), "InvalidParameter", "parameters.output_type"),
     (EMBED, ask("x", text_type="passage"), "InvalidParameter", "parameters.text_type"),
     (EMBED, ask("x", instruct="Find it"), "InvalidParameter", "parameters.instruct: the model takes no"),
@@ -167,7 +169,7 @@ BAD = [
     (RERANK, rank(documents=["a", 1]), "InvalidParameter", "input.documents[1]"),
     (RERANK, rank(documents=[{"image": "a"}]), "InvalidParameter", "input.documents[0]"),
     (RERANK, rank(documents=["a"] * 1001), "InvalidParameter", "(--max-documents)"),
-    (RERANK, rank(top_n=-1), "InvalidParameter", "parameters.top_n is negative"),
+    (RERANK, rank(top_n=-1), "InvalidParameter", "parameters.top_n "),
     (RERANK, rank(instruct="Rank it"), "InvalidParameter", "parameters.instruct"),
     (RERANK, {"input": {"query": "", "documents": ["a"]}}, "InvalidParameter", "input.query is an empty"),
     (RERANK, b"{", "InvalidParameter", "not JSON"),
