@@ -38,7 +38,7 @@ CLIENTS = $(VENV)-clients
 test-clients: $(VENV)/.dev  ## other people's clients against a live server
 	test -x $(CLIENTS)/uv/bin/uv || { $(PYTHON) -m venv $(CLIENTS)/uv && $(CLIENTS)/uv/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV); }
 	cp tests/clients/frameworks/package.json $(CLIENTS) && cd $(CLIENTS) && npm install --silent --no-audit --no-fund --no-package-lock
-	set -e; for each in frameworks infinity openapi evaluation stores peers; do \
+	set -e; for each in frameworks alibaba infinity openapi evaluation stores peers; do \
 	  here=tests/clients/$$each; python=$(CLIENTS)/$$each/bin/python; \
 	  test -x $$python || $(PYTHON) -m venv $(CLIENTS)/$$each; \
 	  torch=$$(grep ^torch== $$here/requirements.txt || true); test -z "$$torch" || $$python -m pip --disable-pip-version-check install --quiet $$torch; \

@@ -69,6 +69,10 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "/v1/detokenize": {"tokens": [5]},
     "/score": {"queries": "a", "documents": "b"},
     "/v1/score": {"queries": "a", "documents": "b"},
+    "/compatible-mode/v1/embeddings": {"input": "a"},
+    "/compatible-api/v1/reranks": {"query": "a", "documents": ["b"]},
+    "/api/v1/services/embeddings/text-embedding/text-embedding": {"input": {"texts": ["a"]}},
+    "/api/v1/services/rerank/text-rerank/text-rerank": {"input": {"query": "a", "documents": ["b"]}},
 }
 """The least that a request holds."""
 OTHER_WAYS = {"/", "/invocations"}

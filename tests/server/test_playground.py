@@ -48,7 +48,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page that must not log an error, except for refusals, nor send requests to another address."""
+    """A page that must not log an error but for refusals and lost connections, nor ask another address."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(30_000)
     page = context.new_page()
@@ -56,7 +56,7 @@ def page(browser: Any) -> Iterator[Any]:
     asked: set[str] = set()
 
     def heard(message: Any) -> None:
-        if message.type == "error" and "status of 4" not in message.text:
+        if message.type == "error" and not re.search("status of 4|net::ERR_FAILED", message.text):
             errors.append(message.text)
 
     page.on("console", heard)
@@ -70,14 +70,14 @@ def page(browser: Any) -> Iterator[Any]:
 
 def embed(page: Any, *texts: str) -> None:
     """Type texts in place of the examples, and embed them."""
-    while page.locator("textarea").count() > len(texts):
+    while page.locator("#texts textarea").count() > len(texts):
         page.get_by_role("button", name=re.compile("Remove text")).last.click()
-    while page.locator("textarea").count() < len(texts):
+    while page.locator("#texts textarea").count() < len(texts):
         page.get_by_role("button", name="Add a text").click()
     for index, text in enumerate(texts):
         page.get_by_label(f"Text {index + 1}", exact=True).fill(text)
     page.get_by_role("button", name="Embed").click()
-    page.get_by_text(f"Done: {len(texts)} texts").wait_for()
+    page.get_by_text(re.compile(f"^Done: {len(texts)} texts?,")).wait_for()
 
 
 def cells(page: Any) -> np.ndarray:
@@ -140,7 +140,7 @@ def test_it_shows_what_the_server_says(server: Process, page: Any):
         assert shown.locator("mark").count() > 0
         assert page.locator(".facts").nth(index).inner_text() == f"{answer[index]['tokens']} tokens"
     assert page.locator(".weights").nth(1).evaluate("e => getComputedStyle(e).direction") == "rtl"
-    assert page.locator("textarea").nth(1).evaluate("e => getComputedStyle(e).direction") == "rtl"
+    assert page.locator("#texts textarea").nth(1).evaluate("e => getComputedStyle(e).direction") == "rtl"
 
     width = len(answer[0]["embedding"])
     half = width // 2
@@ -230,13 +230,148 @@ def test_by_keyboard_alone(server: Process, page: Any):
     assert page.locator("input, select, textarea, button").evaluate_all(nameless) == 0
 
 
-def test_a_refusal_points_at_its_text(server: Process, page: Any):
+def start(server: Process, page: Any) -> None:
     page.goto(server.url)
     page.get_by_text("Done:").wait_for()
-    page.get_by_label("Text 3", exact=True).fill("")
+
+
+def faulty(page: Any) -> list[str]:
+    return page.locator("[aria-invalid=true]").evaluate_all("all => all.map(e => e.id)")
+
+
+def test_a_text_s_fault_is_told_at_its_field_and_beside_the_button(server: Process, page: Any):
+    """By the text's number on the page, also where an empty field before it was not sent."""
+    start(server, page)
+    page.get_by_label("Text 1", exact=True).fill("")
+    page.get_by_label("Text 4", exact=True).evaluate("e => e.value = 'half a pair \\ud800'")
+    for section, button in (("#embedding", "Embed"), ("#reranking", "Rank the texts")):
+        page.get_by_role("button", name=button).click()
+        told = page.locator(section).get_by_role("alert")
+        told.get_by_text("Text 4: lone surrogate U+D800 at character 12").wait_for()
+        below = told.bounding_box()["y"] - page.get_by_role("button", name=button).bounding_box()["y"]
+        assert 0 < below < 120
+        assert faulty(page) == ["text-4"]
+        assert page.locator("#facts-4").inner_text() == told.inner_text()
+    page.get_by_label("Text 4", exact=True).fill("whole")
     page.get_by_role("button", name="Embed").click()
-    page.get_by_text("input[2] is an empty string").wait_for()  # beside the text; others have vectors
-    assert page.get_by_role("alert").is_hidden()
+    page.get_by_text("Done: 5 texts").wait_for()
+    assert faulty(page) == []
+    assert page.locator("#embedding").get_by_role("alert").is_hidden()
+
+
+def test_an_empty_field_fails_nobody(server: Process, page: Any):
+    """It is left out and told of, in both parts; numbers stay those of the fields."""
+    start(server, page)
+    page.get_by_label("Text 2", exact=True).fill("")
+    page.get_by_label("Text 5", exact=True).fill("")
+    page.get_by_role("button", name="Embed").click()
+    page.get_by_text("; 2 empty fields were left out.").wait_for()
+    assert page.locator("#embedding .status").inner_text().startswith("Done: 4 texts, ")
+    assert faulty(page) == []
+    assert page.locator("#heat thead th").all_inner_texts() == ["1", "3", "4", "6"]
+    assert page.locator(".weights").nth(2).text_content() == "北京"
+    assert page.locator(".weights").nth(1).is_hidden()
+    page.get_by_label("Text 5", exact=True).fill("x")
+    page.get_by_role("button", name="Rank the texts").click()
+    page.get_by_text("; 1 empty field was left out.").wait_for()
+    assert "Text 2" not in page.locator("#ranks li .quiet").all_inner_texts()
+    for area in page.locator("#texts textarea").all():
+        area.fill("")
+    for section, button in (("#embedding", "Embed"), ("#reranking", "Rank the texts")):
+        page.get_by_role("button", name=button).click()
+        page.locator(section).get_by_text("Every text is empty. Type one first.").wait_for()
+
+
+def test_the_mark_of_a_word_s_beginning_colours_nothing(server: Process, page: Any):
+    """The token `▁` before Chinese has no character: the word is one mark, not its last half."""
+    page.goto(server.url)
+    embed(page, "北京")
+    pieces = server.post("/v1/encode", {"input": "北京", "tokens": True}).json()["data"][0]["token_weights"]
+    want = [f"{piece['text']} {piece['weight']:.3f}" for piece in pieces if piece["text"] in ("北", "京")]
+    marks = page.locator(".weights mark").evaluate_all("all => all.map(e => e.title)")
+    assert marks == [title for title in want if not title.endswith(" 0.000")]
+    assert [pieces[1][name] for name in ("text", "start", "stop")] == ["", 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("section", "button", "path"),
+    [("#embedding", "Embed", "**/v1/encode"), ("#reranking", "Rank the texts", "**/v2/rerank")],
+)
+def test_work_is_seen_while_it_goes_on(server: Process, page: Any, section: str, button: str, path: str):
+    """A bar, a sentence and a button that cannot be pressed twice, until the answer is there."""
+    start(server, page)
+    held: list[Any] = []
+    page.route(path, lambda route: held.append(route))
+    page.get_by_role("button", name=button).click()
+    part = page.locator(section)
+    part.get_by_text("ing 6 texts…").wait_for()
+    assert part.locator("progress").is_visible()
+    assert part.get_attribute("aria-busy") == "true"
+    assert part.locator("[type=submit]").is_disabled()
+    page.wait_for_timeout(100)
+    held[0].continue_()
+    part.get_by_text("Done: 6 texts").wait_for()
+    assert part.locator("progress").is_hidden()
+    assert part.get_attribute("aria-busy") is None
+    assert part.locator("[type=submit]").is_enabled()
+
+
+def test_a_server_that_is_gone_is_told_of(server: Process, page: Any):
+    """Beside the button, and the page works again when the server does."""
+    start(server, page)
+    page.route("**/v1/encode", lambda route: route.abort())
+    page.get_by_role("button", name="Embed").click()
+    page.locator("#embedding").get_by_text("The server does not answer. Is it still running?").wait_for()
+    page.unroute("**/v1/encode")
+    page.get_by_role("button", name="Embed").click()
+    page.get_by_text("Done: 6 texts").wait_for()
+    assert page.locator("#embedding").get_by_role("alert").is_hidden()
+
+
+def ranked(page: Any) -> list[tuple[str, str, str]]:
+    """(score, name, text) as shown, best first."""
+    return [
+        tuple(line.locator(part).inner_text() for part in (".score", ".quiet", "bdi"))
+        for line in page.locator("#ranks li").all()
+    ]
+
+
+def test_it_ranks_where_a_reranker_is_served(server: Process, guarded: Process, page: Any):
+    """The server's order and scores, with texts by their numbers; without a reranker, no such part."""
+    start(server, page)
+    page.get_by_label("Query").fill("sorting")
+    page.keyboard.press("Control+Enter")
+    page.locator("#reranking").get_by_text("Done: 6 texts").wait_for()
+    texts = page.locator("#texts textarea").evaluate_all("all => all.map(e => e.value)")
+    results = server.post("/v2/rerank", {"query": "sorting", "documents": texts}).json()["results"]
+    assert ranked(page) == [
+        (f"{one['relevance_score']:.3f}", f"Text {one['index'] + 1}", texts[one["index"]]) for one in results
+    ]
+    assert "/v2/rerank" in page.locator("#curl").text_content()
+    page.get_by_label("Query").fill("")
+    page.get_by_role("button", name="Rank the texts").click()
+    page.locator("#reranking").get_by_text("The query is empty. Type one first.").wait_for()
+    page.goto(guarded.url)
+    page.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_text("Done: 6 texts").wait_for()
+    assert page.locator("#reranking").is_hidden()
+
+
+@pytest.mark.slow  # a server of its own
+def test_a_server_with_rerankers_only(reranker_bundle: Path, page: Any, tmp_path: Path):
+    """It ranks; nothing of the page asks for what there is not."""
+    process = Process(tmp_path, "--model", str(reranker_bundle), "--threads", "2")
+    try:
+        page.goto(process.url)
+        page.get_by_text("This server has no embedder. It ranks these texts.").wait_for()
+        assert page.get_by_role("button", name="Embed").is_hidden()
+        assert page.locator("#similarity").is_hidden()
+        page.get_by_role("button", name="Rank the texts").click()
+        page.locator("#reranking").get_by_text("Done: 6 texts").wait_for()
+        assert len(ranked(page)) == 6
+    finally:
+        assert process.stop() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -251,12 +386,10 @@ def test_it_can_be_read_in_light_and_dark(guarded: Process, browser: Any, tmp_pa
         for selector in ("h1", ".quiet", "#run", "mark", "#heat td:not(.corner)", "a", "#heat tbody th"):
             assert min(page.locator(selector).evaluate_all(CONTRAST)) >= 4.5, selector
         page.screenshot(path=tmp_path / f"{scheme}.png", full_page=True)
-        for width in (1280, 360):
+        for width in (1280, 400, 360):
             page.set_viewport_size({"width": width, "height": 800})
-            assert (
-                page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-                <= 0
-            )
+            for wide in ("document.documentElement", "document.getElementById('heat-scroll')"):
+                assert page.evaluate(f"{wide}.scrollWidth - {wide}.clientWidth") <= 0, (width, wide)
 
 
 CONTRAST = """all => {

@@ -157,8 +157,9 @@ def command(
 ) -> int:
     """Vectors, scores and ranks over HTTP.
 
-    Speaks the dialects of OpenAI, infinity, TEI, Cohere, Jina and vLLM, and its own. The model is loaded and
-    checked before the port opens. After SIGTERM, requests in flight are finished; then the exit code is 0.
+    Speaks the dialects of OpenAI, infinity, TEI, Cohere, Jina, vLLM and DashScope, and its own. The model is
+    loaded and checked before the port opens. After SIGTERM, requests in flight are finished; then the exit
+    code is 0.
     """
     from ..server.options import Options
 

@@ -1,4 +1,4 @@
-"""`gte serve`: an HTTP server for the requests of OpenAI, infinity, TEI, Cohere and Jina, and its own.
+"""`gte serve`: an HTTP server for clients of OpenAI, infinity, TEI, Cohere, Jina, vLLM and DashScope.
 
 It knows HTTP, queues and clients; tokens and runs it leaves to `Embedder`, `Reranker` and their engines. Each
 module imports only modules further down:

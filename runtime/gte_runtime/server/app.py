@@ -16,7 +16,7 @@ from typing import Any
 
 from . import openapi, operation, playground, telemetry
 from .body import Disconnected
-from .dialects import cohere, infinity, native, openai, rerank, root, score, tei
+from .dialects import cohere, dashscope, infinity, native, openai, rerank, root, score, tei
 from .exchange import Answer, Exchange, json_answer
 from .models import ServedModel
 from .options import Options
@@ -34,7 +34,8 @@ CLIENT_GONE = 499
 
 
 def all_routes() -> list[Route]:
-    parts = (native, openai, infinity, tei, rerank, cohere, score, root, operation, playground)
+    dialects = (native, openai, infinity, tei, rerank, cohere, score, dashscope, root)
+    parts = (*dialects, operation, playground)
     return openapi.with_description([route for part in parts for route in part.routes()])
 
 

@@ -116,7 +116,7 @@ def prompt_for(x: Exchange, model: EmbeddingModel, request: object) -> str:
         Refusal: the name is not known, or two fields ask for different prompts.
     """
     found: list[tuple[str, str]] = []
-    for field in ("prompt", "prompt_name", "input_type", "task"):
+    for field in ("prompt", "prompt_name", "input_type", "task", "text_type"):
         value = getattr(request, field, None)
         if value is not None:
             of_name = field.startswith("prompt")

@@ -147,16 +147,27 @@ def _token_weights(
     before, after = len(model.tokenizer.prefix), len(model.tokenizer.suffix)
     pieces = model.pieces(prompt + text, room=len(tokens.ids) - before - after)
     return [
-        _placed(piece, len(prompt)) | {"weight": weight}
+        _placed(_own(model, piece), len(prompt)) | {"weight": weight}
         for piece, weight in zip(pieces, weights, strict=True)
     ]
+
+
+def _own(model: EmbeddingModel, piece: dict[str, Any]) -> dict[str, Any]:
+    """The piece with the characters that are its own.
+
+    A token that stands for the beginning of a word alone, `▁`, has none. The tokenizer gives it the first
+    character of the next token, which would be claimed twice.
+    """
+    if piece["special"] or model.tokenizer.decode(piece["id"]):
+        return piece
+    return piece | {"text": "", "stop": piece["start"]}
 
 
 def _placed(piece: dict[str, Any], prompt: int) -> dict[str, Any]:
     """The piece with its place counted from the text's beginning; a token of the prompt has none."""
     if piece["start"] is None:
         return piece
-    inside = not prompt or piece["stop"] > prompt
+    inside = piece["stop"] > prompt or piece["start"] >= prompt
     return piece | {
         "start": max(0, piece["start"] - prompt) if inside else None,
         "stop": piece["stop"] - prompt if inside else None,

@@ -36,8 +36,8 @@ function pieces(text, tokens) {
   const found = [];
   let at = 0;
   for (const token of tokens) {
-    if (token.special || token.stop <= at) continue;
     const start = Math.max(token.start, at);
+    if (token.special || token.stop <= start) continue; // it has no character of its own
     if (start > at) found.push([characters.slice(at, start).join(""), null]);
     found.push([characters.slice(start, token.stop).join(""), token]);
     at = token.stop;
@@ -49,7 +49,15 @@ function pieces(text, tokens) {
 // The page.
 
 const $ = (id) => document.getElementById(id);
-const state = { models: [], items: [], texts: [], run: 0 };
+const state = { models: [], items: [] };
+
+/** A part of the page with a button that asks the server: what it says, and where. */
+const area = (id) => {
+  const section = $(id);
+  const [form, button, progress, alert, status] = ["form", "[type=submit]", "progress", ".alert", ".status"].map((name) => section.querySelector(name));
+  return { section, form, button, progress, alert, status, turn: 0 };
+};
+const [embedding, reranking] = ["embedding", "reranking"].map(area);
 
 function make(tag, text = "", attributes = {}) {
   const element = document.createElement(tag);
@@ -59,7 +67,13 @@ function make(tag, text = "", attributes = {}) {
 }
 
 const cards = () => [...$("texts").children];
-const areas = () => cards().map((card) => card.querySelector("textarea"));
+const textOf = (card) => card.querySelector("textarea").value;
+const numberOf = (card) => cards().indexOf(card) + 1;
+const nameOf = (card) => `Text ${numberOf(card)}`;
+/** The texts that are sent: empty fields are not. Each with its field, and its name at that time. */
+const filled = () => cards().filter(textOf).map((card) => ({ card, number: numberOf(card), name: nameOf(card), text: textOf(card) }));
+const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+const of = (kind) => state.models.filter((each) => each.kind === kind);
 const model = () => state.models.find((each) => each.id === $("model").value);
 
 function headers() {
@@ -73,33 +87,85 @@ async function ask(path, body) {
     const sent = body ? { method: "POST", body: JSON.stringify(body) } : {};
     answer = await fetch(path, { ...sent, headers: headers(), cache: "no-store", credentials: "same-origin" });
   } catch (error) {
-    throw error instanceof TypeError && !/header/i.test(error.message) ? new Error("The server does not answer.") : new Error("The key holds characters that no key has.");
+    throw error instanceof TypeError && !/header/i.test(error.message) ? new Error("The server does not answer. Is it still running?") : Object.assign(new Error("This key holds characters that no key has."), { key: true });
   }
   if (answer.status === 401) {
     $("openapi").hidden = true; // a link sends no key
-    throw Object.assign(new Error($("key").value ? "The server does not know this key." : "This server asks for a key: type it above, then press Enter."), { key: true });
+    throw Object.assign(new Error($("key").value ? "The server does not know this key." : "This server asks for a key: type it here, then press Enter."), { key: true });
   }
   const read = await answer.json().catch(() => ({}));
   if (!answer.ok) {
-    const { message = `The server answered ${answer.status}.`, param = null } = read.error ?? {};
-    throw Object.assign(new Error(message), { param });
+    const { message = `The server answered ${answer.status}.` } = read.error ?? read;
+    throw new Error(message);
   }
   return [read, answer.headers];
 }
 
-function report(error) {
-  $("alert").hidden = !error;
-  $("alert").textContent = error?.message ?? "";
-  const place = /^input(?:\[(\d+)\])?$/.exec(error?.param ?? "");
-  areas().forEach((area, i) => area.setAttribute("aria-invalid", String(Boolean(place) && i === Number(place[1] ?? 0))));
-  if (error?.key) $("key").focus();
+/** What the server says of `input[2]` or `documents[2]`, said of the text that was sent there. */
+function translated(message, sent) {
+  const [field, index] = /^(?:input|documents)\[(\d+)\]/.exec(message) ?? [];
+  const one = sent[Number(index)];
+  return one ? [message.replace(field, one.name), one.card] : [message, null];
+}
+
+function report(area, message) {
+  area.alert.hidden = !message;
+  area.alert.textContent = message;
+}
+
+function reportKey(message) {
+  $("key-error").hidden = !message;
+  $("key-error").textContent = message;
+  $("key").setAttribute("aria-invalid", String(Boolean(message)));
+  if (message) $("key").focus();
+}
+
+/** What is said of one text, beside its name. */
+function say(card, words, bad = false) {
+  const facts = card.querySelector(".facts");
+  facts.hidden = !words;
+  facts.textContent = words;
+  facts.classList.toggle("bad", bad);
+  card.querySelector("textarea").setAttribute("aria-invalid", String(bad));
+}
+
+/** Show that work goes on, until it is done; then what it says, or why it failed, beside the button. */
+async function work(area, doing, sent, job) {
+  const turn = ++area.turn;
+  const current = () => turn === area.turn;
+  report(area, "");
+  reportKey("");
+  for (const card of cards()) if (card.querySelector("[aria-invalid=true]")) say(card, "");
+  area.button.disabled = true;
+  area.progress.hidden = false;
+  area.section.setAttribute("aria-busy", "true");
+  area.status.textContent = doing;
+  try {
+    const said = await job(current);
+    if (current()) area.status.textContent = said;
+  } catch (error) {
+    if (!current()) return;
+    area.status.textContent = "";
+    if (error.key) return reportKey(error.message);
+    const [message, card] = translated(error.message, sent);
+    report(area, message);
+    if (card) say(card, message, true);
+  } finally {
+    if (current()) {
+      area.button.disabled = false;
+      area.progress.hidden = true;
+      area.section.removeAttribute("aria-busy");
+    }
+  }
 }
 
 function number() {
   cards().forEach((card, i) => {
     const area = card.querySelector("textarea");
     area.id = `text-${i + 1}`;
-    card.querySelector("label").textContent = `Text ${i + 1}`;
+    card.querySelector(".facts").id = `facts-${i + 1}`;
+    area.setAttribute("aria-describedby", `facts-${i + 1}`);
+    card.querySelector("label").textContent = nameOf(card);
     card.querySelector("label").htmlFor = area.id;
     card.querySelector(".remove").textContent = "Remove";
     card.querySelector(".remove").setAttribute("aria-label", `Remove text ${i + 1}`);
@@ -112,6 +178,7 @@ function add(text) {
   $("texts").append($("text").content.cloneNode(true));
   const card = cards().at(-1);
   card.querySelector("textarea").value = text;
+  card.querySelector("textarea").addEventListener("input", () => card.classList.add("stale")); // what is shown is of the text before
   card.querySelector(".remove").addEventListener("click", () => {
     const next = card.nextElementSibling ?? card.previousElementSibling;
     card.remove();
@@ -122,56 +189,94 @@ function add(text) {
   return card.querySelector("textarea");
 }
 
-/** Raises what `report` tells. */
+function choose(select, models) {
+  const chosen = select.value;
+  select.replaceChildren(...models.map((each) => make("option", each.id, { value: each.id })));
+  if (models.some((each) => each.id === chosen)) select.value = chosen;
+}
+
+/** Raises an error, which `work` shows. */
 async function loadModels() {
   const [{ data }] = await ask("v1/models");
-  state.models = data.filter((each) => each.kind === "embedder");
-  if (!state.models.length) throw new Error("The server has no embedder, only rerankers; this page shows embeddings.");
-  const chosen = $("model").value;
-  $("model").replaceChildren(...state.models.map((each) => make("option", each.id, { value: each.id })));
-  if (state.models.some((each) => each.id === chosen)) $("model").value = chosen;
+  state.models = data;
+  const [embedders, rerankers] = [of("embedder"), of("reranker")];
+  choose($("model"), embedders);
+  choose($("reranker"), rerankers);
+  for (const each of [$("model").parentElement, $("similarity"), $("run"), $("run-note")]) each.hidden = !embedders.length;
+  reranking.section.hidden = !rerankers.length;
+  $("reranker-label").hidden = rerankers.length < 2;
 }
 
-async function run() {
-  const turn = ++state.run;
-  report(null);
-  $("run").disabled = true;
-  $("status").textContent = "Embedding…";
-  try {
+/** Raises an error if all fields are empty. */
+function textsOf(sent) {
+  if (!sent.length) throw new Error("Every text is empty. Type one first.");
+  return sent.map(({ text }) => text);
+}
+
+const leftOut = (sent) => {
+  const count = cards().length - sent.length;
+  return count ? `; ${count} empty ${count === 1 ? "field was" : "fields were"} left out` : "";
+};
+
+function embed() {
+  const sent = filled();
+  return work(embedding, `Embedding ${counted(sent.length, "text")}…`, sent, async (current) => {
     await loadModels();
+    if (!current()) return "";
+    if (!model()) return "This server has no embedder. It ranks these texts.";
     const { id, sparse } = model();
-    const [shown, texts] = [cards(), areas().map((area) => area.value)];
-    const body = { model: id, input: texts, sparse, tokens: sparse, ...(sparse ? { sparse_format: "tokens" } : {}), on_error: "item" };
-    const begun = performance.now();
-    const [answer, head] = await ask("v1/encode", body);
-    if (turn !== state.run) return;
-    show(shown, texts, answer, head, performance.now() - begun);
-    $("curl").textContent = curl(body);
-  } catch (error) {
-    if (turn !== state.run) return;
-    $("status").textContent = "";
-    report(error);
-  } finally {
-    if (turn === state.run) $("run").disabled = false;
-  }
+    const body = { model: id, input: textsOf(sent), sparse, tokens: sparse, ...(sparse ? { sparse_format: "tokens" } : {}), on_error: "item" };
+    const [answer, head] = await timed("v1/encode", body);
+    return current() ? show(sent, answer, head) : "";
+  });
 }
 
-function show(shown, texts, answer, head, roundTrip) {
+function rerank() {
+  const sent = filled();
+  return work(reranking, `Ranking ${counted(sent.length, "text")}…`, sent, async (current) => {
+    const [query, documents] = [$("query").value, textsOf(sent)];
+    if (!query) throw new Error("The query is empty. Type one first.");
+    const [{ results, usage }, head] = await timed("v2/rerank", { model: $("reranker").value, query, documents });
+    if (!current()) return "";
+    $("ranks").replaceChildren(...results.map(({ index, relevance_score: score }) => {
+      const line = make("li");
+      const bar = make("span", "", { class: "share", "aria-hidden": "true" });
+      bar.style.setProperty("--share", score.toFixed(4));
+      const { name, text } = sent[index];
+      line.append(bar, make("span", score.toFixed(3), { class: "score" }), make("span", name, { class: "quiet" }), make("bdi", text));
+      return line;
+    }));
+    const warning = head.get("x-gte-warning");
+    return `Done: ${counted(results.length, "text")}, ${usage.total_tokens} tokens; scores from 0 to 1${leftOut(sent)}${warning ? `; ${warning}` : ""}.`;
+  });
+}
+
+/** As `ask`. The page shows the times, and the same request for a shell. */
+async function timed(path, body) {
+  const begun = performance.now();
+  const [answer, head] = await ask(path, body);
+  showTimings(head, performance.now() - begun);
+  $("curl").textContent = curl(path, body);
+  return [answer, head];
+}
+
+function show(sent, answer, head) {
+  for (const card of cards()) if (!sent.some((one) => one.card === card)) showText(card, "", {}, 1);
   const heaviest = Math.max(...answer.data.flatMap((item) => (item.token_weights ?? []).map((token) => token.weight)), 1e-9);
-  answer.data.forEach((item, i) => showText(shown[i], texts[i], item, heaviest));
-  state.items = answer.data.filter((item) => item.embedding).map((item) => ({ ...item, sparse: new Map(Object.entries(item.sparse ?? {})) }));
-  state.texts = texts;
-  if (!state.items.length) throw new Error("None of the texts could be embedded; each says why.");
-  limits(state.items[0].embedding.length);
+  answer.data.forEach((item, i) => showText(sent[i].card, sent[i].text, item, heaviest));
+  const failed = answer.data.filter((item) => item.error).map((item) => translated(item.error.message, sent));
+  for (const [message, card] of failed) if (card) say(card, message, true);
+  if (failed.length) report(embedding, failed.map(([message]) => message).join(" "));
+  state.items = answer.data.filter((item) => item.embedding).map((item) => ({ ...item, ...sent[item.index], sparse: new Map(Object.entries(item.sparse ?? {})) }));
+  if (state.items.length) limits(state.items[0].embedding.length);
   drawHeat();
-  showTimings(head, roundTrip);
   const warning = head.get("x-gte-warning");
-  const failed = texts.length - state.items.length;
-  $("status").textContent = `Done: ${texts.length} texts, ${answer.usage.total_tokens} tokens, variant ${answer.variant}${failed ? `; ${failed} failed` : ""}${warning ? `; ${warning}` : ""}.`;
+  return `Done: ${counted(state.items.length, "text")}, ${answer.usage.total_tokens} tokens, variant ${answer.variant}${failed.length ? `; ${failed.length} failed` : ""}${leftOut(sent)}${warning ? `; ${warning}` : ""}.`;
 }
 
 function showText(card, text, item, heaviest) {
-  const [weights, facts, details] = [".weights", ".facts", "details"].map((name) => card.querySelector(name));
+  card.classList.remove("stale");
+  const [weights, details] = [".weights", "details"].map((name) => card.querySelector(name));
   const tokens = item.token_weights ?? [];
   weights.replaceChildren(...pieces(text, tokens).map(([piece, token]) => {
     if (!token?.weight) return document.createTextNode(piece);
@@ -180,15 +285,13 @@ function showText(card, text, item, heaviest) {
     return mark;
   }));
   weights.hidden = !tokens.length;
-  facts.hidden = false;
-  facts.classList.toggle("bad", Boolean(item.error));
-  facts.textContent = item.error ? item.error.message : `${item.tokens} tokens${item.truncated ? ", the rest was cut" : ""}`;
+  say(card, item.tokens ? `${counted(item.tokens, "token")}${item.truncated ? ", the rest was cut" : ""}` : "");
   const best = Object.entries(item.sparse ?? {}).sort((a, b) => b[1] - a[1]).slice(0, HEAVIEST);
   details.hidden = !best.length;
   details.querySelector("tbody").replaceChildren(...best.map(([token, weight]) => {
     const row = make("tr");
     const name = make("td");
-    name.append(make("bdi", token));
+    name.append(token ? make("bdi", token) : make("span", "▁ (a space)", { class: "quiet" }));
     row.append(name, make("td", weight.toFixed(3)));
     return row;
   }));
@@ -225,18 +328,23 @@ function drawHeat() {
   $("formula").textContent = {
     dense: `${cosine}`, sparse: overlap, hybrid: `${dense.toFixed(2)} × ${cosine} + ${weight.toFixed(2)} × ${overlap}`,
   }[kind] + (kind !== "sparse" && dim < smallest ? `. Shorter than ${smallest}, the shortest the model was trained for.` : "");
-  if (!state.items.length) return;
+  if (!state.items.length) {
+    $("heat").tHead.replaceChildren();
+    $("heat").tBodies[0].replaceChildren();
+    $("heat-caption").textContent = "Nothing embedded yet.";
+    return;
+  }
   const scores = matrix(state.items, kind, dense, weight, dim);
   const others = scores.length > 1 ? scores.flatMap((row, i) => row.filter((_, j) => j !== i)) : scores[0];
   const [low, high] = [Math.min(...others), Math.max(...others)]; // a text with itself would leave no colour for the rest
-  const names = state.items.map((item) => item.index + 1);
+  const names = state.items.map((item) => item.number);
   const head = make("tr");
   head.append(make("td", "", { class: "corner" }), ...names.map((name) => make("th", String(name), { scope: "col" })));
   $("heat").tHead.replaceChildren(head);
   $("heat").tBodies[0].replaceChildren(...scores.map((row, i) => {
     const line = make("tr");
     const title = make("th", `${names[i]} `, { scope: "row" });
-    title.append(make("bdi", state.texts[state.items[i].index].slice(0, 60)));
+    title.append(make("bdi", state.items[i].text.slice(0, 60)));
     line.append(title, ...row.map((score) => {
       const heat = Math.min(1, Math.max(0, high > low ? (score - low) / (high - low) : 0));
       const cell = make("td", score.toFixed(3), shade(heat));
@@ -245,13 +353,13 @@ function drawHeat() {
     }));
     return line;
   }));
-  $("heat-caption").textContent = `${kind} scores of every pair; colours from ${low.toFixed(3)} to ${high.toFixed(3)}, the range of different texts.`;
+  $("heat-caption").textContent = `${kind[0].toUpperCase()}${kind.slice(1)} scores of every pair; colours from ${low.toFixed(3)} to ${high.toFixed(3)}, the range of different texts.`;
 }
 
 function showTimings(head, roundTrip) {
-  const of = (name) => Number(head.get(`x-${name}-time`) ?? 0);
-  const parts = [["tokenizing", of("tokenization")], ["in the queue", of("queue")], ["model", of("inference")]];
-  const total = of("total");
+  const ms = (name) => Number(head.get(`x-${name}-time`) ?? 0);
+  const parts = [["tokenizing", ms("tokenization")], ["in the queue", ms("queue")], ["model", ms("inference")]];
+  const total = ms("total");
   parts.push(["rest of the server", Math.max(0, total - parts.reduce((sum, [, ms]) => sum + ms, 0))]);
   $("bar").replaceChildren(...parts.map(([, ms], i) => {
     const part = make("span", "", { class: `part-${i + 1}` });
@@ -269,21 +377,23 @@ function showTimings(head, roundTrip) {
   }));
 }
 
-function curl(body) {
+function curl(path, body) {
   const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
   const key = $("key").value ? ` -H "authorization: Bearer $GTE_API_KEY"` : "";
-  return `curl '${new URL("v1/encode", document.baseURI)}'${key} -H 'content-type: application/json' -d '${quoted}'`;
+  return `curl '${new URL(path, document.baseURI)}'${key} -H 'content-type: application/json' -d '${quoted}'`;
 }
 
-$("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
-$("form").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); run(); }
-});
+for (const [area, go] of [[embedding, embed], [reranking, rerank]]) {
+  area.form.addEventListener("submit", (event) => { event.preventDefault(); go(); });
+  area.form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); go(); }
+  });
+}
 $("add").addEventListener("click", () => add("").focus());
-$("model").addEventListener("change", run);
-$("access").addEventListener("submit", (event) => { event.preventDefault(); run(); });
+$("model").addEventListener("change", embed);
+$("access").addEventListener("submit", (event) => { event.preventDefault(); embed(); });
 for (const control of [...document.getElementsByName("kind"), $("dense-weight"), $("sparse-weight"), $("dimension")]) control.addEventListener("input", drawHeat);
 
 EXAMPLES.forEach(add);
 drawHeat();
-run();
+embed();
