@@ -8,6 +8,7 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +38,7 @@ def code() -> Iterator[SimpleNamespace]:
         import batches
         import corpus
         import device
+        import evaluate
         import heldout
         import losses
         import model
@@ -52,6 +54,7 @@ def code() -> Iterator[SimpleNamespace]:
             batches=batches,
             corpus=corpus,
             device=device,
+            evaluate=evaluate,
             heldout=heldout,
             losses=losses,
             model=model,
@@ -361,3 +364,22 @@ def test_a_stage_keeps_its_rate_until_it_falls(code: SimpleNamespace) -> None:
     assert [short.rate(step) for step in range(40)] == [long.rate(step) for step in range(40)]
     assert short.rate(4) == 1
     assert 0 < short.rate(59) < short.rate(50) < short.rate(41) < 1
+
+
+def test_texts_are_measured_composed_and_as_they_are_where_that_differs(code: SimpleNamespace) -> None:
+    """A model that knows composed signs alone: without NFC its second row is what its first one would be."""
+
+    class Known:
+        def encode(self, texts: list[str], sparse: bool) -> SimpleNamespace:
+            rows = [[1.0, 0.0] if text in ("ệ", "e") else [0.0, 1.0] for text in texts]
+            return SimpleNamespace(dense=np.array(rows, np.float32))
+
+    def measure(vectors: object, text: str) -> dict[str, tuple[float, float]]:
+        found = vectors([text, "x"])  # type: ignore[operator]
+        return {"vi": code.evaluate.top1(found, np.eye(2, dtype=np.float32))}
+
+    for text, told in (("ê\u0323", ["100.0", "50.0"]), ("ệ", ["100.0"])):
+        lines = [*code.evaluate.rows(Known(), "set", partial(measure, text=text))]
+        lines = [line for line in lines if line.startswith("|")]
+        assert [line.split("|")[2].split()[0] for line in lines] == told
+        assert all("as in the package" in line for line in lines[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -44,6 +45,7 @@ def bm25(queries: Sequence[Sequence[int]], documents: Sequence[Sequence[int]]) -
 
 def language_scores(gte: Embedder, pages: list[list[str]]) -> dict[str, float]:
     """nDCG@10 of each kind of score on one language's held-out pages."""
+    pages = [[unicodedata.normalize("NFC", text) for text in page] for page in pages]
     queries, documents = (gte.encode([page[side] for page in pages], max_length=LENGTH) for side in (1, 2))
     assert queries.dense is not None
     assert documents.dense is not None

@@ -9,7 +9,8 @@ from .options import model_options
 from .terminal import escaped, tell
 
 TEXTS = ("what is the capital of China?", "how to implement quick sort in python?", "北京", "快排算法介绍")
-QUERY = "中国的首都在哪儿"
+QUERIES = ("中国的首都在哪儿", "quick sort 算法")
+"""The first shares no word with its answers: its meaning alone finds them. The second shares words."""
 STRONGEST = 6
 
 
@@ -40,13 +41,16 @@ def command(model: str, variant: str | None, provider: str, threads: int | None)
             strongest = sorted(weights.items(), key=lambda item: -item[1])[:STRONGEST]
             words = (f"{escaped(token) or '▁'} {weight:.2f}" for token, weight in strongest)
             click.echo(f"  [{number}] " + "  ".join(words))
-        click.echo(f"\nScores for the query {QUERY}\n       dense  sparse  hybrid (1.0 and 0.3)")
-        pairs = [(QUERY, text) for text in TEXTS]
-        columns = [gte.score(pairs, dense, sparse) for dense, sparse in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.3))]
-        for number, scores in enumerate(zip(*columns, strict=True)):
-            click.echo(
-                f"  [{number}]  " + "  ".join(f"{score:6.3f}" for score in scores) + f"  {TEXTS[number]}"
-            )
+        for query in QUERIES:
+            click.echo(f"\nScores for the query {query}\n       dense  sparse  hybrid (1.0 and 0.3)")
+            pairs = [(query, text) for text in TEXTS]
+            columns = [
+                gte.score(pairs, dense, sparse) for dense, sparse in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.3))
+            ]
+            for number, scores in enumerate(zip(*columns, strict=True)):
+                click.echo(
+                    f"  [{number}]  " + "  ".join(f"{score:6.3f}" for score in scores) + f"  {TEXTS[number]}"
+                )
 
 
 def _matrix(similarity: np.ndarray) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,9 @@ def test_demo():
     assert "Dense similarity" in text
     assert "Strongest sparse tokens" in text
     assert json.loads((ROOT / "models/gte-mini/config.json").read_text())["notice"] in done.stderr.decode()
+    table = text.partition("Scores for the query")[2]
+    found = re.findall(r"^  \[\d\] +(-?\d\.\d{3}) +(\d\.\d{3}) +(-?\d\.\d{3})  ", table, re.MULTILINE)
+    scores = [tuple(map(float, row)) for row in found]
+    assert len(scores) == 8
+    assert sum(sparse > 0.3 for _, sparse, _ in scores) >= 2, "no query shares a word with a text"
+    assert all(abs(dense + 0.3 * sparse - hybrid) < 0.0015 for dense, sparse, hybrid in scores)
