@@ -160,20 +160,18 @@ def _report(
 def _texts(source: str, text_field: str) -> list[str]:
     """The texts of a file. A text that cannot be embedded is an error: leaving it out would change what is
     measured."""
-    from ..errors import InputError
+    from ..errors import InputError, InputFileError
     from ..tokenization import check_text
 
-    rows = reading.open_rows(source, text_field)
+    rows = reading.from_input((source,), text_field, None, None)
     texts = []
     for index, row in enumerate(itertools.islice(rows, MOST_TEXTS)):
         try:
             texts.append(check_text(row.text, index))
         except InputError as error:
-            raise reading.InputFileError(
-                f"{rows.place(index)}: {rows.problem(index) or error.reason}"
-            ) from None
+            raise InputFileError(f"{rows.place(index)}: {rows.problem(index) or error.reason}") from None
     if not texts:
-        raise reading.InputFileError("there are no texts in the input")
+        raise InputFileError("there are no texts in the input")
     return texts
 
 

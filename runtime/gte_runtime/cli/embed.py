@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import InputError
 from . import reading, writing
-from .options import form_of, gpu_options, max_length_option, model_options, unicode_option
+from .options import (
+    form_of,
+    gpu_options,
+    input_option,
+    input_options,
+    max_length_option,
+    model_options,
+    unicode_option,
+)
 from .terminal import tell
 
 if TYPE_CHECKING:
@@ -19,21 +28,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("texts", nargs=-1)
-@click.option(
-    "-i", "--input", "source", help="A file of texts, one per line, JSONL, JSON, CSV or TSV; - is stdin."
-)
+@input_option
+@input_options
 @click.option("-o", "--output", default="-", show_default=True, help="Where to write; - is stdout.")
 @click.option(
     "--format",
     "form",
     type=click.Choice(["jsonl", "npy", "npz", "parquet"]),
     help="Default: by the output's name, else jsonl.",
-)
-@click.option(
-    "--text-field",
-    default="text",
-    show_default=True,
-    help="The field of a JSON object, or the column, that holds the text.",
 )
 @click.option("--dim", type=int, help="Cut dense vectors to this many values, then normalise.")
 @click.option("--sparse/--no-sparse", default=False, help="Give sparse vectors too.")
@@ -51,10 +53,12 @@ if TYPE_CHECKING:
 @gpu_options
 def command(
     texts: tuple[str, ...],
-    source: str | None,
+    sources: tuple[str, ...],
     output: str,
     form: str | None,
     text_field: str,
+    id_field: str | None,
+    input_form: str | None,
     dim: int | None,
     sparse: bool,
     dense: bool,
@@ -77,12 +81,18 @@ def command(
     """
     if not (dense or sparse):
         raise click.UsageError("--no-dense without --sparse leaves nothing to write")
-    if texts and source is not None:
+    if texts and sources:
         raise click.UsageError("give texts or --input, not both")
     # What needs no model is checked before the model loads.
-    rows = reading.from_arguments(texts) if texts else reading.open_rows(source or "-", text_field)
+    rows = (
+        reading.from_arguments(texts)
+        if texts
+        else reading.from_input(sources, text_field, id_field, input_form)
+    )
     form = writing.format_of(output, form)
-    writing.check(output, form, "" if texts else source or "-", dense=dense)
+    writing.check(output, form, () if texts else sources or ("-",), dense=dense)
+    for text in texts:
+        _note_a_file(text)
 
     from ..embedder import Embedder
     from ..machine.progress import Progress
@@ -106,7 +116,7 @@ def command(
             dense,
             sparse,
         ) as writer,
-        Progress(None, output != "-" or not sys.stdout.isatty()) as advance,
+        Progress(rows.total, output != "-" or not sys.stdout.isatty()) as advance,
     ):
         while not rows.ended:
             first = rows.count
@@ -142,3 +152,9 @@ def _counted_from(first: int, part: Embeddings) -> Embeddings:
         index=part.index + first,
         rejected=tuple(replace(row, index=row.index + first) for row in part.rejected),
     )
+
+
+def _note_a_file(text: str) -> None:
+    """A text that is the name of a file here was probably meant as the file."""
+    if len(text) < 256 and Path(text).suffix and Path(text).is_file():
+        tell(f"note: the name {text} is embedded, not the file; -i {text} reads it")

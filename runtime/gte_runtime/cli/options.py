@@ -85,6 +85,18 @@ max_length_option = click.option(
 )
 
 
+def input_option(function: Function) -> Function:
+    """--input, which may be given several times; without it stdin is read."""
+    return click.option(
+        "-i",
+        "--input",
+        "sources",
+        multiple=True,
+        help="A file, or a pattern such as 'data/*.jsonl.gz'; - is stdin. May be given several times. Lines "
+        "of text, JSONL, JSON, CSV, TSV, Parquet and Arrow are recognised.",
+    )(function)
+
+
 def input_options(function: Function) -> Function:
     """--text-field, --id-field, --input-format."""
     for option in (

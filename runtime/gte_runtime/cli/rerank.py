@@ -6,25 +6,15 @@ import click
 
 from ..errors import InputError
 from . import reading
-from .options import form_of, reranker_options, unicode_option
+from .options import form_of, input_option, input_options, reranker_options, unicode_option
 from .terminal import show, show_json, tell
 
 
 @click.command()
 @click.argument("query")
 @click.argument("documents", nargs=-1)
-@click.option(
-    "-i",
-    "--input",
-    "source",
-    help="A file: one document per line, JSONL, JSON, CSV or TSV; - is stdin, the default.",
-)
-@click.option(
-    "--text-field",
-    default="text",
-    show_default=True,
-    help="The field of a JSON object, or the column, that holds the document.",
-)
+@input_option
+@input_options
 @click.option("--top-k", type=click.IntRange(min=1), help="Print so many of the best. Default: all.")
 @click.option("--sigmoid", is_flag=True, help="Scores from 0 to 1 instead of the model's own.")
 @click.option("--truncate/--no-truncate", default=True, help="Cut pairs over --max-length, or refuse them.")
@@ -40,8 +30,10 @@ from .terminal import show, show_json, tell
 def command(
     query: str,
     documents: tuple[str, ...],
-    source: str | None,
+    sources: tuple[str, ...],
     text_field: str,
+    id_field: str | None,
+    input_form: str | None,
     top_k: int | None,
     sigmoid: bool,
     truncate: bool,
@@ -58,10 +50,14 @@ def command(
     Lines of an input that are no document are reported on stderr; the others are ranked, and the exit code is
     3.
     """
-    if documents and source is not None:
+    if documents and sources:
         raise click.UsageError("give documents or --input, not both")
     reading.from_arguments((query, *documents))
-    rows = reading.from_arguments(documents) if documents else reading.open_rows(source or "-", text_field)
+    rows = (
+        reading.from_arguments(documents)
+        if documents
+        else reading.from_input(sources, text_field, id_field, input_form)
+    )
 
     from ..reranker import Reranker
     from ..tokenization import check_text

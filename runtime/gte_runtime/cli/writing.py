@@ -9,7 +9,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -19,9 +19,26 @@ from numpy.typing import NDArray
 
 from ..errors import GteError, OutputError
 from ..results import Embeddings
-from .terminal import json_text
+from .terminal import json_text, tell
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy", ".npz": "npz", ".parquet": "parquet"}
+
+OTHER_SUFFIXES = (
+    *(
+        ".csv",
+        ".tsv",
+        ".json",
+        ".xlsx",
+        ".xls",
+        ".arrow",
+        ".feather",
+        ".pkl",
+        ".pickle",
+        ".pt",
+        ".safetensors",
+    ),
+    *(".h5", ".hdf5", ".gz", ".zst", ".zip"),
+)
 
 
 class Writer(Protocol):
@@ -33,11 +50,19 @@ class Writer(Protocol):
 
 
 def format_of(output: str, form: str | None) -> str:
-    """The wanted format, otherwise the one of the file name's suffix, otherwise jsonl."""
-    return form or SUFFIXES.get(Path(output).suffix, "jsonl")
+    """The wanted format, otherwise the one of the file name's suffix, otherwise jsonl.
+
+    Raises UsageError for a suffix of another kind of file, which would hold something else than it says.
+    """
+    suffix = Path(output).suffix.lower()
+    if form is None and suffix in OTHER_SUFFIXES:
+        raise click.UsageError(
+            f"vectors are not written as {suffix}; write .jsonl, .npy, .npz or .parquet, or use --format"
+        )
+    return form or SUFFIXES.get(suffix, "jsonl")
 
 
-def check(output: str, form: str, source: str, *, dense: bool) -> None:
+def check(output: str, form: str, sources: Sequence[str], *, dense: bool) -> None:
     """Check what can be checked before the model loads: binary data for a terminal, a missing directory or
     package, an output that is the input."""
     if form == "npy" and not dense:
@@ -58,17 +83,19 @@ def check(output: str, form: str, source: str, *, dense: bool) -> None:
         raise OutputError(f"{name}: {getattr(error, 'strerror', error)}") from None
     if there is not None and stat.S_ISDIR(there.st_mode):
         raise OutputError(f"{name} is a directory; name a file")
-    if there is not None and stat.S_ISREG(there.st_mode) and _is_input(there, source):
+    if there is not None and stat.S_ISREG(there.st_mode) and _is_input(there, sources):
         raise OutputError(f"{name} is the input, which would be lost; name another file")
     if not os.access(path.resolve().parent, os.W_OK):
         raise OutputError(f"the directory of {name} is missing or not writable")
 
 
-def _is_input(there: os.stat_result, source: str) -> bool:
-    try:
-        return os.path.samestat(there, os.fstat(sys.stdin.fileno()) if source == "-" else os.stat(source))
-    except (OSError, ValueError, AttributeError):  # stdin without a descriptor, or closed
-        return False
+def _is_input(there: os.stat_result, sources: Sequence[str]) -> bool:
+    for source in sources:
+        # stdin may have no descriptor or be closed; a pattern is no file
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if os.path.samestat(there, os.fstat(sys.stdin.fileno()) if source == "-" else os.stat(source)):
+                return True
+    return False
 
 
 @contextlib.contextmanager
@@ -89,6 +116,14 @@ def open_writer(output: str, form: str, dim: int, width: int, dense: bool, spars
         writer = WRITERS[form](file, dim, width, dense, sparse)
         yield writer
         writer.finish()
+    if isinstance(writer, Npy) and (lines := writer.beside()) is not None:
+        if output == "-":
+            tell("texts were rejected or cut, which npy does not say; npz does")
+            return
+        path = Path(output).with_suffix(".rows.jsonl")
+        with _target(str(path)) as file:
+            file.write(lines.encode())
+        tell(f"texts were rejected or cut: {path.name} says which row is which text")
 
 
 @contextlib.contextmanager
@@ -158,10 +193,12 @@ class Jsonl:
 
 
 class Npy:
-    """Dense vectors, float32 [N, dim], written part by part."""
+    """Dense vectors, float32 [N, dim], written part by part; facts of their rows go into a file beside it."""
 
     def __init__(self, file: IO[bytes], dim: int, width: int, dense: bool, sparse: bool) -> None:
         self._file, self._dim, self._count = file, dim, 0
+        self._lines: list[str] = []
+        self._beside = False
         # The header has N, which is known at the end only. Stdout may be a pipe, or a file that is appended
         # to, where one cannot go back.
         self._whole = tempfile.TemporaryFile() if file is sys.stdout.buffer or not file.seekable() else file  # noqa: SIM115
@@ -171,11 +208,20 @@ class Npy:
         assert part.dense is not None
         self._whole.write(np.ascontiguousarray(part.dense, "<f4").data)
         self._count += len(part)
+        self._beside |= bool(part.rejected) or bool(part.truncated.any())
+        for row, identity in enumerate(ids):
+            facts = {"index": int(part.index[row]), "id": identity, "tokens": int(part.tokens[row])}
+            self._lines.append(json_text({**facts, "truncated": bool(part.truncated[row])}) + "\n")
 
     def finish(self) -> None:
         self._whole.seek(0)
         self._write_header()
         _hand_over(self._whole, self._file)
+
+    def beside(self) -> str | None:
+        """The rows' places in the input as JSON lines, where the array alone would mislead: texts were
+        rejected or cut."""
+        return "".join(self._lines) if self._beside else None
 
     def _write_header(self) -> None:
         """It has the same size for every N: numpy leaves room for 20 digits."""
@@ -184,14 +230,17 @@ class Npy:
 
 
 class Npz:
-    """dense, tokens, truncated, index, and the sparse rows as scipy.sparse.load_npz reads them."""
+    """dense, tokens, truncated, index, id where the input had ids, and the sparse rows as
+    scipy.sparse.load_npz reads them."""
 
     def __init__(self, file: IO[bytes], dim: int, width: int, dense: bool, sparse: bool) -> None:
         self._file, self._dim, self._width, self._dense, self._sparse = file, dim, width, dense, sparse
         self._parts: list[Embeddings] = []
+        self._ids: list[Any] = []
 
     def write(self, part: Embeddings, ids: list[Any]) -> None:
         self._parts.append(part)
+        self._ids += ids
 
     def finish(self) -> None:
         arrays: dict[str, Any] = {
@@ -199,6 +248,8 @@ class Npz:
             "truncated": np.concatenate([np.zeros(0, np.bool_), *(p.truncated for p in self._parts)]),
             "index": np.concatenate([np.zeros(0, np.int64), *(p.index for p in self._parts)]),
         }
+        if any(identity is not None for identity in self._ids):
+            arrays["id"] = _id_array(self._ids)
         if self._dense:
             arrays["dense"] = np.concatenate(
                 [np.zeros((0, self._dim), np.float32), *(p.dense for p in self._parts if p.dense is not None)]
@@ -220,6 +271,15 @@ class Npz:
         whole = tempfile.TemporaryFile()  # writing a zip file needs to go back  # noqa: SIM115
         np.savez(whole, allow_pickle=False, **arrays)
         _hand_over(whole, self._file)
+
+
+def _id_array(ids: list[Any]) -> NDArray[Any]:
+    """Integers as int64; everything else as strings, JSON where it was none, and "" where there is none."""
+    if all(type(identity) is int and -(2**63) <= identity < 2**63 for identity in ids):
+        return np.array(ids, np.int64)
+    return np.array(
+        ["" if i is None else i if isinstance(i, str) else json.dumps(i, ensure_ascii=False) for i in ids]
+    )
 
 
 class Parquet:

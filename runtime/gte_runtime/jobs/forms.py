@@ -8,7 +8,7 @@ import re
 from ..errors import InputFileError
 
 FORMS = ("lines", "jsonl", "json", "csv", "tsv", "parquet", "arrow")
-"""What `--format` of an input accepts: lines of text, JSON lines, a JSON array, and so on. Text forms may be
+"""What `--input-format` accepts: lines of text, JSON lines, a JSON array, and so on. Text forms may be
 compressed with gzip or zstd."""
 
 TABLES = ("parquet", "arrow")
@@ -63,7 +63,9 @@ OTHERS = (
 """(first bytes, what such a file is)"""
 
 BINARY = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
-"""Control characters that no text has. Escape (1b) colours the output of programs."""
+"""Control characters that texts hardly have. Escape (1b) colours the output of programs."""
+MOST_BINARY = 0.1
+"""Share of them in the first line above which a file is no text."""
 
 
 def packing_of(head: bytes) -> str | None:
@@ -98,35 +100,38 @@ def form_of(head: bytes, name: str) -> str:
     if by_name in TABLES:
         if not head:
             raise InputFileError(f"it is empty, which no {by_name} file is")
-        raise InputFileError(f"it is named like a {by_name} file, but is none; --format says what it is")
+        raise InputFileError(
+            f"it is named like a {by_name} file, but is none; --input-format says what it is"
+        )
     if head[257:262] == b"ustar":
         raise InputFileError("it is a tar archive; unpack it first")
     if head[1:2] == b"\0" or head[:1] == b"\0":
         raise InputFileError("it looks like UTF-16; convert it first: iconv -f UTF-16LE -t UTF-8")
-    if BINARY.search(head.partition(b"\n")[0]) and by_name not in ("jsonl", "json"):
-        raise InputFileError("it is binary data of an unknown kind; --format lines reads it as text")
+    line = head.partition(b"\n")[0]
+    if len(BINARY.findall(line)) > MOST_BINARY * len(line) and by_name not in ("jsonl", "json"):
+        raise InputFileError("it is binary data of an unknown kind; --input-format lines reads it as text")
     if by_name in ("csv", "tsv", "jsonl"):
         return by_name
-    return _of_text(head.removeprefix(b"\xef\xbb\xbf").lstrip(), by_name, name)
+    return _of_text(head.removeprefix(b"\xef\xbb\xbf").lstrip(), by_name)
 
 
-def _of_text(text: bytes, by_name: str | None, name: str) -> str:
+def _of_text(text: bytes, by_name: str | None) -> str:
     line = text.partition(b"\n")[0]
     if text.startswith(b"{"):
         # In a file of plain text a brace alone means nothing. Elsewhere broken JSON lines are rejected one by
         # one rather than embedded as text.
         if _is_object(line) or by_name is None:
             return "jsonl"
-        if by_name == "json":
-            raise InputFileError("it is one JSON object; expected an array, or one object in each line")
-        return "lines"
+        return "json" if by_name == "json" else "lines"
     if re.match(rb'\[\s*([{"\]]|$)', text):
         return "json"
-    if by_name == "json" and text.startswith(b'"') and _is_json(line):
+    if by_name != "json":
+        return "lines"
+    if text.startswith(b'"') and _is_json(line):
         return "jsonl"
-    if by_name == "json" and text:
-        raise InputFileError(f"{name} is not JSON; --format lines reads it as text")
-    return "lines"
+    if text and not text.startswith(b"["):
+        raise InputFileError("it is not JSON, though its name says so; --input-format lines reads it as text")
+    return "json"
 
 
 def _is_object(line: bytes) -> bool:

@@ -111,6 +111,8 @@ def open_rows(sources: Sequence[str], fields: Fields | None = None, form: str | 
         check_source(path)
     several, fields = len(paths) > 1, fields or Fields()
     parts = [Source(path, several, fields, form) for path in paths]
+    for part in parts:
+        part.check()
     counts = [part.count() for part in parts]
     total = None if None in counts else sum(count or 0 for count in counts)
     return Rows(itertools.chain.from_iterable(part.rows() for part in parts), total)
@@ -159,22 +161,34 @@ class Source:
         self._fields = fields
         self._form = form
 
+    def check(self) -> None:
+        """Raises InputFileError for a file of a form that is not read, before a model loads for it."""
+        if self.path == "-" or not Path(self.path).is_file():
+            return
+        try:
+            with Path(self.path).open("rb") as file:
+                self._recognised(pieces_of(file))
+        except InputFileError as error:
+            raise InputFileError(f"{self.name}: {error}") from None
+        except OSError:
+            return  # told when the rows are read
+
     def count(self) -> int | None:
         """The number of rows, if it can be found without reading them one by one. Blank JSON lines are
         counted, so it may be a little too large."""
         if self.path == "-" or not Path(self.path).is_file():
             return None
-        with Path(self.path).open("rb") as file:
-            head = file.read(HEAD)
-        if forms.packing_of(head):
-            return None
         try:
+            with Path(self.path).open("rb") as file:
+                head = file.read(HEAD)
+            if forms.packing_of(head):
+                return None
             form = self._form or forms.form_of(head, self.name)
             if form == "parquet":
                 return parquet_rows(self.path)
-        except InputFileError:
+            return _line_count(self.path) if form in ("lines", "jsonl") else None
+        except (InputFileError, OSError):
             return None  # told when the rows are read
-        return _line_count(self.path) if form in ("lines", "jsonl") else None
 
     def rows(self) -> Read:
         """The rows. Raises InputFileError with the file's name."""
@@ -187,8 +201,8 @@ class Source:
         except OSError as error:
             raise InputFileError(f"{self.name}: {error.strerror or error}") from None
 
-    def _read(self, file: IO[bytes]) -> Read:
-        pieces = pieces_of(file)
+    def _recognised(self, pieces: Iterator[bytes]) -> tuple[str, Iterator[bytes]]:
+        """The form of the content, and the pieces of the content from its beginning."""
         held, pieces = _head(pieces)
         name = "" if self.path == "-" or _is_pipe(self.path) else self.name
         packing = forms.packing_of(held)
@@ -196,9 +210,13 @@ class Source:
             name = forms.inner_name(name)
             held, pieces = _head(gunzipped(pieces) if packing == "gzip" else unzstd(pieces))
         form = self._form or forms.form_of(held, name)
+        if form in forms.TABLES and (packing or self.path == "-" or _is_pipe(self.path)):
+            raise InputFileError(f"{form} is read from a file only, not from a pipe or a compressed file")
+        return form, pieces
+
+    def _read(self, file: IO[bytes]) -> Read:
+        form, pieces = self._recognised(pieces_of(file))
         if form in forms.TABLES:
-            if packing or self.path == "-" or _is_pipe(self.path):
-                raise InputFileError(f"{form} is read from a file only, not from a pipe or a compressed file")
             yield from table_rows(self.path, form, self._fields)
         else:
             yield from READERS[form](pieces, self._fields)
@@ -292,7 +310,8 @@ def _of_value(value: Any, number: int, fields: Fields, unit: str = "line") -> Ro
     try:
         json.dumps([identity, kept], ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        problem = "the id or a kept field holds half a surrogate pair, which cannot be written"
+        which = "id or a kept field" if fields.keep else "id"
+        problem = f"the {which} holds half a surrogate pair, which cannot be written"
         return Row(None, number, problem=problem, unit=unit)
     if fields.text not in value:
         return Row(None, number, identity, f"no field {fields.text!r}", kept, unit=unit)
@@ -335,7 +354,7 @@ def _json_array(pieces: Iterator[bytes], fields: Fields) -> Read:
 
 
 def _elements(pieces: Iterator[bytes]) -> Iterator[Any]:
-    """The values of a JSON array, which may be larger than memory."""
+    """The values of a JSON array, which may be larger than memory; or the one value that is no array."""
     decoder = json.JSONDecoder(parse_constant=_refuse_constant)
     content = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
     text, place, count, ended = "", 0, 0, False
@@ -361,9 +380,10 @@ def _elements(pieces: Iterator[bytes]) -> Iterator[Any]:
                 return ""
             more()
 
-    if following() != "[":
-        raise InputFileError("it is not a JSON array")
-    place += 1
+    if not following():
+        return
+    alone = text[place] != "["
+    place += not alone
     if following() == "]":
         return
     while True:
@@ -383,8 +403,10 @@ def _elements(pieces: Iterator[bytes]) -> Iterator[Any]:
         place = end
         yield value
         character = following()
-        if character == "]":
+        if character == ("" if alone else "]"):
             return
+        if alone:
+            raise InputFileError("after its first value there is something else; expected a JSON array")
         if character != ",":
             raise InputFileError(f"after element {count}: expected a comma or the array's end")
         place += 1
@@ -402,7 +424,7 @@ def _csv(delimiter: str | None) -> Callable[[Iterator[bytes], Fields], Read]:
             return
         # Spreadsheets of countries with a decimal comma separate columns by semicolons.
         mark = delimiter or max(",;\t", key=head.count)
-        reader = csv.reader(itertools.chain([head], texts), delimiter=mark)
+        reader = csv.reader(itertools.chain([head], texts), delimiter=mark, strict=True)
         try:
             columns = next(reader)
             check_columns(columns, fields)

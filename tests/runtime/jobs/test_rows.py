@@ -180,6 +180,15 @@ def test_bad_lines_of_json(line: bytes, tmp_path: Path):
     assert BAD[line] in str(found[1].problem)
 
 
+def test_one_object(tmp_path: Path):
+    """It is one row."""
+    (tmp_path / "a.json").write_bytes(b'{\n "text": "a"\n}\n')
+    assert [row.text for row in read(tmp_path / "a.json")] == ["a"]
+    (tmp_path / "a.json").write_bytes(b'{\n "text": "a"\n}\n{}')
+    with pytest.raises(InputFileError, match="after its first value there is something else"):
+        read(tmp_path / "a.json")
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
