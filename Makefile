@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 UV = 0.13.9
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check lint fix test-clients test-floors test-newest test-gpu test-stand-in wheel-test mteb-test fuzz export clean
+.PHONY: demo test check lint fix test-clients test-floors test-newest test-gpu test-stand-in wheel-test mteb-test fuzz soak export clean
 
 demo: $(VENV)/.runtime  ## set up the runtime and embed the model card's texts
 	$(BIN)/gte demo
@@ -88,6 +88,11 @@ FACTOR ?= 100
 fuzz: $(VENV)/.dev  ## damaged input for every reader, for minutes rather than seconds
 	GTE_FUZZ=$(FACTOR) $(BIN)/python -m pytest -n auto -q tests/runtime/test_readers.py tests/runtime/bundle/test_damage.py \
 	  tests/runtime/checkpoint/test_safetensors.py tests/export/test_graph_facts.py
+
+# LEAK=answers, threads, descriptors or vectors is a server that must fail it.
+SECONDS ?= 1800
+soak: $(VENV)/.dev  ## half an hour of all kinds of traffic: memory, threads, descriptors, and every vector bit for bit
+	$(BIN)/python tests/soak.py --seconds $(SECONDS) $(if $(LEAK),--leak $(LEAK))
 
 clean:
 	rm -rf $(VENV) $(VENV)-gpu $(VENV)-wheel $(VENV)-mteb $(VENV)-clients $(VENV)-floors $(VENV)-newest dist
