@@ -57,7 +57,7 @@ def span(x: Exchange) -> AbstractContextManager[Any]:
 
 
 def end(span: Any, x: Exchange, route: str, status: int, code: str | None) -> None:
-    """Put the outcome of a request into its span and, if a model was asked, its duration into the histogram."""
+    """Put the outcome of a request into its span, and a model's work into the histogram."""
     if span is None:
         return
     error = {} if code is None else {"error.type": code}
@@ -83,8 +83,8 @@ def end(span: Any, x: Exchange, route: str, status: int, code: str | None) -> No
 
 
 def _model(x: Exchange) -> dict[str, Any]:
-    """The model that was asked, and for what; empty where a request did not come so far. It has the name that we
-    gave it, since what clients call it is not bounded."""
+    """The model that was asked, and for what; empty where a request did not come so far. Its name is ours,
+    because what clients call it is not bounded."""
     if x.model is None:
         return {}
     return {
