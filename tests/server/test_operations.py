@@ -133,7 +133,7 @@ def test_compose_hands_prometheus_its_files():
 
 
 def test_the_dashboard_is_whole():
-    """Ids once, panels beside one another, and only variables that it defines."""
+    """Ids once, panels beside one another, and only variables that it defines, filled from series there are."""
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
@@ -148,6 +148,12 @@ def test_the_dashboard_is_whole():
         "__all",
     }
     assert set(re.findall(r"\$(\w+)", json.dumps(DASHBOARD))) <= defined
+    asked = [each["query"]["query"] for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
+    assert len(asked) == 3
+    known = series()
+    for query in asked:
+        name, label = re.fullmatch(r"label_values\((\w+)(?:\{.*\})?, (\w+)\)", query).groups()
+        assert label in known[name] | OF_PROMETHEUS
 
 
 # --- Kubernetes ---
