@@ -133,7 +133,7 @@ def test_compose_hands_prometheus_its_files():
 
 
 def test_the_dashboard_is_whole():
-    """Ids once, panels beside one another, and only variables that it defines, filled from series there are."""
+    """Ids once, panels beside one another, and only variables that it defines, from known series."""
     panels = DASHBOARD["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
