@@ -1,5 +1,5 @@
 """Compares an SBOM (CycloneDX, JSON) with the packages of the environment that runs this: the same names and
-versions, nothing more or less, each with a licence.
+versions, nothing more or less.
 
     python tests/sbom.py dist/gte-runtime.cdx.json
 
@@ -28,8 +28,6 @@ def main(path: str) -> None:
     here = {plain(each.metadata["Name"]): each.version for each in importlib.metadata.distributions()}
     assert found == here, f"only one of them: {sorted(set(found.items()) ^ set(here.items()))}"
     assert plain(root["name"]) == "gte-runtime"
-    without = [each["name"] for each in components if not each.get("licenses")]
-    assert not without, f"no licence: {without}"
     print(f"{path}: {len(components)} components")
 
 
