@@ -54,8 +54,10 @@ QUIET = 5.0
 """Seconds that the server gets, after the clients of a burst have gone, to close their connections."""
 EVERY = 17
 """Runs from one fault, or leak, to the next."""
-KEPT = 256 * 1024
-"""Bytes of a kept answer: 32 vectors of 768 values in JSON."""
+KEPT = 2**20
+"""Bytes of a kept answer: 128 vectors of 768 values in JSON."""
+FEWEST = 12
+"""Samples that are taken on however slow a machine."""
 TEXT = """
 the river meets the sea where ships from every harbour wait for the tide and morning 北京 是 中国 的 首都
 पानी और आकाश ภาษาไทย bonjour à tous les amis длинная дорога через лес
@@ -474,8 +476,8 @@ def soak(
         begun = time.monotonic()
         end = begun + seconds
         round_ = 0
-        while time.monotonic() < end and server.process.poll() is None:
-            until = min(end, time.monotonic() + burst)
+        while (time.monotonic() < end or len(samples) < FEWEST) and server.process.poll() is None:
+            until = time.monotonic() + burst
             crew = [
                 Client(server.port, known, random.Random(f"{seed} {round_} {number}"), seen)
                 for number in range(clients)

@@ -10,7 +10,7 @@ import pytest
 from soak import Sample, problems, soak
 
 MIB = 2**20
-SETTLING = 0.04
+SETTLING = 0.06
 """Growth that is allowed in 20 seconds, after which the allocator has not come to rest."""
 
 
