@@ -88,7 +88,7 @@ wheel-test:  ## the wheel alone, in an environment of its own; built twice, one 
 	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(ls dist/gte_runtime-*.whl)[cpu,server,arrow]"
 	test -x $(VENV)-release/bin/python || $(PYTHON) -m venv $(VENV)-release
 	$(VENV)-release/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
-	$(VENV)-release/bin/python -m pip --disable-pip-version-check install --quiet --group release
+	$(VENV)-release/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt --group release
 	$(VENV)-release/bin/cyclonedx-py environment --output-reproducible --mc-type library --pyproject pyproject.toml --of JSON -o $(SBOM) $(VENV)-wheel/bin/python
 	$(VENV)-wheel/bin/python tests/sbom.py $(SBOM)
 
