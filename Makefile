@@ -14,7 +14,7 @@ test: $(VENV)/.dev  ## set up everything and run all tests
 	$(BIN)/python -m pytest -n auto
 
 check: lint  ## for every save, under a minute: lint, types, import contracts, the runtime's fast tests
-	$(BIN)/python -m pytest -n auto -q -m "not slow" tests/runtime
+	GTE_FUZZ=0.1 $(BIN)/python -m pytest -n auto -q -m "not slow" tests/runtime
 
 # The oldest releases that pyproject.toml allows, on the oldest Python; and the newest that the registry has.
 FLOORS = "numpy==1.26.0" "onnxruntime==1.24.1" "tokenizers==0.22.0" "huggingface_hub==0.34.0" "click==8.1.0" "pyarrow==17.0.0"
@@ -95,11 +95,11 @@ wheel-test:  ## the wheel alone, in an environment of its own; built twice, one 
 mteb-test: $(VENV)-mteb/.mteb  ## mteb's evaluation of our models, in an environment of its own
 	$(VENV)-mteb/bin/python -m pytest -p no:cacheprovider tests/contract/test_mteb.py
 
-# Every fuzz test tries FACTOR times its usual number of examples; hypothesis keeps what failed in .hypothesis.
+# Every property test tries FACTOR times its usual number of examples; hypothesis keeps what failed in .hypothesis.
 FACTOR ?= 100
 fuzz: $(VENV)/.dev  ## damaged input for every reader, for minutes rather than seconds
 	GTE_FUZZ=$(FACTOR) $(BIN)/python -m pytest -n auto -q tests/runtime/test_readers.py tests/runtime/bundle/test_damage.py \
-	  tests/runtime/checkpoint/test_safetensors.py tests/export/test_graph_facts.py
+	  tests/runtime/checkpoint/test_safetensors.py tests/runtime/tokenization/test_prefix.py tests/export/test_graph_facts.py
 
 # LEAK=answers, threads, descriptors or vectors is a server that must fail it.
 SECONDS ?= 1800

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fuzzing import examples
 from golden import Golden, read_golden
 from reranking import GRAPHS, RERANKER
 from shared import made_once
@@ -18,7 +19,9 @@ with contextlib.suppress(ImportError):  # the environment of mteb's tests has no
     from hypothesis import HealthCheck, settings
 
     # No test fails because the machine is busy.
-    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile(
+        "untimed", max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("untimed")
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # some tests import ONNX Runtime themselves

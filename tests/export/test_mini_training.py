@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from fuzzing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as f
@@ -181,7 +182,7 @@ def test_a_pieces_score_is_plausible_only_at_its_rarity(code: SimpleNamespace) -
     assert torch.equal(scores.grad > 0, ids > 3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=3, max_size=3, unique=True))
 def test_rarity_falls_with_how_often_a_piece_comes(code: SimpleNamespace, often: list[int]) -> None:
     """In one language; punctuation tells nothing however rare, and no rarity leaves 0 to 1.3."""
@@ -214,7 +215,7 @@ def test_a_piece_counts_where_it_is_most_frequent(code: SimpleNamespace) -> None
     assert batches.rarity()[0] == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.integers(0, 10_000))
 def test_the_losses_are_least_where_translations_agree(code: SimpleNamespace, seed: int) -> None:
     made = torch.Generator().manual_seed(seed)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from doubles import Around, on_session, poisoned
+from fuzzing import examples
 from golden import Golden
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -45,7 +46,9 @@ def gte(tiny_bundle: Path) -> Iterator[Embedder]:
         yield engine
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     texts=st.lists(TEXT | WORDS, max_size=12), seed=st.integers(0, 9), budget=st.sampled_from([None, 40, 300])
 )

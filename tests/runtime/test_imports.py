@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = {
     "torch",
     "transformers",
@@ -37,6 +39,7 @@ def test_import_loads_nothing_heavy():
     assert not modules & (HEAVY | {"onnxruntime", "tokenizers"})
 
 
+@pytest.mark.slow
 def test_embedding_loads_no_torch():
     """Opening the default model and embedding a text, from a checkpoint to vectors, loads none of them
     either.
@@ -48,6 +51,7 @@ def test_embedding_loads_no_torch():
     assert {"onnxruntime", "tokenizers"} <= modules
 
 
+@pytest.mark.slow
 def test_other_modules_are_light():
     """Modules beside the API load no more, all together."""
     modules = (

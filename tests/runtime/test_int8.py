@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fuzzing import examples
 from golden import Golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,7 +173,7 @@ def test_ordinary_checkpoints_take_the_ordinary_form(mini_bundle: Path, tiny_bun
 
 
 @pytest.mark.slow
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(texts=st.lists(st.text(max_size=60) | st.integers(1, 150).map("ab ".__mul__), min_size=1, max_size=12))
 def test_outliers_in_any_list_as_one_by_one(outlying: Path, texts: list[str]):
     """What stays in float32 does not depend on the company either."""
@@ -185,7 +186,7 @@ def test_outliers_in_any_list_as_one_by_one(outlying: Path, texts: list[str]):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(texts=st.lists(st.text(max_size=60) | st.integers(1, 150).map("ab ".__mul__), min_size=1, max_size=12))
 def test_any_list_is_as_one_by_one(int8: Embedder, texts: list[str]):
     """Whatever stands beside a text, its vector has the same bits."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fuzzing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from invariance import assert_as_alone
@@ -179,7 +180,7 @@ def tokenizer() -> Tokenizer:
 
 
 @given(st.text(max_size=60), st.text(max_size=60), st.integers(5, 60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_truncation_is_the_librarys(tokenizer: Tokenizer, query: str, document: str, limit: int):
     """Longest first, as the tokenizers library truncates a pair: the slow version, which tokenizes both texts
     whole.
@@ -221,7 +222,7 @@ def word_piece() -> Library:
 
 
 @given(st.text("adefgorx ", max_size=60), st.text("adefgorx ", max_size=60), st.integers(4, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_truncation_of_word_pieces(query: str, document: str, limit: int):
     """The same for the tokenizer of the English models."""
     library = word_piece()

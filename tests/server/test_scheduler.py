@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from fuzzing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ LENGTHS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(LENGTHS, min_size=1, max_size=8), st.integers(0, 2**32))
 def test_every_text_runs_exactly_once(batches: list[list[int]], seed: int):
     """Whatever arrives, in whatever order runs end: each text is in one run; nothing is held at the end."""
@@ -78,7 +79,7 @@ def test_every_text_runs_exactly_once(batches: list[list[int]], seed: int):
     assert s.waiting_tokens == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(LENGTHS, min_size=1, max_size=8))
 def test_an_ordinary_run_holds_the_text_with_the_lowest_tag(batches: list[list[int]]):
     """So a text waits for at most as many runs as there are texts with lower tags: nobody starves."""
@@ -145,7 +146,7 @@ def test_a_stream_of_queries_does_not_starve_a_large_request():
     assert served <= 10 * 100 * MODEL.cost(150)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.integers(1, 600), min_size=1, max_size=40),
     st.lists(st.integers(1, 600), min_size=1, max_size=40),

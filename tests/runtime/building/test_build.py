@@ -491,6 +491,7 @@ def test_a_pipe_in_the_place_of_a_file_does_not_hang(tiny: Tiny, place: str):
     assert not list(tiny.bundle.parent.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
@@ -519,6 +520,7 @@ def test_a_weight_that_float16_cannot_hold(tiny: Tiny):
     tiny.refused(BundleError, "layers.2.down.weight", "float16 cannot hold", variants=("portable-fp16",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "change", "word"),
     [

@@ -84,6 +84,7 @@ def test_what_is_there_is_not_touched(tiny: Tiny, what: str):
     tiny.refused(OutputError, "bundle exists already", "another name", "--overwrite")
 
 
+@pytest.mark.slow
 def test_overwrite_replaces(tiny: Tiny):
     """The new bundle takes the place of the old one, of which nothing is left, in it or beside it."""
     tiny.build()

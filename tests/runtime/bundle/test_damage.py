@@ -137,6 +137,7 @@ def test_damaged_int8_with_hashes_that_fit(tiny_bundle: Path, tmp_path: Path):
     ][:5]
 
 
+@pytest.mark.slow
 def test_damaged_graphs_for_gpus_with_hashes_that_fit(golden: Golden, tmp_path: Path):
     """`gte verify` runs such a graph in numpy, which raises many kinds of errors: all become ours."""
     bundle = tmp_path / "bundle"

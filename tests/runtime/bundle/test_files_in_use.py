@@ -57,6 +57,7 @@ def _copied_over(file: Path) -> None:
 CHANGES = [_cut, _zeros, _zeros_and_old_time, _longer, _copied_over]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [TABLE, WEIGHTS])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_write_to_a_file_in_use(bundle_copy: Path, change: Callable[[Path], None], name: str):
@@ -104,6 +105,7 @@ def test_a_write_during_a_run(bundle_copy: Path, monkeypatch: pytest.MonkeyPatch
             gte.encode(TEXT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_does_not_change_the_content(
     bundle_copy: Path, tmp_path: Path, good_vector: NDArray[np.float32], threads: int
@@ -131,6 +133,7 @@ def test_a_bundle_replaced_as_a_whole(
         np.testing.assert_array_equal(vector_of(gte), good_vector)
 
 
+@pytest.mark.slow
 def test_the_second_session_has_the_weights_of_the_first(bundle_copy: Path, tmp_path: Path):
     """It is loaded when runs first go side by side; its files may have been moved by then, not exchanged."""
     with Embedder.open(bundle_copy, threads=2) as gte:

@@ -95,6 +95,7 @@ def test_a_pulled_bundle_of_another_user(cached: Callable[[str], Path], how: str
     Embedder.open(bundle).close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", FOREIGN)
 def test_a_shipped_model_in_a_bundle_of_another_user(
     cached: Callable[[str], Path], mini_bundle: Path, how: str
@@ -117,6 +118,7 @@ def test_a_shipped_model_in_a_bundle_of_another_user(
     assert (bundle / "weights-fp32.bin").read_bytes() == evil
 
 
+@pytest.mark.slow
 def test_a_cache_that_others_can_write_to(cached: Callable[[str], Path], new_cache: Path):
     """There is no place of this user's own in it, so a name is refused, and nothing is built."""
     cached(SHIPPED)
@@ -126,6 +128,7 @@ def test_a_cache_that_others_can_write_to(cached: Callable[[str], Path], new_cac
     assert sorted(path.name for path in new_cache.iterdir()) == ["bundles"]
 
 
+@pytest.mark.slow
 def test_a_bundle_of_an_old_form_is_built_again(
     new_cache: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ):

@@ -152,7 +152,7 @@ def test_a_file_cut_anywhere(scratch: Path, cut: int):
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(flips=st.lists(st.tuples(st.integers(0, START - 1), st.integers(1, 255)), min_size=1, max_size=6))
 def test_a_header_with_other_bytes(scratch: Path, flips: list[tuple[int, int]]):
     """Bytes that fell over in the header end in a CheckpointError, or in a file that reads without error."""

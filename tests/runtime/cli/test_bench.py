@@ -28,6 +28,7 @@ def engine(tiny_bundle: Path) -> Iterator[Embedder]:
         yield engine
 
 
+@pytest.mark.slow
 def test_json_on_stdout_and_a_table_on_stderr(tiny_bundle: Path):
     """stdout is one JSON object with all it takes to read the numbers; the table goes to stderr."""
     done = gte(
@@ -113,6 +114,7 @@ def test_texts_of_a_file(tiny_bundle: Path, tmp_path: Path):
     assert "were cut, 1 times" in table[-1]
 
 
+@pytest.mark.slow
 def test_texts_of_stdin(tiny_bundle: Path):
     done = gte("--model", str(tiny_bundle), "-i", "-", "--batch", "1", *FAST, stdin="a\n北京\n".encode())
     assert done.returncode == 0, done.stderr

@@ -126,6 +126,7 @@ def test_stdin_is_read_as_a_file_is(model: str, tmp_path: Path):
     assert b"line 4: not JSON: Expecting value at column 1" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_pipe_is_answered_when_it_pauses(model: str):
     """A line in, a line out, and on; rows and lines are counted through.
 

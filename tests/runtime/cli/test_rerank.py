@@ -69,6 +69,7 @@ def test_rerank_refusals(reranker_bundle: Path, args: list[str], code: int, says
     assert done.stdout == b""
 
 
+@pytest.mark.slow
 def test_who_needs_all_rows_waits_for_them(reranker_bundle: Path):
     """A pipe that pauses has not ended."""
     command = [*COMMAND, "rerank", "China", "--format", "jsonl", "--model", str(reranker_bundle)]

@@ -50,6 +50,7 @@ def evil(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundle
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", ["info", "info --json", "demo --model", "embed --prompt-name q x --model"]
 )

@@ -23,6 +23,7 @@ def test_verify_by_name():
     assert b"self-check cpu-fp32" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["verify", "info", "embed"])
 def test_a_bundle_of_an_old_form(bundle_copy: Path, command: str):
     """One line says that it should be built again, however often a command opens it."""

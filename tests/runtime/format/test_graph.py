@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import wire
+from fuzzing import examples
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -242,7 +243,7 @@ def test_every_truncation_of_a_little_graph():
         assert facts.opsets == {}
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(cut=st.integers(0, len(PORTABLE) - 1))
 def test_truncations_of_a_shipped_graph(cut: int):
     """The same for a real one, whose graph is one long field."""
@@ -265,7 +266,7 @@ def test_random_bytes(data: bytes):
 
 
 @pytest.mark.slow
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(st.tuples(st.integers(0, len(LITTLE) - 1), st.integers(0, 255)), min_size=1, max_size=5))
 def test_other_bytes_in_a_little_graph(changes: list[tuple[int, int]]):
     """Bytes of other values end in facts or in a BundleError."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
+from fuzzing import examples
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from spoil import signed
@@ -353,7 +354,7 @@ OTHER_CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(where=st.integers(min_value=0), character=OTHER_CHARACTERS)
 def test_another_character_anywhere(data: bytes, where: int, character: str):
     """Wherever a character of a manifest is another one, even a space between values, it is refused."""

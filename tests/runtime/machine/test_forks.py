@@ -28,6 +28,7 @@ gc.collect()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("native", "says"),
     [

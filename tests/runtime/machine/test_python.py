@@ -55,6 +55,7 @@ def test_a_sub_interpreter_is_refused_at_import():
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_an_import_changes_nothing(stream: str):
     """No thread, signal handler, environment variable, warning filter, log handler or output comes from an

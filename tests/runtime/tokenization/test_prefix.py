@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tokenizers
+from fuzzing import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -210,7 +211,7 @@ SPAN = st.tuples(st.sampled_from(SPANS), st.integers(1, 60)).map(lambda pair: pa
 LONG = st.lists(SPAN, min_size=1, max_size=30).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(text=LONG, room=st.integers(1, 60), near=st.booleans())
 def test_a_cut_text_has_the_tokens_of_the_whole(pair: Pair, text: str, room: int, near: bool):
     """Whatever text and limit: the ids and the flag are those of tokenizing all of it."""
@@ -219,7 +220,7 @@ def test_a_cut_text_has_the_tokens_of_the_whole(pair: Pair, text: str, room: int
     pair.compare(text, room + pair.ours.specials)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(text=LONG, room=st.integers(1, 60), near=st.booleans())
 def test_the_end_of_a_text_has_the_tokens_of_the_whole(pair: Pair, text: str, room: int, near: bool):
     """The same where the beginning is cut off, and for the places of the tokens that are kept."""
@@ -253,6 +254,7 @@ WIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", WIDE)
 def test_scripts_of_the_world_are_cut_too(mini: Tokenizer, script: str):
     """A text of 100,000 characters has the first, the last and the placed tokens of the whole."""
@@ -270,6 +272,7 @@ def test_scripts_of_the_world_are_cut_too(mini: Tokenizer, script: str):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
 @pytest.mark.parametrize(
     "text",
@@ -294,6 +297,7 @@ def test_a_text_without_a_place_to_cut_is_tokenized_in_part(text: str, left: boo
         watched.encode([text], max_length=8192, left=left, truncate=False)
 
 
+@pytest.mark.slow
 def test_words_are_tokenized_piece_by_piece(mini: Tokenizer):
     """Where a text has few tokens for its length, all of them are those of the whole text, in small calls."""
     text = ("\U0010fffd" * 500 + " the end ") * 400
@@ -383,7 +387,7 @@ def test_where_nothing_is_proven():
     assert prefixes("mini").proven("\u0301" * 900, 500, 9)[0] == []  # combining marks belong together
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(text=LONG, size=st.integers(1, 300), room=st.integers(1, 60))
 def test_what_is_proven_begins_the_whole(pair: Pair, text: str, size: int, room: int):
     """Whatever the size and the room: the ids are those with which the whole text begins, never others."""
@@ -404,6 +408,7 @@ def test_enough_is_proven(source: str):
         assert len(ids) >= min(len(whole), 200 + 64) - 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("token", ["<mask>", "</s>"])
 @pytest.mark.parametrize("filler", ["the ", "北京"])
 def test_no_cut_near_an_added_token(pair: Pair, token: str, filler: str):
