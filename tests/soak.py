@@ -183,7 +183,8 @@ def prepare(
             texts,
             [out[i].dense[0] for i in kept],
             [(out[i].sparse[0].indices, out[i].sparse[0].values) for i in kept],
-            *bad,
+            bad[0],
+            bad[1],
             dict(zip(pairs, scores.tolist(), strict=True)),
         )
     return known, {"broken": broken, "not_finite": not_finite}
@@ -297,7 +298,8 @@ class Client:
 
     def vectors(self) -> None:
         dialect, rows = self.choose.choice(DIALECTS), self._some()
-        body, headers = json.dumps(dialect.ask([self.known.texts[i] for i in rows])).encode(), {}
+        body = json.dumps(dialect.ask([self.known.texts[i] for i in rows])).encode()
+        headers: dict[str, str] = {}
         if self.choose.random() < 0.2:
             body, headers = gzip.compress(body, 1), {"content_encoding": "gzip"}
         status, answer = self.post(dialect.path, body, **headers)
@@ -469,7 +471,9 @@ def soak(
     }
     here = Path(__file__).resolve()
     command = [sys.executable, str(here), "--launch", json.dumps(asked)]
-    server, seen, samples = Process(folder, command=command), Seen(), []
+    seen = Seen()
+    samples: list[Sample] = []
+    server = Process(folder, command=command)
     try:
         watched = psutil.Process(server.process.pid)
         burst = min(10.0, max(0.3, seconds / 60))
@@ -483,8 +487,8 @@ def soak(
                 for number in range(clients)
             ]
             with ThreadPoolExecutor(clients) as threads:
-                for each in crew:
-                    threads.submit(each.work, until)
+                for future in [threads.submit(each.work, until) for each in crew]:
+                    future.result()
             samples.append(sample(watched, server.metric))
             round_ += 1
         took = time.monotonic() - begun
