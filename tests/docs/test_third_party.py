@@ -66,7 +66,8 @@ def stated(distribution: importlib.metadata.Distribution) -> str:
     classifiers = [
         c.rpartition(" :: ")[2] for c in metadata.get_all("Classifier") or () if c.startswith("License ::")
     ]
-    for words in (metadata.get("License-Expression"), metadata.get("License"), *classifiers):
+    fields = [metadata[name] for name in ("License-Expression", "License") if name in metadata]
+    for words in (*fields, *classifiers):
         if words and "\n" not in words:
             return SPELT.get(words, words)
     return "none"
