@@ -173,7 +173,8 @@ def prepare(
         broken, not_finite = (len(t.ids) for t in gte.tokenizer.encode(bad, max_length=2**20))
         taken = {broken, not_finite, *(len(check.ids) for check in gte.manifest.self_checks)}
         assert len(taken) == 2 + len({len(check.ids) for check in gte.manifest.self_checks})
-        out = [gte.encode(text, sparse=True) for text in drawn]
+        # Any: dense and sparse are never None where both are asked for.
+        out: list[Any] = [gte.encode(text, sparse=True) for text in drawn]
         kept = [i for i, one in enumerate(out) if one.tokens[0] not in (broken, not_finite)]
         texts = [drawn[i] for i in kept]
         short = [i for i, text in enumerate(texts) if len(text) < 2000][:6]
