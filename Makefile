@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 UV = 0.13.9
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check lint fix test-clients test-ray test-floors test-newest test-gpu test-stand-in wheel-test mteb-test fuzz export clean
+.PHONY: demo test check lint fix test-clients test-ray test-floors test-newest test-gpu test-stand-in wheel-test mteb-test fuzz soak export clean
 
 demo: $(VENV)/.runtime  ## set up the runtime and embed the model card's texts
 	$(BIN)/gte demo
@@ -79,13 +79,25 @@ test-gpu: $(VENV)-gpu/.ready  ## what needs an NVIDIA GPU; skipped with a reason
 test-stand-in: $(VENV)-gpu/.ready  ## the real CUDA provider on a CUDA without a GPU; needs gcc
 	$(VENV)-gpu/bin/python -m pytest -m stand_in tests/stand_in
 
-wheel-test:  ## the wheel alone, in an environment of its own
+# The second build is of a copy with other times, modes and paths. SOURCES is what goes into the wheel.
+SOURCES = pyproject.toml README.md LICENSE CHANGELOG.md .gitignore runtime models
+SBOM = dist/gte-runtime.cdx.json
+wheel-test:  ## the wheel alone, in an environment of its own; built twice, one hash; its SBOM
 	rm -rf $(VENV)-wheel dist
 	$(PYTHON) -m venv $(VENV)-wheel
 	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check wheel --quiet --no-deps -w dist .
+	mkdir -p dist/again && (umask 077 && cp -r $(SOURCES) dist/again)
+	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check wheel --quiet --no-deps -w dist/again ./dist/again
+	cmp dist/gte_runtime-*.whl dist/again/gte_runtime-*.whl && sha256sum dist/gte_runtime-*.whl && rm -rf dist/again
 	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(ls dist/gte_runtime-*.whl)[cpu]"
 	cd dist && GTE_CACHE=$(CURDIR)/dist/cache ../$(VENV)-wheel/bin/gte demo
 	cd dist && ../$(VENV)-wheel/bin/python -c "import importlib.util as u; assert not any(map(u.find_spec, ('torch', 'onnx', 'transformers')))"
+	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(ls dist/gte_runtime-*.whl)[cpu,server,arrow]"
+	test -x $(VENV)-release/bin/python || $(PYTHON) -m venv $(VENV)-release
+	$(VENV)-release/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
+	$(VENV)-release/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt --group release
+	$(VENV)-release/bin/cyclonedx-py environment --output-reproducible --mc-type library --pyproject pyproject.toml --of JSON -o $(SBOM) $(VENV)-wheel/bin/python
+	$(VENV)-wheel/bin/python tests/sbom.py $(SBOM)
 
 mteb-test: $(VENV)-mteb/.mteb  ## mteb's evaluation of our models, in an environment of its own
 	$(VENV)-mteb/bin/python -m pytest -p no:cacheprovider tests/contract/test_mteb.py
@@ -97,8 +109,13 @@ fuzz: $(VENV)/.dev  ## damaged input for every reader, and 300 interruptions, fo
 	  tests/runtime/checkpoint/test_safetensors.py tests/runtime/tokenization/test_prefix.py tests/export/test_graph_facts.py \
 	  tests/runtime/test_interruptions.py
 
+# LEAK=answers, threads, descriptors or vectors is a server that must fail it.
+SECONDS ?= 1800
+soak: $(VENV)/.dev  ## half an hour of all kinds of traffic: memory, threads, descriptors, and every vector bit for bit
+	$(BIN)/python tests/soak.py --seconds $(SECONDS) $(if $(LEAK),--leak $(LEAK))
+
 clean:
-	rm -rf $(VENV) $(VENV)-gpu $(VENV)-wheel $(VENV)-mteb $(VENV)-clients $(VENV)-ray $(VENV)-floors $(VENV)-newest dist
+	rm -rf $(VENV) $(VENV)-gpu $(VENV)-release $(VENV)-wheel $(VENV)-mteb $(VENV)-clients $(VENV)-ray $(VENV)-floors $(VENV)-newest dist
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
 """Measures `gte serve` under load, from a second process over loopback.
 
-    python benchmarks/serve.py BUNDLE [--variant cpu-int8] [--clients 32] [--soak 1800] [--output FILE.json]
-        [--parts throughput,latency,rejections,serialisation,soak]
+    python benchmarks/serve.py BUNDLE [--variant cpu-int8] [--clients 32] [--output FILE.json]
+        [--parts throughput,latency,rejections,serialisation]
     python benchmarks/serve.py BUNDLE --url http://127.0.0.1:7998 --parts throughput
 
 The second form measures another server that has /embeddings. The parts:
@@ -10,7 +10,6 @@ throughput     the same texts in bulk through Embedder.encode and by 32 clients,
 latency        one client, one query of 16 tokens, compared with Embedder.encode of the same text
 rejections     room for N tokens, N + k sent at once: how many 429s
 serialisation  the body of an answer of 64 x 768
-soak           random lengths, bad requests, closed connections and deadlines: failures, memory, log
 """
 
 from __future__ import annotations
@@ -18,8 +17,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
-import os
 import random
 import re
 import statistics
@@ -122,10 +119,6 @@ class Line:
 class Served:
     def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
-
-    def resident(self) -> int:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
@@ -330,115 +323,6 @@ def serialisation(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-BAD = [
-    b"{",
-    b"",
-    b"[]",
-    b'{"input":[]}',
-    b'{"input":""}',
-    b'{"input":[1,2]}',
-    b'{"input":"a","dimensions":-1}',
-    b'{"input":"\\ud800"}',
-    b'{"input":"\xff"}',
-    b"[" * 50_000,
-    b'{"input":"a","encoding_format":"evil"}',
-]
-
-
-def soak(args: argparse.Namespace) -> dict[str, Any]:
-    """70 % good requests, 20 % bad, 5 % whose client leaves, 5 % with a deadline that is too short. The bits
-    of every good answer are compared."""
-    texts = Texts(args.bundle, 4)
-    lengths = [round(math.exp(texts.choose.uniform(math.log(4), math.log(args.longest)))) for _ in range(64)]
-    good = [texts.of(length) for length in lengths]
-    counts = {
-        "good": 0,
-        "failed_good": 0,
-        "wrong_vectors": 0,
-        "bad": 0,
-        "bad_not_refused": 0,
-        "left": 0,
-        "deadline": 0,
-        "deadline_other": 0,
-    }
-    memory: list[tuple[float, int]] = []
-    failures: list[str] = []
-
-    async def everything(server: Served) -> None:
-        line, want = Line(server.url), {}
-        for index, text in enumerate(good):
-            _, _, answer = await line.post("/v1/embeddings", bodies_of([text])[0])
-            want[index] = json.loads(answer)["data"][0]["embedding"]
-        line.close()
-        end = time.monotonic() + args.soak
-
-        async def client(number: int) -> None:
-            choose, line = random.Random(number), Line(server.url)
-            while time.monotonic() < end:
-                what, index = choose.random(), choose.randrange(len(good))
-                body = bodies_of([good[index]])[0]
-                try:
-                    if what < 0.7:
-                        status, _, answer = await line.post("/v1/embeddings", body)
-                        counts["good"] += 1
-                        if status != 200:
-                            counts["failed_good"] += 1
-                            failures.append(f"{status} {answer[:200]!r}")
-                        elif json.loads(answer)["data"][0]["embedding"] != want[index]:
-                            counts["wrong_vectors"] += 1
-                    elif what < 0.9:
-                        status, _, _ = await line.post("/v1/embeddings", choose.choice(BAD))
-                        counts["bad"] += 1
-                        counts["bad_not_refused"] += status != 400
-                    elif what < 0.95:
-                        await line.send("/v1/embeddings", body)
-                        await asyncio.sleep(choose.random() * 0.2)
-                        line.close()
-                        counts["left"] += 1
-                    else:
-                        status, _, _ = await line.post("/v1/embeddings", body, "x-request-timeout-ms: 1")
-                        counts["deadline"] += 1
-                        counts["deadline_other"] += status not in (200, 504)
-                except (OSError, asyncio.IncompleteReadError) as error:
-                    line.close()
-                    if what < 0.7:
-                        counts["good"] += 1
-                        counts["failed_good"] += 1
-                        failures.append(repr(error))
-            line.close()
-
-        async def watch() -> None:
-            start = time.monotonic()
-            while time.monotonic() < end:
-                memory.append((time.monotonic() - start, server.resident()))
-                await asyncio.sleep(1)
-
-        await asyncio.gather(watch(), *(client(number) for number in range(args.soak_clients)))
-
-    with served(args.bundle, args.variant, *args.option) as server:
-        asyncio.run(everything(server))
-        log = server.log.read_text()
-    sizes = [size for _, size in memory]
-    quarter = len(sizes) // 4 or 1
-    second, last = statistics.mean(sizes[quarter : 2 * quarter] or sizes), statistics.mean(sizes[-quarter:])
-    return {
-        "seconds": args.soak,
-        "clients": args.soak_clients,
-        "longest_tokens": max(lengths),
-        **counts,
-        "failures": failures[:10],
-        "rss_mb": {
-            "first": sizes[0] / 1e6,
-            "second_quarter": second / 1e6,
-            "last_quarter": last / 1e6,
-            "peak": max(sizes) / 1e6,
-        },
-        "last_over_second_quarter": last / second - 1,
-        "tracebacks_in_log": log.count("Traceback"),
-        "rss_mb_each_30s": [round(size / 1e6) for _, size in memory[::30]],
-    }
-
-
 def quantiles(times: Sequence[float]) -> dict[str, float]:
     ordered = sorted(times)
     return {
@@ -452,7 +336,6 @@ PARTS = {
     "latency": latency,
     "rejections": rejections,
     "serialisation": serialisation,
-    "soak": soak,
 }
 
 
@@ -471,9 +354,6 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--requests", type=int, default=300)
-    parser.add_argument("--soak", type=float, default=1800.0, help="Seconds.")
-    parser.add_argument("--soak-clients", type=int, default=8)
-    parser.add_argument("--longest", type=int, default=8192)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     report: dict[str, Any] = {

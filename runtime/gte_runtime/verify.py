@@ -62,7 +62,9 @@ def read_published(model: NamedModel) -> list[Numbers]:
         raise BundleError(f"{model.name}/{FILE} cannot be read: {str(error)[:120]}") from None
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise BundleError(f"{model.name}/{FILE} has another format; this version reads {FORMAT}")
-    checks: list[Numbers] = raw["checks"]
+    checks: list[Numbers] | None = raw.get("checks")
+    if not isinstance(checks, list):
+        raise BundleError(f"{model.name}/{FILE} has no list of checks")
     return checks
 
 

@@ -27,7 +27,8 @@ PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
 PROSE = [
     *sorted((REPOSITORY / "docs" / "decisions").glob("*.md")),
     *sorted((REPOSITORY / "benchmarks").glob("*.md")),
-    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(REPOSITORY / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "deploy/README")),
+    *(REPOSITORY / f"{name}.md" for name in ("RELIABILITY", "SECURITY", "THIRD-PARTY")),
 ]
 """Pages without blocks to run, whose links are followed all the same."""
 

@@ -15,10 +15,10 @@ import httpx
 import pytest
 from serving import Process, eventually, gated, in_threads
 
-from gte_runtime import Embedder
+from gte_runtime import Embedder, Reranker
 from gte_runtime.server.app import App
 from gte_runtime.server.logs import JsonLines, PlainLines
-from gte_runtime.server.models import EmbeddingModel
+from gte_runtime.server.models import EmbeddingModel, RerankerModel
 from gte_runtime.server.options import Options
 
 SECRET = "the text nobody may read"
@@ -146,9 +146,9 @@ def test_spans_continue_the_client_s_trace(tiny_bundle: Path):
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     kept = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(kept))
-    trace.set_tracer_provider(provider)
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):  # it can be set once in a process
+        trace.set_tracer_provider(TracerProvider())
+    cast(Any, trace.get_tracer_provider()).add_span_processor(SimpleSpanProcessor(kept))
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with gated(tiny_bundle) as (here, _):
         here.post("/v1/encode", {"input": SECRET}, headers={"traceparent": parent})
@@ -164,6 +164,83 @@ def test_spans_continue_the_client_s_trace(tiny_bundle: Path):
     assert told["gte.inference_ms"] > 0
     assert bad.attributes["error.type"] == "empty_input"
     assert SECRET not in str(good.attributes) + str(bad.attributes)
+
+
+def test_genai_names(tiny_bundle: Path, reranker_bundle: Path):
+    """Spans and metrics have the names of OpenTelemetry's conventions for generative AI, for what was
+    run by a model and for nothing else; a name that a client made up is no label."""
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+    from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as published
+    from opentelemetry.semconv._incubating.metrics import gen_ai_metrics
+
+    kept, reader = InMemorySpanExporter(), InMemoryMetricReader()
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+        trace.set_tracer_provider(TracerProvider())
+    cast(Any, trace.get_tracer_provider()).add_span_processor(SimpleSpanProcessor(kept))
+    metrics.set_meter_provider(MeterProvider([reader]))
+
+    async def ask(app: App) -> int:
+        app.start()
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=cast(Any, app)), base_url="http://test"
+        ) as client:
+            good = await client.post("/v1/embeddings", json={"input": "a b", "model": "made up"})
+            for path, body in (
+                ("/rerank", {"query": "a", "texts": ["b"]}),
+                ("/v1/encode", {"input": "a", "max_length": 10**6}),
+                ("/v1/encode", {"input": 7}),
+            ):
+                await client.post(path, json=body)
+            await client.get("/health/ready")
+        await app.close()
+        tokens: int = good.json()["usage"]["total_tokens"]
+        return tokens
+
+    with (
+        Embedder.open(tiny_bundle, threads=1) as embedder,
+        Reranker.open(reranker_bundle, threads=1) as other,
+    ):
+        tokens = asyncio.run(
+            ask(App([EmbeddingModel("mini", embedder), RerankerModel("best", other)], Options()))
+        )
+    spans: list[dict[str, Any]] = [dict(span.attributes or {}) for span in kept.get_finished_spans()]
+    of_genai = [{k: v for k, v in span.items() if k.startswith("gen_ai.")} for span in spans]
+    names = {
+        "gen_ai.provider.name": "gte-runtime",
+        "gen_ai.request.model": "mini",
+        "gen_ai.response.model": "mini",
+    }
+    assert of_genai[0] == {
+        **names,
+        "gen_ai.operation.name": "embeddings",
+        "gen_ai.usage.input_tokens": tokens,
+    }
+    assert (of_genai[1]["gen_ai.operation.name"], of_genai[1]["gen_ai.request.model"]) == ("rerank", "best")
+    assert (of_genai[2]["gen_ai.request.model"], spans[2]["error.type"]) == ("mini", "invalid_value")
+    assert of_genai[3:] == [{}, {}]
+    assert {name for span in of_genai for name in span} <= {
+        value for name, value in vars(published).items() if name.startswith("GEN_AI_")
+    }
+    assert published.GenAiOperationNameValues.EMBEDDINGS.value == "embeddings"
+
+    data: Any = reader.get_metrics_data()
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    assert (metric.name, metric.unit) == (gen_ai_metrics.GEN_AI_SERVER_REQUEST_DURATION, "s")
+    points = {
+        (p.attributes["gen_ai.operation.name"], p.attributes.get("error.type")): p
+        for p in metric.data.data_points
+    }
+    assert {key: point.count for key, point in points.items()} == {
+        ("embeddings", None): 1,
+        ("embeddings", "invalid_value"): 1,
+        ("rerank", None): 1,
+    }
+    assert all(0 < point.sum < 60 and point.explicit_bounds[:2] == (0.01, 0.02) for point in points.values())
 
 
 def test_without_the_extra_the_remedy_is_named():

@@ -211,6 +211,7 @@ async def encode(
         Refusal: naming the text.
         Disconnected: the client disconnected.
     """
+    x.model = model
     server, timeout = x.server, x.timeout()
     begun = time.monotonic()
     # Refused before any work when there is no room even for the shortest text.

@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from .body import Disconnected, check_head, names, parse, receive_body
+from .models import ServedModel
 from .refusals import NATIVE, Dialect, Refusal
 from .state import ServerState
 
@@ -85,6 +86,8 @@ class Exchange:
         self.id = given.decode() if PLAIN_ID.fullmatch(given) else uuid.uuid4().hex
         self.dialect: Dialect = NATIVE
         """Of an error. It follows from the path; a handler sets it where it follows from the body."""
+        self.model: ServedModel | None = None
+        """The model that was asked to run texts."""
         self.times: dict[str, float] = {}
         """Seconds of each stage, by name."""
         self.warnings: list[str] = []

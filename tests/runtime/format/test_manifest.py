@@ -535,20 +535,30 @@ def test_too_many_checks_and_variants(raw: Json):
 
 
 def test_the_bounds_are_documented():
-    """models/README.md names every number with its bounds."""
+    """models/README.md names every number with its bounds, in a row of its own, and no other number."""
     text = (Path(__file__).parents[3] / "models" / "README.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| `")]
-    for (_, name), (least, most) in BOUNDS.items():
-        shown = (
-            "`vocab_size` - 1"
-            if name in ("ids", "drop_ids")
-            else f"{most:g}"
-            if isinstance(most, float)
-            else f"{most}"
-        )
-        assert any(f"{name}`" in row and f"| {least:g} |" in row and shown in row for row in rows), name
-    for name, most in (("tokenizer.json", MAX_TOKENIZER), ("graph", MAX_GRAPH)):
-        assert any(name in row and str(most) in row for row in rows)
+    table = text.split("| number | type | least | most |\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+    documented = {
+        (name.rpartition(".")[2], of): (least, re.match(r"`[^`]+`( - 1)?|[-+.e\d]+", most)[0])
+        for names, _, least, most in rows
+        for of in [names.partition(" of ")[2]]
+        for name in re.findall(r"`([^`]+)`", names.partition(" of ")[0])
+    }
+    ids = "`vocab_size` - 1"
+    bounds = {(name, ""): (f"{least:g}", shown(most)) for (_, name), (least, most) in BOUNDS.items()}
+    assert documented == {
+        **bounds,
+        ("ids", ""): ("0", ids),
+        ("drop_ids", ""): ("0", ids),
+        ("smallest_dim", ""): ("1", "`hidden_size`"),
+        ("size", "`tokenizer.json`"): ("0", shown(MAX_TOKENIZER)),
+        ("size", "a graph"): ("0", shown(MAX_GRAPH)),
+    }
+
+
+def shown(bound: float) -> str:
+    return f"{bound:g}" if isinstance(bound, float) else str(bound)
 
 
 @pytest.mark.parametrize("form", ["NFKC", "nfc", ""])
