@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, overload
 
 from .arrays import Float32, Float64
-from .format.manifest import Manifest
-from .inference.engine import Engine
 from .inference.plan import Budget
+from .model import Model
 from .results import Embeddings
 from .scoring import check_weight
 from .sparse import SparseVectors
@@ -19,7 +18,6 @@ from .streaming import TEXTS_PER_PART, check_stream, in_parts
 from .tokenization import (
     Form,
     OnBadUnicode,
-    Tokenizer,
     as_pairs,
     check_pair,
     check_switches,
@@ -46,33 +44,13 @@ class Options(TypedDict, total=False):
     unicode: Form | None
 
 
-SHOWN = ("variant", "provider", "threads")
-"""Names of `info` that `repr` shows."""
-
-
-class Embedder:
+class Embedder(Model):
     """Dense and sparse vectors of one model. Safe to use from several threads. Close it, or use `with`."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        tokenizer: Tokenizer,
-        engine: Engine,
-        info: dict[str, Any] | None = None,
-        reopening: dict[str, Any] | None = None,
-    ) -> None:
-        """Put an embedder together from its parts. `Embedder.open` does this for a bundle on disk.
-
-        `reopening` are the arguments with which a pickle opens it again; without them it has none.
-        """
-        self.manifest = manifest
-        self.tokenizer = tokenizer
-        self.engine = engine
-        self.steps = Steps(manifest, tokenizer, engine)
+    @cached_property
+    def steps(self) -> Steps:
         """The steps of `encode`, for callers that need the results between them."""
-        self._reopening = reopening
-        self.info = info or {}
-        """Model, bundle, variant, provider, threads and batch invariance. For people and logs."""
+        return Steps(self.manifest, self.tokenizer, self.engine)
 
     @classmethod
     def open(
@@ -344,23 +322,3 @@ class Embedder:
         length = self.steps.length(max_length)
         tokens = self.tokenizer.encode([check_text(text, None)], max_length=length)[0]
         return [(token, self.tokenizer.decode(token)) for token in tokens.ids.tolist()]
-
-    def close(self) -> None:
-        """Stop all runs and release the memory."""
-        self.engine.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle holds the bundle's path and the arguments of `open`: the other process opens it again."""
-        from .opening import reopened
-
-        return reopened(Embedder.open, self._reopening)
-
-    def __repr__(self) -> str:
-        facts = ", ".join(f"{name}={self.info[name]!r}" for name in SHOWN if name in self.info)
-        return f"Embedder({self.manifest.model!r}{', ' if facts else ''}{facts})"
-
-    def __enter__(self) -> Embedder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

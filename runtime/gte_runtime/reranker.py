@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .arrays import Float32
 from .errors import ConfigError, InputError
-from .format.manifest import Manifest
-from .inference.engine import Engine
 from .inference.plan import Budget
 from .machine.progress import Progress
+from .model import Model
 from .results import Ranked, Scores
 from .scoring import sigmoid as sigmoid_of
 from .tokenization import (
     Form,
     OnBadUnicode,
-    Tokenizer,
     as_pairs,
     as_texts,
     check_errors,
@@ -33,36 +31,13 @@ if TYPE_CHECKING:
     from .bundle.directory import Verify
 
 
-SHOWN = ("variant", "provider", "threads")
-"""Names of `info` that `repr` shows."""
-
-
-class Reranker:
+class Reranker(Model):
     """Scores of (query, document) pairs by one model. Safe to use from several threads. Close it, or use
     `with`.
 
     Scores are batch-invariant, as the vectors of an `Embedder` are: a pair gets the same bits alone and in
     any batch.
     """
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        tokenizer: Tokenizer,
-        engine: Engine,
-        info: dict[str, Any] | None = None,
-        reopening: dict[str, Any] | None = None,
-    ) -> None:
-        """Put a reranker together from its parts. `Reranker.open` does this for a bundle on disk.
-
-        `reopening` are the arguments with which a pickle opens it again; without them it has none.
-        """
-        self.manifest = manifest
-        self.tokenizer = tokenizer
-        self.engine = engine
-        self._reopening = reopening
-        self.info = info or {}
-        """Model, bundle, variant, provider, threads and batch invariance. For people and logs."""
 
     @classmethod
     def open(
@@ -219,26 +194,6 @@ class Reranker:
             tokens=np.array([len(t.ids) for t in tokens], np.int64),
             truncated=np.array([t.truncated for t in tokens], np.bool_),
         )
-
-    def close(self) -> None:
-        """Stop all runs and release the memory."""
-        self.engine.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle holds the bundle's path and the arguments of `open`: the other process opens it again."""
-        from .opening import reopened
-
-        return reopened(Reranker.open, self._reopening)
-
-    def __repr__(self) -> str:
-        facts = ", ".join(f"{name}={self.info[name]!r}" for name in SHOWN if name in self.info)
-        return f"Reranker({self.manifest.model!r}{', ' if facts else ''}{facts})"
-
-    def __enter__(self) -> Reranker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _listed(documents: Iterable[str]) -> list[object]:
