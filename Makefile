@@ -92,7 +92,7 @@ wheel-test:  ## the wheel alone, in an environment of its own; built twice, one 
 	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(ls dist/gte_runtime-*.whl)[cpu]"
 	cd dist && GTE_CACHE=$(CURDIR)/dist/cache ../$(VENV)-wheel/bin/gte demo
 	cd dist && ../$(VENV)-wheel/bin/python -c "import importlib.util as u; assert not any(map(u.find_spec, ('torch', 'onnx', 'transformers')))"
-	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(ls dist/gte_runtime-*.whl)[cpu,server,arrow]"
+	$(VENV)-wheel/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt "$$(ls dist/gte_runtime-*.whl)[cpu,server,jobs]"
 	test -x $(VENV)-release/bin/python || $(PYTHON) -m venv $(VENV)-release
 	$(VENV)-release/bin/python -m pip --disable-pip-version-check install --quiet --upgrade "pip>=25.1"
 	$(VENV)-release/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt --group release

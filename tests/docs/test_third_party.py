@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("cpu", "server", "arrow")
+EXTRAS = ("cpu", "server", "jobs")
 PERMITTED = {
     "0BSD",
     "Apache-2.0",
@@ -74,7 +74,7 @@ def stated(distribution: importlib.metadata.Distribution) -> str:
 
 
 def listed() -> dict[str, str]:
-    table = (ROOT / "THIRD-PARTY.md").read_text().split("\n\nThe extras for NVIDIA")[0]
+    table = (ROOT / "THIRD-PARTY.md").read_text().split("\n\nThe extras for Ray")[0]
     return dict(re.findall(r"^\| ([a-z0-9-]+) \| ([^|]+) \|", table, re.MULTILINE))
 
 

@@ -23,6 +23,7 @@ from gte_runtime.errors import (
     EngineMissing,
     ForkedProcessError,
     InputError,
+    InputFileError,
     InputTooLongError,
     InterpreterError,
     NonFiniteOutputError,
@@ -31,6 +32,7 @@ from gte_runtime.errors import (
     OutputError,
     ProviderError,
     ProviderUnavailableError,
+    ResumeMismatchError,
     SelfCheckFailed,
 )
 
@@ -53,7 +55,9 @@ EXAMPLES: dict[type[GteError], GteError] = {
     DownloadError: DownloadError(
         "org/tiny is not on the hub, or not for you: check its name, and for a private one set HF_TOKEN"
     ),
+    InputFileError: InputFileError("a.csv: no column 'text'; the columns are 'id', 'body'"),
     OutputError: OutputError("out.jsonl exists already"),
+    ResumeMismatchError: ResumeMismatchError("job holds a job that was begun otherwise: dim was 8 and is 9"),
     ProviderError: ProviderError("provider is 'tpu'; known: cpu, cuda, tensorrt"),
     ProviderUnavailableError: ProviderUnavailableError("cuda", ("cpu",), "pip install 'gte-runtime[gpu]'"),
     EngineMissing: EngineMissing(

@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from ..errors import GteError
-from ..machine.threads import NO_MEMORY, NO_THREADS, no_threads
+from ..errors import GteError, NoThread
+from ..machine.threads import NO_MEMORY, no_threads
 from . import interrupts
 from .terminal import escape_what_stdout_lacks, tell
 
@@ -106,7 +106,7 @@ def _exit_code() -> int:
     except RuntimeError as error:
         if not no_threads(error):
             raise
-        _complain(NO_THREADS)
+        _complain(str(NoThread(str(error))))
         code = 1
     except OSError as error:
         _complain(f"{error.strerror or error}")

@@ -94,10 +94,6 @@ NO_MEMORY = (
     "not enough memory; close other programs, raise the limit (ulimit -v, or the container's), "
     "or use a smaller variant such as cpu-int8"
 )
-NO_THREADS = (
-    "the system gives this process no more threads; raise the limit (ulimit -u, or the container's), "
-    "or set GTE_THREADS=1"
-)
 
 
 def cgroup_quota() -> float | None:

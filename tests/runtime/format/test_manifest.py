@@ -238,14 +238,20 @@ def _same_kind(value: object, path: tuple[str | int, ...]) -> bool:
         "flash_from",
         "layers",
         "intermediate_size",
+        "max_length",
+        "truncate_dim",
     }
     name = path[-1]
     if name in texts:
         return isinstance(value, str)
-    if name in {"sparse", "splits_on_whitespace"}:
+    if name in {"sparse", "splits_on_whitespace", "normalize"}:
         return isinstance(value, bool)
-    if name in {"drop_ids", "pair_checks"}:
+    if name in {"drop_ids", "pair_checks", "expanded_ids", "expanded_weights"} or path == ("dense",):
         return value == []
+    if name == "expansion":
+        return value == ""
+    if name == "norm":
+        return value in (7, 1.5) and not isinstance(value, bool)
     if name in {"prompts", "default_prompt"}:
         return value == ({} if name == "prompts" else "")
     if name == "inputs":
@@ -534,13 +540,17 @@ def test_too_many_checks_and_variants(raw: Json):
         parse({**raw, "self_checks": [long]})
 
 
+FIRST = re.compile(r"`[^`]+`( - 1)?|[-+.e\d]+|the same")
+"""The bound in a cell of the table, without what is said about it."""
+
+
 def test_the_bounds_are_documented():
     """models/README.md names every number with its bounds, in a row of its own, and no other number."""
     text = (Path(__file__).parents[3] / "models" / "README.md").read_text(encoding="utf-8")
     table = text.split("| number | type | least | most |\n")[1].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
     documented = {
-        (name.rpartition(".")[2], of): (least, re.match(r"`[^`]+`( - 1)?|[-+.e\d]+", most)[0])
+        (name.rpartition(".")[2], of): (least, FIRST.match(most)[0])
         for names, _, least, most in rows
         for of in [names.partition(" of ")[2]]
         for name in re.findall(r"`([^`]+)`", names.partition(" of ")[0])
@@ -549,9 +559,11 @@ def test_the_bounds_are_documented():
     bounds = {(name, ""): (f"{least:g}", shown(most)) for (_, name), (least, most) in BOUNDS.items()}
     assert documented == {
         **bounds,
-        ("ids", ""): ("0", ids),
-        ("drop_ids", ""): ("0", ids),
-        ("smallest_dim", ""): ("1", "`hidden_size`"),
+        **dict.fromkeys((("ids", ""), ("drop_ids", ""), ("expanded_ids", "")), ("0", ids)),
+        ("smallest_dim", ""): ("1", "`dim`"),
+        ("max_length", ""): ("0", "`max_positions`"),
+        ("truncate_dim", ""): ("0", "`dim`"),
+        ("size", "a layer"): ("4 x `outputs` x (`inputs` + 1)", "the same"),
         ("size", "`tokenizer.json`"): ("0", shown(MAX_TOKENIZER)),
         ("size", "a graph"): ("0", shown(MAX_GRAPH)),
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gte_runtime.machine.threads
-from gte_runtime.errors import ConfigError, EngineError, OutOfMemory
+from gte_runtime.errors import ConfigError, NoThread, OutOfMemory
 from gte_runtime.machine.threads import VARIABLES, cgroup_quota, named_limits, thread_count
 
 
@@ -177,7 +177,7 @@ def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.Mo
 def test_limits_of_the_system_are_named():
     """No more threads, or no memory: errors of this package that say which limit to raise."""
     for said in ("can't start new thread", "[ONNXRuntimeError] : 6 : pthread_create failed, error code: 11"):
-        with pytest.raises(EngineError, match="no more threads; raise the limit"), named_limits():
+        with pytest.raises(NoThread, match=r"could not be started .*raise the limit"), named_limits():
             raise RuntimeError(said)
     with pytest.raises(OutOfMemory, match="not enough memory"), named_limits():
         raise MemoryError
