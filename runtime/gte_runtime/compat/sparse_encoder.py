@@ -396,7 +396,9 @@ def _tensor(vectors: SparseVectors) -> Any:
     csr = vectors.to_csr()
     rows = np.repeat(np.arange(len(vectors)), np.diff(csr.indptr))
     indices = torch.from_numpy(np.stack([rows, csr.indices.astype(np.int64)]))
-    return torch.sparse_coo_tensor(indices, torch.from_numpy(csr.data), csr.shape, is_coalesced=True)
+    return torch.sparse_coo_tensor(
+        indices, torch.from_numpy(csr.data), csr.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 def _dense(vectors: Sequence[SparseVector], width: int) -> Float32:

@@ -73,6 +73,12 @@ def with_queries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bundle"
 
 
+@pytest.fixture(autouse=True)
+def _without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests of this process may have imported torch, and then tensors are given."""
+    monkeypatch.setattr("gte_runtime.compat.sparse_encoder._torch", lambda: None)
+
+
 def assert_vectors(found: SparseVectors, expected: list[dict[str, list[Any]]], atol: float = 2e-4) -> None:
     """The same weights; an entry that is below `atol` may be there or not."""
     assert len(found) == len(expected)
@@ -294,3 +300,19 @@ def test_arguments_are_checked(plain: Path):
             model.decode(model.encode(TEXTS[0]), top_k=0)
         with pytest.raises(TypeError, match="once"):
             model.encode()
+
+
+@pytest.mark.slow
+def test_tensors_for_programs_that_use_torch(plain: Path, monkeypatch: pytest.MonkeyPatch):
+    """The same weights as a sparse tensor, which every method takes."""
+    torch = pytest.importorskip("torch")
+    with SparseEncoder(plain) as model:
+        arrays = model.encode_document(TEXTS)
+        monkeypatch.setattr("gte_runtime.compat.sparse_encoder._torch", lambda: torch)
+        tensors = model.encode_document(TEXTS)
+        assert tensors.is_sparse
+        assert tuple(tensors.shape) == arrays.shape
+        for row, vector in zip(tensors.to_dense().numpy(), arrays, strict=True):
+            np.testing.assert_array_equal(row[vector.indices], vector.values)
+            assert np.count_nonzero(row) == len(vector)
+        assert model.decode(tensors[0], top_k=3) == model.decode(arrays[0], top_k=3)
