@@ -25,7 +25,11 @@ from hubserver import Hub, serving
 
 from gte_runtime import Embedder
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # A signal that comes in a destructor or in a callback of the collector (hypothesis has one) is lost there.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 COUNT = 60 if FACTOR > 1 else 2
 SEED = int(os.environ.get("GTE_SEED", "1"))
