@@ -27,7 +27,7 @@ from gte_runtime import Embedder
 
 pytestmark = [
     pytest.mark.slow,
-    # A signal that comes in a destructor or in a callback of the collector (hypothesis has one) is lost there.
+    # A signal in a destructor or a callback of the collector (hypothesis has one) is lost there.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
