@@ -224,7 +224,7 @@ async def _send(x: Exchange, answer: Answer, send: Send) -> None:
         *((name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()),
         *(
             (b"x-gte-warning", warning.encode("ascii", "backslashreplace")[:200])
-            for warning in x.warnings[:8]
+            for warning in x.warnings[:16]
         ),
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
