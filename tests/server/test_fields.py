@@ -808,7 +808,17 @@ def test_a_prefix_and_slashes_too_many(models: list[ServedModel], prefix: str):
     assert [answer.status_code for answer in asked(models, *probes, url_prefix=prefix)] == [200] * 4
     if prefix:
         outside = [("/v1/embeddings", good), (f"{prefix}x/v1/embeddings", good), ("/", {"inputs": "a"})]
-        assert [answer.status_code for answer in asked(models, *outside, url_prefix=prefix)] == [404] * 3
+        refused = asked(models, *outside, url_prefix=prefix)
+        assert [answer.status_code for answer in refused] == [404] * 3
+        assert f"all paths begin with {prefix}/" in refused[0].json()["error"]["message"]
+        wrong = [
+            (f"{prefix}/nope", good),
+            (f"{prefix}/api/v1/embeddings/v1/embeddings", good),
+            (f"{prefix}/x/embed", good),
+        ]
+        words = [f"GET {prefix}/openapi.json", "this service", f"is it {prefix}/embed?"]
+        for answer, there in zip(asked(models, *wrong, url_prefix=prefix), words, strict=True):
+            assert there in answer.text
         page, moved = asked(models, (f"{prefix}/", None), (prefix, None), url_prefix=prefix)
         assert (page.status_code, moved.status_code, moved.headers["location"]) == (200, 308, f"{prefix}/")
         (described,) = asked(models, (f"{prefix}/openapi.json", None), url_prefix=prefix)
