@@ -724,6 +724,15 @@ def test_the_body_tells_the_dialect_at_the_root_and_for_sagemaker(
         assert [item.keys() for item in alone.json()] == [{"index", "score"}] * 2
 
 
+def test_null_tells_no_dialect(ask: Ask, gte: Embedder):
+    """Clients that write all fields of a type send null for those that they do not mean."""
+    ranks = {"query": "q", "documents": [1], "texts": None}
+    refused = ask("/rerank", ranks)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "documents[0]")
+    answer = ask("/invocations", {"inputs": None, "query": None, "input": TEXT})
+    assert np.array_equal(vector(answer), gte.encode(TEXT).dense[0])
+
+
 def test_hub_parameters_are_those_beside_them(ask: Ask, gte: Embedder):
     got = ask("/", {"inputs": TEXT, "parameters": {"dimensions": 40, "truncate": "true"}}).json()[0]
     assert np.array_equal(np.array(got, np.float32), gte.encode(TEXT, dim=40).dense[0])

@@ -140,11 +140,14 @@ def too_deep() -> Refusal:
     return Refusal("invalid_json", "the body is nested too deeply")
 
 
-def names(body: bytes, max_values: int) -> set[str]:
-    """The names of the fields of an object. Raises Refusal for what is not a JSON object."""
+def names(body: bytes, max_values: int) -> dict[str, bool]:
+    """The fields of an object, and whether each is more than null. Raises Refusal for what is no object."""
     _check_values(body, max_values)
     try:
-        return set(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        return {
+            name: not (len(memoryview(raw)) == 4 and bytes(raw) == b"null") for name, raw in fields.items()
+        }
     except (msgspec.DecodeError, UnicodeDecodeError):
         _check_syntax(body)
         raise Refusal("invalid_type", "body: expected an object") from None

@@ -82,7 +82,7 @@ class AnyRerankRequest(RerankRequest):
 async def rerank(x: Exchange) -> Answer:
     """In the dialect that the body tells."""
     names = await x.names()
-    x.dialect = cohere.DIALECT if "documents" in names and "texts" not in names else tei.DIALECT
+    x.dialect = cohere.DIALECT if "documents" in names and not names.get("texts") else tei.DIALECT
     return await _rerank(x, await x.read(AnyRerankRequest), return_documents=True)
 
 
