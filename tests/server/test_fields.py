@@ -160,6 +160,102 @@ def test_an_unknown_field_is_told_of(ask: Ask):
     assert np.linalg.norm(hub.json()[0]) > 1.5
 
 
+def test_every_unknown_field_is_told_of(ask: Ask):
+    """Not the first alone. Of very many, the others are counted."""
+    some = {"colour": "red", "size": 1, "parts": {"a": [1]}}
+    told = [f"the field {name} is not known here and was ignored" for name in some]
+    for path, body in (
+        ("/v1/encode", {"input": "a"}),
+        ("/v2/embed", {"texts": ["a"]}),
+        ("/embed", {"inputs": "a"}),
+    ):
+        answer = ask(path, body | some)
+        assert answer.headers.get_list("x-gte-warning") == told, path
+    lone = '{"input": ["a", "\\ud800"], "on_error": "item", "colour": "red", "size": 1}'
+    assert ask("/v1/encode", lone.encode()).json()["warnings"] == told[:2]
+    many = ask("/v1/embeddings", {"input": "a"} | {f"x{i}": i for i in range(20)}).json()["warnings"]
+    assert [*map(str.split, many[:6])] == [
+        f"the field x{i} is not known here and was ignored".split() for i in range(6)
+    ]
+    assert many[6:] == ["14 more fields are not known here and were ignored"]
+    of_many_values = {"input": "a", "colour": ["red"] * 20_000, "size": 1}
+    assert told[0] in ask("/v1/embeddings", of_many_values).json()["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("/v1/encode", {"input": "a", "sparse_format": "ids"}, "sparse_format has no effect here"),
+        ("/v1/encode", {"input": "a", "dense": False, "sparse": True, "dimensions": 64}, "dimensions has no"),
+        (
+            "/v1/encode",
+            {"input": "a", "dense": False, "sparse": True, "encoding_format": "base64"},
+            "encoding_format has no effect here: dense is false",
+        ),
+        (
+            "/v1/rerank",
+            {"query": "q", "documents": ["a", {"t": "b"}], "rank_fields": ["t"]},
+            "rank_fields has no",
+        ),
+        (
+            "/v1/embeddings",
+            {"input": "a", "normalize": False, "output_dtype": "int8"},
+            "output_dtype=int8: with",
+        ),
+        ("/tokenize", {"prompt": "a", "colour": "red"}, "the field colour is not known"),
+        ("/tokenize", {"content": "a", "colour": "red"}, "the field colour is not known"),
+        ("/detokenize", {"tokens": [5], "colour": "red"}, "the field colour is not known"),
+        (
+            "/compatible-api/v1/reranks",
+            {"query": "q", "documents": ["a"], "colour": 1},
+            "the field colour is not",
+        ),
+        (
+            "/api/v1/services/embeddings/text-embedding/text-embedding",
+            {"input": {"texts": ["a"]}, "parameters": {"output_type": "sparse", "dimension": 8}},
+            "parameters.dimension changes nothing",
+        ),
+        (
+            "/api/v1/services/rerank/text-rerank/text-rerank",
+            {"input": {"query": "q", "documents": ["a"]}, "colour": "red"},
+            "the field colour is not known",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_told_in_the_answer_itself(
+    ask: Ask, path: str, body: dict[str, Any], words: str
+):
+    answer = ask(path, body)
+    assert answer.status_code == 200, answer.text
+    assert words in answer.headers["x-gte-warning"]
+    assert any(words in warning for warning in answer.json()["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        (
+            "/v1/embeddings",
+            {"messages": [{"role": "user", "content": "a"}]},
+            "messages is not supported here",
+        ),
+        ("/v1/rerank", {"query": "q", "texts": ["a"]}, "texts is not supported here"),
+        ("/v2/rerank", {"query": "q"}, "the field documents is missing"),
+        ("/rerank", {"query": "q"}, "either texts (as to TEI) or documents"),
+        (
+            "/similarity",
+            {"inputs": {"source_sentence": "a", "sentences": ["b", ""]}},
+            "inputs.sentences[1] is an empty string",
+        ),
+        ("/", {"inputs": {"source_sentence": "", "sentences": ["b"]}}, "inputs.source_sentence is an empty"),
+    ],
+)
+def test_an_error_names_the_field_that_is_to_blame(ask: Ask, path: str, body: dict[str, Any], words: str):
+    answer = ask(path, body)
+    assert answer.status_code in (400, 422)
+    assert words in answer.text
+
+
 # Types that JSON clients get wrong.
 def test_strings_that_spell_booleans_and_integers_count_as_them(ask: Ask, gte: Embedder):
     """RAGFlow sends "true"; servers on pydantic take it. null is absent, everywhere."""
@@ -173,6 +269,12 @@ def test_strings_that_spell_booleans_and_integers_count_as_them(ask: Ask, gte: E
     assert ranked.json()["results"][0]["document"] == {"text": "a"}
     all_null = dict.fromkeys(("dense", "sparse", "tokens", "truncate", "dimensions", "on_error", "prompt"))
     assert np.array_equal(vector(ask("/v1/encode", {"input": TEXT, **all_null})), gte.encode(TEXT).dense[0])
+    # Of a field that is refused, too, unless it asks for nothing.
+    nothing = {"late_chunking": "false", "add_special_tokens": "True", "priority": "0", "embd_normalize": "2"}
+    quiet = ask("/v1/embeddings", {"input": TEXT, **nothing})
+    assert quiet.headers.get("x-gte-warning") is None
+    assert np.array_equal(vector(quiet), gte.encode(TEXT).dense[0])
+    assert ask("/v1/embeddings", {"input": TEXT, "late_chunking": "true"}).status_code == 400
     for value in ("yes", "8.5", 2, [True]):
         refused = ask("/v1/embeddings", {"input": TEXT, "normalized": value})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "normalized")
@@ -190,6 +292,19 @@ def test_strings_that_spell_booleans_and_integers_count_as_them(ask: Ask, gte: E
         ("/v1/encode", {"input": "a", "sparse_format": "csr"}, "object, list, ids, tokens, both"),
         ("/embed", {"inputs": "a", "truncation_direction": "up"}, "Left, Right"),
         ("/v1/embeddings", {"input": "a", "input_type": "poem"}, "search_query"),
+        (
+            "/api/v1/services/embeddings/text-embedding/text-embedding",
+            {"input": {"texts": ["a"]}, "parameters": {"output_type": "dense,sparse"}},
+            "dense, sparse, dense&sparse",
+        ),
+        (
+            "/similarity",
+            {
+                "inputs": {"source_sentence": "a", "sentences": ["b"]},
+                "parameters": {"truncation_direction": "up"},
+            },
+            "left, right",
+        ),
     ],
 )
 def test_an_error_names_the_values_there_are(ask: Ask, path: str, body: dict[str, Any], values: str):
@@ -218,6 +333,15 @@ def test_an_error_names_the_values_there_are(ask: Ask, path: str, body: dict[str
         ("/v1/embeddings", {"truncate": False, "truncate_prompt_tokens": 9}, ("truncate_prompt_tokens",)),
         ("/rerank", {"raw_scores": True, "use_activation": True}, ("raw_scores", "use_activation")),
         ("/rerank", {"top_n": 1, "top_k": 2}, ("top_n", "top_k")),
+        ("/rerank", {"texts": ["b"]}, ("texts", "documents")),
+        ("/score", {"items": ["b"]}, ("documents", "items")),
+        ("/score", {"text_1": "b"}, ("queries", "text_1")),
+        ("/score", {"data_2": "b"}, ("documents", "data_2")),
+        (
+            "/tokenize",
+            {"add_special": True, "add_special_tokens": False},
+            ("add_special_tokens", "add_special"),
+        ),
         (
             "/v2/rerank",
             {"max_tokens_per_doc": 9, "max_doc_length": 8},
@@ -349,7 +473,10 @@ def test_what_a_text_is_for_chooses_the_prompt_by_one_rule(prompted: Embedder):
     query, passage = (prompted.encode(TEXT, prompt_name=name).dense[0] for name in ("query", "passage"))
     cases = [
         *(("input_type", word, query) for word in ("query", "search_query", "QUERY", "retrieval.query")),
-        *(("input_type", word, passage) for word in ("passage", "document", "search_document")),
+        *(
+            ("input_type", word, passage)
+            for word in ("passage", "document", "search_document", "RETRIEVAL_DOCUMENT")
+        ),
         ("input_type", None, passage),
     ]
     asks = [
@@ -377,6 +504,13 @@ def test_what_a_text_is_for_chooses_the_prompt_by_one_rule(prompted: Embedder):
         ("/v2/embed", {"texts": [TEXT], "input_type": "poem"}),
         ("/v1/embeddings", {"input": TEXT, "input_type": "query", "task": "retrieval.passage"}),
     )
+    text, *listed = asked(
+        model,
+        ("/tokenize", {"content": f"q: {TEXT}"}),
+        ("/tokenize", {"content": TEXT, "prompt_name": "query"}),
+        ("/tokenize", {"prompt": TEXT, "prompt_name": "query", "add_special_tokens": False}),
+    )
+    assert [answer.json()["tokens"] for answer in listed] == [text.json()["tokens"]] * 2
     assert "no prompt for it, so its default prompt was used" in other.json()["meta"]["warnings"][0]
     assert (unknown.status_code, unknown.json()["code"]) == (400, "unknown_prompt")
     assert (both.status_code, both.json()["error"]["code"]) == (400, "contradiction")
@@ -590,6 +724,15 @@ def test_the_body_tells_the_dialect_at_the_root_and_for_sagemaker(
         assert [item.keys() for item in alone.json()] == [{"index", "score"}] * 2
 
 
+def test_null_tells_no_dialect(ask: Ask, gte: Embedder):
+    """Clients that write all fields of a type send null for those that they do not mean."""
+    ranks = {"query": "q", "documents": [1], "texts": None}
+    refused = ask("/rerank", ranks)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "documents[0]")
+    answer = ask("/invocations", {"inputs": None, "query": None, "input": TEXT})
+    assert np.array_equal(vector(answer), gte.encode(TEXT).dense[0])
+
+
 def test_hub_parameters_are_those_beside_them(ask: Ask, gte: Embedder):
     got = ask("/", {"inputs": TEXT, "parameters": {"dimensions": 40, "truncate": "true"}}).json()[0]
     assert np.array_equal(np.array(got, np.float32), gte.encode(TEXT, dim=40).dense[0])
@@ -609,6 +752,12 @@ def test_tokens_as_vllm_and_llama_cpp_list_them(ask: Ask, gte: Embedder, models:
     assert ask("/tokenize", {"content": TEXT, "add_special": True}).json() == {"tokens": ids}
     pieces = ask("/tokenize", {"content": TEXT, "with_pieces": True}).json()["tokens"]
     assert [piece["id"] for piece in pieces] == ids[1:-1]
+    # Fields that mean the same, in the words of another.
+    assert ask("/tokenize", {"content": TEXT, "return_token_strs": True}).json()["tokens"] == pieces
+    assert ask("/tokenize", {"prompt": TEXT, "with_pieces": True}).json() == vllm
+    tei = ask("/tokenize", {"inputs": TEXT, "add_special": False}).json()[0]
+    assert [piece["id"] for piece in tei] == ids[1:-1]
+    assert ask("/tokenize", {"content": TEXT, "prompt_name": "poem"}).status_code == 422
     back = ask("/detokenize", {"tokens": ids[1:-1]}).json()
     assert back["prompt"] == back["content"] == ask("/decode", {"ids": ids[1:-1]}).json()[0]
     assert ask("/tokenize", {"prompt": TEXT, "inputs": TEXT}).status_code == 422
@@ -668,7 +817,17 @@ def test_a_prefix_and_slashes_too_many(models: list[ServedModel], prefix: str):
     assert [answer.status_code for answer in asked(models, *probes, url_prefix=prefix)] == [200] * 4
     if prefix:
         outside = [("/v1/embeddings", good), (f"{prefix}x/v1/embeddings", good), ("/", {"inputs": "a"})]
-        assert [answer.status_code for answer in asked(models, *outside, url_prefix=prefix)] == [404] * 3
+        refused = asked(models, *outside, url_prefix=prefix)
+        assert [answer.status_code for answer in refused] == [404] * 3
+        assert f"all paths begin with {prefix}/" in refused[0].json()["error"]["message"]
+        wrong = [
+            (f"{prefix}/nope", good),
+            (f"{prefix}/api/v1/embeddings/v1/embeddings", good),
+            (f"{prefix}/x/embed", good),
+        ]
+        words = [f"GET {prefix}/openapi.json", "this service", f"is it {prefix}/embed?"]
+        for answer, there in zip(asked(models, *wrong, url_prefix=prefix), words, strict=True):
+            assert there in answer.text
         page, moved = asked(models, (f"{prefix}/", None), (prefix, None), url_prefix=prefix)
         assert (page.status_code, moved.status_code, moved.headers["location"]) == (200, 308, f"{prefix}/")
         (described,) = asked(models, (f"{prefix}/openapi.json", None), url_prefix=prefix)

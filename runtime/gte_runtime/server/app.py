@@ -48,7 +48,7 @@ class App:
     def __init__(self, models: Sequence[ServedModel], options: Options) -> None:
         """The first model of each kind is the default one of its kind."""
         self.server = ServerState(models, options)
-        self._table = Table(all_routes())
+        self._table = Table(all_routes(), options.url_prefix)
         self._without_prefix = {route.path for route in operation.routes()}
 
     def start(self, stop: Callable[[int], None] = lambda code: None) -> None:
@@ -224,7 +224,7 @@ async def _send(x: Exchange, answer: Answer, send: Send) -> None:
         *((name.encode(), value.encode("latin-1", "replace")) for name, value in answer.headers.items()),
         *(
             (b"x-gte-warning", warning.encode("ascii", "backslashreplace")[:200])
-            for warning in x.warnings[:8]
+            for warning in x.warnings[:16]
         ),
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

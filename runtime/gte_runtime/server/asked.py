@@ -21,6 +21,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         "search_document",
         "retrieval.passage",
         "retrieval.document",
+        "retrieval_document",
         "corpus",
     ),
     "classification": ("classification",),

@@ -7,14 +7,14 @@ import gc
 import json
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
 import orjson
 
-from .fields import allowed, judge
+from .fields import allowed, judge, refused_of
 from .refusals import Refusal
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -124,7 +124,9 @@ def parse(body: bytes, kind: type[T], strict: bool, max_values: int) -> tuple[T,
     _check_values(body, max_values)
     try:
         request, unknown = _parsed(body, kind, strict)
-        warnings = [f"the field {unknown} is not known here and was ignored"] if unknown is not None else []
+        warnings = [f"the field {name} is not known here and was ignored" for name in unknown[:MOST_NAMED]]
+        if (more := len(unknown) - MOST_NAMED) > 0:
+            warnings.append(f"{more} more fields are not known here and were ignored")
         try:
             return request, warnings + judge(request)
         except (UnicodeDecodeError, msgspec.DecodeError):
@@ -138,11 +140,14 @@ def too_deep() -> Refusal:
     return Refusal("invalid_json", "the body is nested too deeply")
 
 
-def names(body: bytes, max_values: int) -> set[str]:
-    """The names of the fields of an object. Raises Refusal for what is not a JSON object."""
+def names(body: bytes, max_values: int) -> dict[str, bool]:
+    """The fields of an object, and whether each is more than null. Raises Refusal for what is no object."""
     _check_values(body, max_values)
     try:
-        return set(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        return {
+            name: not (len(memoryview(raw)) == 4 and bytes(raw) == b"null") for name, raw in fields.items()
+        }
     except (msgspec.DecodeError, UnicodeDecodeError):
         _check_syntax(body)
         raise Refusal("invalid_type", "body: expected an object") from None
@@ -158,6 +163,8 @@ OUT_OF_RANGE = ("Number out of range", "Integer value out of range")
 """Of msgspec: numbers that are infinite as floats, and integers of more digits than Python reads."""
 FEW_VALUES = 10_000
 """Up to so many values, all objects of a body are made within milliseconds."""
+MOST_NAMED = 6
+"""Unknown fields that have a warning each. The others are counted."""
 SLICE = 2**20
 """Bytes that are counted at a time: counting holds the interpreter's lock."""
 
@@ -214,11 +221,11 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
-    """The body as a request, and the name of an unknown field."""
+def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, list[str]]:
+    """The body as a request, and the names of its unknown fields: of many values, the first alone."""
     try:
         with _without_collections():
-            return msgspec.json.decode(body, type=kind, strict=False), None
+            return msgspec.json.decode(body, type=kind, strict=False), []
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         problem = error
     try:
@@ -231,20 +238,29 @@ def _parsed(body: bytes, kind: type[T], strict: bool) -> tuple[T, str | None]:
     if message.startswith(OUT_OF_RANGE):
         raise Refusal("invalid_json", "the body is not JSON: a number is out of range")
     reason = _wrong_shape(message, kind)
+    sent: dict[str, msgspec.Raw] = {}
+    if reason.code in ("missing_field", "unknown_field") and _has_few_values(body):
+        sent = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     if strict or not message.startswith("Object contains unknown field"):
-        raise reason
+        raise _missing(reason, kind, sent)
+    unknown = [_name(name) for name in sent if name not in kind.__struct_fields__] or [str(reason.param)]
     try:
         with _without_collections():
-            return msgspec.json.decode(body, type=_lenient(kind), strict=False), reason.param
+            return msgspec.json.decode(body, type=_lenient(kind), strict=False), unknown
     except msgspec.DecodeError as error:
-        raise _wrong_shape(str(error), kind) from None
+        raise _missing(_wrong_shape(str(error), kind), kind, sent) from None
+
+
+def _missing(reason: Refusal, kind: type[msgspec.Struct], sent: Mapping[str, msgspec.Raw]) -> Refusal:
+    """Who sends `messages` and no `input` is told that messages are refused, not that input is missing."""
+    return (refused_of(kind, sent) if reason.code == "missing_field" else None) or reason
 
 
 IN_A_TEXT = re.compile(r"input(\[\d+\].*)?", re.DOTALL)
 """Places inside the field that holds the texts of a request with `on_error`."""
 
 
-def _with_bad_unicode(body: bytes, kind: type[T], strict: bool, refusal: Refusal) -> tuple[T, str | None]:
+def _with_bad_unicode(body: bytes, kind: type[T], strict: bool, refusal: Refusal) -> tuple[T, list[str]]:
     """As `_parsed`, where a text with half of a surrogate pair is answered alone. Else raises `refusal`."""
     value = json.loads(body)
     bad = [place for place, string in _strings(value, "") if _has_surrogate(string)]
@@ -252,11 +268,9 @@ def _with_bad_unicode(body: bytes, kind: type[T], strict: bool, refusal: Refusal
         map(IN_A_TEXT.fullmatch, bad)
     ):
         raise refusal
-    unknown = next((name for name in value if name not in kind.__struct_fields__), None)
+    unknown = [_name(name) for name in value if name not in kind.__struct_fields__]
     try:
-        return msgspec.convert(value, kind if strict else _lenient(kind), strict=False), unknown and _name(
-            unknown
-        )
+        return msgspec.convert(value, kind if strict else _lenient(kind), strict=False), unknown
     except msgspec.ValidationError as error:
         raise _wrong_shape(str(error), kind) from None
 
@@ -352,7 +366,7 @@ def _wrong_shape(message: str, kind: type[msgspec.Struct]) -> Refusal:
         return Refusal("invalid_dimensions", f"{param}: expected an integer", param=param)
     code = "invalid_type" if what.startswith("Expected `") and ", got `" in what else "invalid_value"
     reason = _printable(what[:160]).replace("`", "")
-    if param is not None and (values := allowed(kind, re.split(r"[.\[]", param)[0])):
+    if param is not None and (values := allowed(kind, re.sub(r"\[[^]]*\]", "", param))):
         reason += f"; expected {', '.join(values)}"
     return Refusal(code, f"{param or 'body'}: {reason}", param=param)
 

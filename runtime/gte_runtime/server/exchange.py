@@ -111,8 +111,8 @@ class Exchange:
         self.warnings += warnings
         return request
 
-    async def names(self) -> set[str]:
-        """The names of the body's fields, which tell dialects apart. Raises as `read` does."""
+    async def names(self) -> dict[str, bool]:
+        """The body's fields, which tell dialects apart; false for those that are null. Raises as `read`."""
         body = await self._body()
         if len(body) <= FEW_BYTES:
             return names(body, self.server.options.max_values)

@@ -7,7 +7,7 @@ written from it. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -89,22 +89,55 @@ def judge(request: msgspec.Struct) -> list[str]:
         if fate.how == "unused" or _asks_for_nothing(raw, fate):
             continue
         if fate.how == "refused":
-            raise Refusal("unsupported_field", f"{name} is not supported here: {fate.why}", param=name)
+            raise _refusal(name, fate)
         warnings.append(f"{name} has no effect here: {fate.why}")
     return warnings
+
+
+def refused_of(kind: type[msgspec.Struct], sent: Mapping[str, msgspec.Raw]) -> Refusal | None:
+    """The refusal of the first of these fields that asks for what is refused."""
+    for name, raw in sent.items():
+        fate = fates(kind).get(name, DONE)
+        if fate.how == "refused" and not _asks_for_nothing(raw, fate):
+            return _refusal(name, fate)
+    return None
+
+
+def _refusal(name: str, fate: Fate) -> Refusal:
+    return Refusal("unsupported_field", f"{name} is not supported here: {fate.why}", param=name)
 
 
 def _asks_for_nothing(raw: msgspec.Raw, fate: Fate) -> bool:
     if len(memoryview(raw)) > LONGEST_VALUE:
         return False
     value = msgspec.json.decode(raw)
-    return value is None or any(type(value) is type(none) and value == none for none in fate.unless)
+    return value is None or any(_means(value, none) for none in fate.unless)
+
+
+def _means(value: Any, none: Any) -> bool:
+    """A string counts as what it spells where a boolean or an integer is expected, as in fields that are
+    done."""
+    if not isinstance(none, int):
+        return type(value) is type(none) and bool(value == none)
+    try:
+        return msgspec.convert(value, type(none), strict=False) == none
+    except msgspec.ValidationError:
+        return False
 
 
 def allowed(kind: type[msgspec.Struct], field: str) -> list[str]:
-    """The strings that a field may be, if its type lists them: of a list, those of its items."""
-    hints = get_type_hints(kind, include_extras=True)
-    return list(dict.fromkeys(_literals(hints[field]))) if field in hints else []
+    """The strings that a field may be, if its type lists them: of a list, those of its items.
+
+    Args:
+        kind: the type of the request.
+        field: its name; of a field in a field, with a dot between the names.
+    """
+    name, _, inner = field.partition(".")
+    hint = get_type_hints(kind, include_extras=True).get(name)
+    if not inner:
+        return list(dict.fromkeys(_literals(hint)))
+    structs = [part for part in get_args(hint) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+    return [value for part in structs for value in allowed(part, inner)]
 
 
 def _literals(hint: Any) -> Iterator[str]:

@@ -57,7 +57,9 @@ MOST_PARTS = 16
 class Table:
     """Finds routes by the plain path. Beyond its slashes, nothing is decoded, collapsed or redirected."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], url_prefix: str = "") -> None:
+        self._url_prefix = url_prefix
+        """Of the addresses in errors. Paths come without it, and as "" if they did not have it."""
         self._exact: dict[str, dict[str, Route]] = {}
         self._prefix: dict[str, dict[str, Route]] = {}
         for route in routes:
@@ -75,9 +77,12 @@ class Table:
         """The route of a path by this method. Raises Refusal."""
         methods = self._at(path)
         if not methods:
-            hint = "GET /openapi.json lists what there is"
-            if meant := self._meant(path):
-                hint = f"is it {meant}? The base URL may end in a slash, or in a part of the path, too many"
+            hint = f"GET {self._url_prefix}/openapi.json lists what there is"
+            if not path:
+                hint = f"all paths begin with {self._url_prefix}/ (--url-prefix)"
+            elif meant := self._meant(path):
+                there = f"{self._url_prefix}{meant}"
+                hint = f"is it {there}? The base URL may end in a slash, or in a part of the path, too many"
             raise Refusal("not_found", f"there is nothing at this path; {hint}")
         route = methods.get(_looked_up(method))
         if route is None:

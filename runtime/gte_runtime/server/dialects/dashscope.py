@@ -24,7 +24,7 @@ from ..models import EmbeddingModel, RerankerModel
 from ..refusals import Dialect, Refusal, error_body
 from ..routes import Handler, Route
 from . import openai
-from .native import VECTOR, vectors
+from .native import VECTOR, vectors, warnings_of
 
 BASE = "/api/v1/"
 """What clients are given as the address of the API, after the host."""
@@ -169,7 +169,7 @@ async def reranks(x: Exchange) -> Answer:
     model = x.server.reranker(request.model)
     out, results = await _ranked(x, model, request, request, "", "")
     body = {"id": x.id, "object": "list", "model": model.name, "results": results, "usage": _usage(out)}
-    return await x.answer(body)
+    return await x.answer(body | warnings_of(x))
 
 
 async def _ranked(
@@ -248,7 +248,8 @@ def _usage(out: Encoded[Any]) -> dict[str, int]:
 
 
 async def _answer(x: Exchange, output: dict[str, Any], out: Encoded[Any]) -> Answer:
-    return await x.answer({"output": output, "usage": _usage(out), "request_id": x.id})
+    body = {"output": output, "usage": _usage(out), "request_id": x.id}
+    return await x.answer(body | warnings_of(x))
 
 
 async def not_served(x: Exchange) -> Answer:

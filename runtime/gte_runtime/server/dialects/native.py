@@ -73,6 +73,9 @@ async def encode_route(x: Exchange) -> Answer:
             param="dense",
         )
     dim = check_dimensions(x, model, request.dimensions)
+    for name, of in (("dimensions", "dense"), ("encoding_format", "dense"), ("sparse_format", "sparse")):
+        if getattr(request, name) is not None and not (dense if of == "dense" else request.sparse):
+            x.warnings.append(f"{name} has no effect here: {of} is false")
     place = named("input")
     one_by_one = request.on_error == "item"
     most = x.server.options.max_inputs

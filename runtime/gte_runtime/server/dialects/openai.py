@@ -102,7 +102,7 @@ async def embed(x: Exchange, request: EmbeddingsRequest, zero_is_all: bool = Fal
     name, dimensions = agreed(request, "dimensions", "output_dimension")
     dim = check_dimensions(x, model, dimensions, name=name, zero_is_all=zero_is_all)
     normalise = agreed(request, "normalized", "normalize", "use_activation")[1] is not False
-    written = _written(x, request, dim)
+    written = _written(x, request, dim, normalise)
     prompt = prompt_for(x, model, request)
     texts, place = as_list(request.input, x, named("input"), x.server.options.max_inputs, "--max-inputs")
     out = await encode(x, model, texts, place, prompt=prompt, **cut_of(request))
@@ -119,7 +119,9 @@ async def embed(x: Exchange, request: EmbeddingsRequest, zero_is_all: bool = Fal
     return body | warnings_of(x)
 
 
-def _written(x: Exchange, request: EmbeddingsRequest, dim: int) -> Callable[[Float32], list[Any]]:
+def _written(
+    x: Exchange, request: EmbeddingsRequest, dim: int, normalise: bool
+) -> Callable[[Float32], list[Any]]:
     """How vectors are written into the answer.
 
     Raises:
@@ -137,7 +139,10 @@ def _written(x: Exchange, request: EmbeddingsRequest, dim: int) -> Callable[[Flo
     kind: Kind = request.output_dtype or ("float" if types[0] == "base64" else types[0])
     if wanted is not None and request.output_dtype is not None and types[0] not in (kind, "base64"):
         raise contradiction("embedding_type", "output_dtype")
-    check_bytes(dim, kind, "embedding_type" if request.output_dtype is None else "output_dtype")
+    field = "embedding_type" if request.output_dtype is None else "output_dtype"
+    check_bytes(dim, kind, field)
+    if kind in ("int8", "uint8") and not normalise:
+        x.warnings.append(f"{field}={kind}: without normalising, values below -1 and above 1 are cut off")
     floats, endianness = request.embed_dtype or "float32", request.endianness or "little"
     if (floats != "float32" or endianness == "big") and not (base64 and kind == "float"):
         x.warnings.append("embed_dtype and endianness have no effect here: they are for floats in base64")

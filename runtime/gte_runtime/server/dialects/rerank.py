@@ -15,7 +15,7 @@ import numpy as np
 
 from ...arrays import Float32
 from ...scoring import sigmoid
-from ..asked import agreed, at_least_0, cut_of, raw_of
+from ..asked import agreed, at_least_0, contradiction, cut_of, raw_of
 from ..encoding import encode, named, text_of
 from ..exchange import Answer, Exchange
 from ..fields import Value, done, refused, warned
@@ -82,7 +82,7 @@ class AnyRerankRequest(RerankRequest):
 async def rerank(x: Exchange) -> Answer:
     """In the dialect that the body tells."""
     names = await x.names()
-    x.dialect = cohere.DIALECT if "documents" in names and "texts" not in names else tei.DIALECT
+    x.dialect = cohere.DIALECT if "documents" in names and not names.get("texts") else tei.DIALECT
     return await _rerank(x, await x.read(AnyRerankRequest), return_documents=True)
 
 
@@ -98,10 +98,12 @@ async def _rerank(x: Exchange, request: RerankRequest, return_documents: bool) -
     """`return_documents` is for requests that do not say: vLLM, whose types demand it, and Jina return them;
     Cohere does not."""
     x.named(request.request_id)
-    if (request.texts is None) == (request.documents is None):
-        raise Refusal(
-            "missing_field", "send either texts (as to TEI) or documents (as to Cohere)", param="documents"
-        )
+    if request.texts is None and request.documents is None:
+        either = "send either texts (as to TEI) or documents (as to Cohere)"
+        message = either if isinstance(request, AnyRerankRequest) else "the field documents is missing"
+        raise Refusal("missing_field", message, param="documents")
+    if request.texts is not None and request.documents is not None:
+        raise contradiction("texts", "documents")
     as_tei = request.texts is not None
     name = "texts" if as_tei else "documents"
     sent: list[Any] = request.texts if as_tei else request.documents or []
@@ -123,6 +125,8 @@ async def _rerank(x: Exchange, request: RerankRequest, return_documents: bool) -
     per_document = at_least_0(*agreed(request, "max_tokens_per_doc", "max_doc_length"))
     cut = cut_of(request)
     documents = [_text(item, f"{name}[{i}]", request.rank_fields) for i, item in enumerate(sent)]
+    if request.rank_fields and not all(isinstance(item, dict) for item in sent):
+        x.warnings.append(f"rank_fields has no effect on {name} that are strings")
     asked = agreed(request, "return_documents", "return_text")[1]
     with_documents = asked if asked is not None else return_documents and not as_tei
     if with_documents:

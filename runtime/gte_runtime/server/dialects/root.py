@@ -21,7 +21,7 @@ BY_FIELD: tuple[tuple[str, Handler, Dialect], ...] = (
     ("messages", openai.embeddings, openai.DIALECT),
     ("texts", cohere.embed, cohere.DIALECT),
 )
-"""The first of these fields that the body has tells what it is."""
+"""The first of these fields that has a value tells what the body is."""
 
 REQUESTS = (
     tei.RootRequest,
@@ -35,7 +35,7 @@ REQUESTS = (
 async def root(x: Exchange) -> Answer:
     names = await x.names()
     for field, handler, dialect in BY_FIELD:
-        if field in names:
+        if names.get(field):
             x.dialect = dialect
             return await handler(x)
     return await tei.root(x)

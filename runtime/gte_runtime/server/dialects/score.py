@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 
 from ...scoring import hybrid_of_pairs, sigmoid
-from ..asked import at_least_0, cut_of, raw_of
+from ..asked import at_least_0, contradiction, cut_of, raw_of
 from ..encoding import Encoded, check_dimensions, encode, text_of
 from ..exchange import Answer, Exchange
 from ..fields import Value, done
@@ -178,15 +179,20 @@ def _texts(value: Any, name: str) -> list[str]:
 
 def _sides(x: Exchange, request: ScoreRequest) -> tuple[str, str, list[str], list[str]]:
     """The names of the two fields that are given, and their texts. Raises Refusal."""
-    given = [(a, b) for a, b in NAMES if getattr(request, a) is not None and getattr(request, b) is not None]
-    if len(given) != 1:
+    sent = [name for name in dict.fromkeys(chain(*NAMES)) if getattr(request, name) is not None]
+    given = next((pair for pair in NAMES if set(pair) <= set(sent)), None)
+    if given is None:
         raise Refusal(
             "missing_field",
             "send queries and documents, text_1 and text_2, or data_1 and data_2",
             param="queries",
         )
-    left_name, right_name = given[0]
-    left, right = (_texts(getattr(request, name), name) for name in given[0])
+    for other in sent:
+        if other not in given:
+            of_left = any(other == left for left, _ in NAMES)
+            raise contradiction(given[0] if of_left else given[1], other)
+    left_name, right_name = given
+    left, right = (_texts(getattr(request, name), name) for name in given)
     for name, side in ((left_name, left), (right_name, right)):
         if not side:
             raise Refusal("empty_input", f"{name} is empty; send at least one text", param=name)

@@ -16,13 +16,13 @@ from ...arrays import Float32
 from ...errors import InputError
 from ...version import __version__
 from ..asked import agreed, contradiction, cut_of, prompt_for
-from ..encoding import Encoded, as_list, check_dimensions, encode, named, prompt_of, text_of
+from ..encoding import Encoded, Place, as_list, check_dimensions, encode, named, prompt_of, text_of
 from ..exchange import Answer, Exchange, fragment, json_answer
 from ..fields import Value, done, refused, unused, warned
 from ..models import EmbeddingModel, RerankerModel, ServedModel
 from ..refusals import Dialect, Refusal, refusal_of
 from ..routes import Handler, Route
-from .native import VECTOR, Texts, sparse_as, vectors
+from .native import VECTOR, Texts, sparse_as, vectors, warnings_of
 
 
 def _error_body(refusal: Refusal, status: int, request_id: str) -> dict[str, Any]:
@@ -104,8 +104,10 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tools: Annotated[Value, NO_CHAT] = None
 
     content: str | None = None
-    add_special: Annotated[bool | None, done("false unless it is true")] = None
-    with_pieces: bool | None = None
+    add_special: Annotated[
+        bool | None, done("as add_special_tokens; false beside content unless it is true")
+    ] = None
+    with_pieces: Annotated[bool | None, done("as return_token_strs")] = None
     parse_special: Annotated[Value, refused("the server's --encode-special-tokens says so for all", True)] = (
         None
     )
@@ -228,9 +230,16 @@ async def _similarity(x: Exchange, inputs: Sentences, parameters: Tokenizing) ->
     model = x.server.embedder(None)
     if not inputs.sentences:
         raise Refusal("empty_input", "inputs.sentences is empty; send at least one", param="inputs.sentences")
-    out = await _encode(x, model, [inputs.source_sentence, *inputs.sentences], parameters)
+    texts = [inputs.source_sentence, *inputs.sentences]
+    out = await _encode(x, model, texts, parameters, _place_of_sentence)
     dense = out.dense(check_dimensions(x, model, None))
     return await _answer(x, out, list((dense[1:] @ dense[0]).tolist()))
+
+
+def _place_of_sentence(index: int | None) -> str:
+    if index is None:
+        return "inputs.sentences"
+    return f"inputs.sentences[{index - 1}]" if index else "inputs.source_sentence"
 
 
 async def tokenize(x: Exchange) -> Answer:
@@ -243,24 +252,35 @@ async def tokenize(x: Exchange) -> Answer:
     if request.inputs is not None:
         return await _tokenize_for_tei(x, model, request)
     text = request.prompt if request.prompt is not None else request.content or ""
+    prompt = "" if request.prompt_name is None else _prompt(model, request)
     default = given[0] == "prompt"
-    specials = agreed(request, "add_special_tokens", "add_special")[1]
+    specials = _specials(request, default)
+    with_strings = agreed(request, "return_token_strs", "with_pieces")[1]
     try:
-        pieces = await listed(x, model, text, default if specials is None else specials)
+        pieces = await listed(x, model, prompt + text, specials)
     except InputError as error:
         raise refusal_of(error, given[0]) from None
     ids = [piece["id"] for piece in pieces]
     if given[0] == "content":
         with_pieces = [{"id": piece["id"], "piece": piece["text"]} for piece in pieces]
-        return await x.answer({"tokens": with_pieces if request.with_pieces else ids})
-    strings = [piece["text"] for piece in pieces] if request.return_token_strs else None
-    return await x.answer(
-        {"count": len(ids), "max_model_len": model.max_length, "tokens": ids, "token_strs": strings}
-    )
+        return await x.answer({"tokens": with_pieces if with_strings else ids} | warnings_of(x))
+    strings = [piece["text"] for piece in pieces] if with_strings else None
+    body = {"count": len(ids), "max_model_len": model.max_length, "tokens": ids, "token_strs": strings}
+    return await x.answer(body | warnings_of(x))
+
+
+def _prompt(model: ServedModel, request: TokenizeRequest) -> str:
+    return prompt_of(model, request.prompt_name, "prompt_name") if isinstance(model, EmbeddingModel) else ""
+
+
+def _specials(request: TokenizeRequest, default: bool) -> bool:
+    """Whether to list special tokens, too. Raises Refusal for a contradiction."""
+    asked = agreed(request, "add_special_tokens", "add_special")[1]
+    return default if asked is None else bool(asked)
 
 
 async def _tokenize_for_tei(x: Exchange, model: ServedModel, request: TokenizeRequest) -> Answer:
-    prompt = prompt_of(model, request.prompt_name, "prompt_name") if isinstance(model, EmbeddingModel) else ""
+    prompt = _prompt(model, request)
     texts, place = as_list(request.inputs, x, named("inputs"), x.server.options.max_inputs, "--max-inputs")
     texts = [text_of(text, place(index)) for index, text in enumerate(texts)]
     if sum(map(len, texts)) > x.server.options.max_request_tokens:
@@ -271,7 +291,7 @@ async def _tokenize_for_tei(x: Exchange, model: ServedModel, request: TokenizeRe
         )
     pieces = []
     left = x.server.options.max_request_tokens
-    specials = request.add_special_tokens is not False
+    specials = _specials(request, True)
     for index, text in enumerate(texts):
         try:
             count, piece = await x.in_thread(_listed, model, prompt + text, specials, max(1, left))
@@ -305,7 +325,7 @@ async def detokenize(x: Exchange) -> Answer:
     model = x.server.tokenizing_model(request.model)
     check_ids(x, model, [request.tokens], "tokens", flat=True)
     text = await x.in_thread(model.tokenizer.join, request.tokens, False)
-    return await x.answer({"prompt": text, "content": text})
+    return await x.answer({"prompt": text, "content": text} | warnings_of(x))
 
 
 async def decode(x: Exchange) -> Answer:
@@ -370,6 +390,9 @@ async def info(x: Exchange) -> Answer:
     return json_answer(facts)
 
 
+INPUTS = named("inputs")
+
+
 class Tokenizing(Protocol):
     """What all requests for vectors have in common."""
 
@@ -379,10 +402,16 @@ class Tokenizing(Protocol):
 
 
 async def _encode(
-    x: Exchange, model: EmbeddingModel, inputs: object, request: Tokenizing, *, per_token: bool = False
+    x: Exchange,
+    model: EmbeddingModel,
+    inputs: object,
+    request: Tokenizing,
+    place: Place = INPUTS,
+    *,
+    per_token: bool = False,
 ) -> Encoded[EmbeddingModel]:
     prompt = prompt_for(x, model, request)
-    texts, place = as_list(inputs, x, named("inputs"), x.server.options.max_inputs, "--max-inputs")
+    texts, place = as_list(inputs, x, place, x.server.options.max_inputs, "--max-inputs")
     return await encode(x, model, texts, place, per_token=per_token, prompt=prompt, **cut_of(request))
 
 
