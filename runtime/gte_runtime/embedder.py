@@ -245,11 +245,18 @@ class Embedder(Model):
             ConfigError: the checkpoint has no sparse head.
         """
         self.steps.check_sparse(True)
-        tokens = self.steps.tokens(texts, max_length)
+        tokens = self.steps.tokens(texts, max_length, prompt_name=None)
         return self.steps.weights_by_string(tokens, self.steps.run(tokens))
 
-    def encode_queries(self, texts: str | Iterable[str], max_length: int = 8192) -> SparseVectors:
-        """Sparse vectors of queries.
+    def encode_queries(
+        self,
+        texts: str | Iterable[str],
+        max_length: int | None = None,
+        *,
+        prompt_name: str | None = None,
+        unicode: Form | None = None,
+    ) -> SparseVectors:
+        """Sparse vectors of queries. Arguments are those of `encode`.
 
         The "doc" models of OpenSearch weight a query's tokens by a table and run no model; for every other
         model these are the sparse vectors of `encode`.
@@ -259,7 +266,7 @@ class Embedder(Model):
             ConfigError: the checkpoint has no sparse head.
         """
         self.steps.check_sparse(True)
-        tokens = self.steps.tokens(texts, max_length)
+        tokens = self.steps.tokens(texts, max_length, prompt_name=prompt_name, unicode=unicode)
         return self.steps.query_vectors(tokens)
 
     def token_vectors(
@@ -275,7 +282,7 @@ class Embedder(Model):
             InputError: a text that is refused, or too long with truncate=False; has its index.
             ConfigError: an argument out of range, or a bundle whose graph gives no states: build it again.
         """
-        tokens = self.steps.tokens(texts, max_length, truncate)
+        tokens = self.steps.tokens(texts, max_length, truncate, prompt_name=None)
         return self.steps.run(tokens, token_states=True).token_states
 
     def score(
@@ -286,6 +293,7 @@ class Embedder(Model):
         *,
         dim: int | None = None,
         max_length: int | None = None,
+        prompt_name: str | None = None,
     ) -> Float64:
         """Hybrid scores of (query, document) pairs, float64 [N].
 
@@ -299,6 +307,7 @@ class Embedder(Model):
             sparse_weight: factor of the sum. The authors' script uses 0.1, their model card 0.3.
             dim: cut dense vectors to this many values, then normalise.
             max_length: most tokens per text, special tokens included.
+            prompt_name: the prompt to put before both texts of every pair, as in `encode`.
 
         Raises:
             InputError: not a pair of strings; has the index of the pair.
@@ -307,7 +316,7 @@ class Embedder(Model):
         dense = check_weight(dense_weight, "dense_weight")
         sparse = check_weight(sparse_weight, "sparse_weight")
         checked = [check_pair(pair, index) for index, pair in enumerate(as_pairs(pairs))]
-        return self.steps.score(checked, dense, sparse, self.steps.check_dim(dim), max_length)
+        return self.steps.score(checked, dense, sparse, self.steps.check_dim(dim), max_length, prompt_name)
 
     def states(
         self, texts: str | Iterable[str], dim: int | None = None, max_length: int | None = None
@@ -315,10 +324,10 @@ class Embedder(Model):
         """What `encode` normalises, cut to `dim`: float32 [N, dim]. With the pooling cls, states of the first
         tokens."""
         dim = self.steps.check_dim(dim)
-        return self.steps.run(self.steps.tokens(texts, max_length)).cls[:, :dim]
+        return self.steps.run(self.steps.tokens(texts, max_length, prompt_name=None)).cls[:, :dim]
 
     def tokenize(self, text: str, max_length: int | None = None) -> list[tuple[int, str]]:
         """The tokens of one text as the model gets them: (token id, decoded token)."""
-        length = self.steps.length(max_length)
-        tokens = self.tokenizer.encode([check_text(text, None)], max_length=length)[0]
+        length, prompt = self.steps.length(max_length), self.steps.prompt(None)
+        tokens = self.tokenizer.encode([prompt + check_text(text, None)], max_length=length)[0]
         return [(token, self.tokenizer.decode(token)) for token in tokens.ids.tolist()]

@@ -231,13 +231,14 @@ class Steps:
         sparse_weight: float,
         dim: int,
         max_length: int | None,
+        prompt_name: str | None = "",
     ) -> Float64:
         """Hybrid scores of pairs, float64 [N]. Arguments are those of `Embedder.score`, already checked."""
         if sparse_weight:
             self.check_sparse(True)
         # A text that is part of several pairs is run once.
         unique = {text: row for row, text in enumerate(dict.fromkeys(itertools.chain.from_iterable(pairs)))}
-        tokens = self.tokens(list(unique), max_length)
+        tokens = self.tokens(list(unique), max_length, prompt_name=prompt_name)
         try:
             states = self.run(tokens)
         except NonFiniteOutputError as error:
@@ -254,11 +255,20 @@ class Steps:
             rows = [(len(tokens) + query, document) for query, document in rows]
         return scoring.hybrid_of_pairs(rows, vectors, weights, dense_weight, sparse_weight)
 
+    def queries(self, tokens: Sequence[Tokens], *, dense: bool, sparse: bool, dim: int) -> Embeddings:
+        """The second and third step for queries. Their sparse vectors are by the model's table of weights, if
+        it has one; the model runs only for what is not."""
+        found = self._static(tokens) if sparse else None
+        states = self.run(tokens if dense or found is None else [])
+        out = self.collect(tokens, states, dense=dense, sparse=sparse and found is None, dim=dim)
+        return out if found is None else replace(out, sparse=self._of_table(found))
+
     def query_vectors(self, tokens: Sequence[Tokens]) -> SparseVectors:
         """Sparse vectors of queries; see `Embedder.encode_queries`."""
         found = self._static(tokens)
-        if found is None:
-            return self._sparse_vectors(tokens, self.run(tokens))
+        return self._sparse_vectors(tokens, self.run(tokens)) if found is None else self._of_table(found)
+
+    def _of_table(self, found: Sequence[Expansion]) -> SparseVectors:
         vectors = (sparse.sparse_vector(ids, weights, ()) for ids, weights in found)
         return SparseVectors(vectors, self.manifest.architecture.vocab_size)
 

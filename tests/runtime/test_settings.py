@@ -23,9 +23,11 @@ from gte_runtime.building.build import build
 from gte_runtime.bundle.directory import Bundle
 from gte_runtime.checkpoint.tensors import Checkpoint
 from gte_runtime.cli.embed import command
+from gte_runtime.cli.tokens import command as tokens_command
 from gte_runtime.compat import CrossEncoder, SentenceTransformer
 from gte_runtime.errors import BundleCorruptError, CheckpointError, ConfigError, SelfCheckFailed
 from gte_runtime.format.manifest import Manifest, parse_manifest
+from gte_runtime.integrations.milvus import GteEmbeddingFunction
 from gte_runtime.integrations.mteb import GteEncoder
 from gte_runtime.proof.oracle import forward
 from gte_runtime.server.models import EmbeddingModel
@@ -199,6 +201,46 @@ def test_the_server(made: Made, gte: Embedder):
         assert (info["model_type"], info["max_input_length"]) == ({"embedding": {"pooling": "mean"}}, 16)
     finally:
         here.close()
+
+
+def test_a_default_prompt_in_all_ways(golden: Golden, tmp_path: Path):
+    """Every method that is given texts puts it before them, where the call names none; and `gte tokens`."""
+    checkpoint = copy_of(
+        golden.checkpoint,
+        tmp_path / "prompted",
+        {
+            "modules.json": modules("Transformer", "Pooling", "Normalize"),
+            "1_Pooling/config.json": CLS,
+            "config_sentence_transformers.json": {"prompts": {"q": "find: "}, "default_prompt_name": "q"},
+        },
+    )
+    build(checkpoint, tmp_path / "bundle", graphs=golden.graphs, variants=("cpu-fp32",))
+    text, front = "a b", "find: a b"
+    with Embedder.open(tmp_path / "bundle", threads=1) as gte:
+        dense = gte.encode([text, "cat"], sparse=False).dense
+        plain = gte.encode([front, "find: cat"], sparse=False, prompt_name="").dense
+        np.testing.assert_array_equal(dense, plain)
+        states = gte.token_vectors(text)[0]
+        np.testing.assert_array_equal(states[:1], gte.encode(text, normalize=False).dense)
+        np.testing.assert_array_equal(gte.states(text), states[:1])
+        assert len(gte.tokenize(text)) == len(states) == gte.encode(text).tokens[0]
+        words = gte.token_weights(text)[0]
+        assert "ind" in "".join(words)
+        np.testing.assert_allclose(gte.score([(text, "cat")], 1, 0), [dense[0] @ dense[1]], rtol=1e-6)
+        bare = gte.encode([text, "cat"], sparse=False, prompt_name="").dense
+        found = gte.score([(text, "cat")], 1, 0, prompt_name="")
+        np.testing.assert_allclose(found, [bare[0] @ bare[1]], rtol=1e-6)
+        model = SentenceTransformer(tmp_path / "bundle", threads=1)
+        np.testing.assert_array_equal(model.encode(text, output_value="token_embeddings"), states)
+    done = CliRunner().invoke(tokens_command, [text, "--model", str(tmp_path / "bundle")])
+    first, *table = done.stdout.splitlines()
+    assert f"({len(table)} tokens" in first
+
+
+def test_a_store_knows_the_cut(made: Made, gte: Embedder):
+    """The length that a Milvus collection is made with is that of the vectors."""
+    function = GteEmbeddingFunction(gte)
+    assert function.dim["dense"] == len(function.encode_documents(["a b"])["dense"][0]) == 20
 
 
 def test_several_poolings_after_each_other(golden: Golden, tmp_path: Path):

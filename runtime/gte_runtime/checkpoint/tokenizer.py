@@ -3,7 +3,9 @@
 - `do_lower_case` in sentence_bert_config.json lower-cases texts first, unless tokenizer.json does so already.
 - In tokenizer_config.json of BERT's tokenizer, `do_lower_case`, `strip_accents` and `tokenize_chinese_chars`
   count, not what tokenizer.json says of them. Other tokenizers do not read these keys.
-- `added_tokens_decoder` there, and added_tokens.json before it, may hold tokens that tokenizer.json lacks.
+- `truncation` in tokenizer.json names the side at which texts are cut; the left one is refused.
+- `added_tokens_decoder` in tokenizer_config.json, and added_tokens.json before it, may hold tokens that
+  tokenizer.json lacks.
 
 A bundle's tokenizer.json has all of it, so whatever opens the bundle heeds it. Where nothing is to be
 changed, the bytes of the file are returned as they are.
@@ -25,6 +27,8 @@ LFS_POINTER = b"version https://git-lfs"
 SLOW = ("sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 """Tokenizers in forms that only transformers' own slow classes read."""
 CONFIG, ADDED = "tokenizer_config.json", "added_tokens.json"
+LEFT = b'"Left"'
+"""In the bytes of a tokenizer.json that may cut texts at their beginning."""
 BERT = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -52,13 +56,18 @@ def read_tokenizer(folder: Folder, encoder: str, lower_case: bool) -> bytes:
     for key, plain in (("truncation_side", "right"), ("split_special_tokens", False)):
         if config.get(key, plain) not in (plain, None):
             raise CheckpointError(f"{at}{CONFIG}: {key} is {shown(config[key])}; implemented: {shown(plain)}")
-    if not lower_case and not config and not added:
+    plain = not lower_case and not config and not added
+    if plain and LEFT not in data:
         return data
     raw = _parsed(data, at)
     try:
+        if "truncation_side" not in config:
+            _check_side(raw, f"{at}tokenizer.json")
         changed = _add_tokens(raw, config, added)
         changed |= _as_bert(raw, config)
         changed |= lower_case and _lower_case(raw)
+    except CheckpointError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"{at}{CONFIG} or {ADDED} cannot be read: {str(error)[:120]}") from None
     return json.dumps(raw, ensure_ascii=False).encode() if changed else data
@@ -73,6 +82,14 @@ def _parsed(data: bytes, at: str) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{at}tokenizer.json: cannot be read: {str(error)[:120]}") from None
     return raw
+
+
+def _check_side(raw: Mapping[str, Any], name: str) -> None:
+    """Refuse a tokenizer that cuts texts at their beginning, as transformers lets tokenizer.json say where
+    tokenizer_config.json does not. Its limit is not read there, nor here."""
+    side = (raw.get("truncation") or {}).get("direction", "Right")
+    if side != "Right":
+        raise CheckpointError(f"{name}: the direction of truncation is {shown(side)}; implemented: 'Right'")
 
 
 def _tokenizer_json(folder: Folder, name: str) -> bytes:

@@ -79,7 +79,7 @@ def command(model: str, as_json: bool) -> None:
             for name, variant in value.items():
                 show(f"{'variant':<14}{name}: " + ", ".join(f"{k} {v}" for k, v in variant.items()))
         else:
-            show(f"{key:<14}{', '.join(value) if isinstance(value, list) else value}")
+            show(f"{key + ' ':<14}{', '.join(value) if isinstance(value, list) else value}")
 
 
 def _invariance(bundle: Bundle, name: str) -> dict[str, bool | float | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import gpu_options, input_options, max_length_option, model_options
+from .options import form_of, gpu_options, input_options, max_length_option, model_options, unicode_option
 from .terminal import escaped, show, show_json, tell
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def command() -> None:
     help="A bar on a terminal, or lines of JSON on stdout.",
 )
 @max_length_option
+@unicode_option
 @model_options
 @gpu_options
 def run(
@@ -92,6 +93,7 @@ def run(
     actors: int | None,
     progress: str,
     max_length: int | None,
+    nfc: bool | None,
     model: str,
     variant: str | None,
     provider: str,
@@ -120,7 +122,7 @@ def run(
         model,
         Fields(text_field, id_field or "id", id_field is not None, keep),
         input_form,
-        Wanted(dense, sparse, dim, dtype, sparse_top, max_length, truncate, prompt_name),
+        Wanted(dense, sparse, dim, dtype, sparse_top, max_length, truncate, prompt_name, form_of(nfc)),
         Place(variant, provider, threads, devices, gpu_mem_limit),
         rows_per_part,
         max_rejects,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from . import reading
-from .options import input_options, max_length_option, model_options
+from .options import form_of, input_options, max_length_option, model_options, unicode_option
 from .terminal import show, show_json, tell
 
 SHOWN = 100
@@ -37,6 +37,7 @@ SHOWN = 100
 @click.option("--query-prompt", help="The prompt of the model to put before a query, such as query.")
 @click.option("--format", "form", type=click.Choice(["table", "jsonl"]), default="table", show_default=True)
 @max_length_option
+@unicode_option
 @model_options
 def command(
     queries: tuple[str, ...],
@@ -52,6 +53,7 @@ def command(
     query_prompt: str | None,
     form: str,
     max_length: int | None,
+    nfc: bool | None,
     model: str,
     variant: str | None,
     provider: str,
@@ -77,7 +79,9 @@ def command(
     from ..jobs.search import Index, Weights
     from ..machine.progress import Progress
 
-    with Embedder.open(model, variant=variant, provider=provider, threads=threads) as gte:
+    with Embedder.open(
+        model, variant=variant, provider=provider, threads=threads, unicode=form_of(nfc)
+    ) as gte:
         if sparse_weight is None:
             sparse_weight = 0.1 if gte.manifest.sparse else 0.0
         weights = Weights(dense_weight, check_weight(sparse_weight, "sparse-weight"))

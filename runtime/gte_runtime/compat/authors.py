@@ -83,7 +83,9 @@ class GTEEmbedding:
         sparse_weight: float = 0.1,
     ) -> list[float]:
         """Hybrid scores, N floats. As in the original, `max_length` is 1024 here and 8192 in `encode`."""
-        scores = self.embedder.score(pairs, dense_weight, sparse_weight, dim=dimension, max_length=max_length)
+        scores = self.embedder.score(
+            pairs, dense_weight, sparse_weight, dim=dimension, max_length=max_length, prompt_name=""
+        )
         return [float(score) for score in scores]
 
     def close(self) -> None:

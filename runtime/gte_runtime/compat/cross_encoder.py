@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from ..reranker import Reranker
-from ..tokenization import Form
+from ..tokenization import Form, no_sequence
 from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
 from .surface import NO_POOLS, Surface
@@ -145,7 +145,7 @@ class CrossEncoder(Surface):
             raise TypeError("predict() takes the pairs once: as `inputs`, or as `sentences`, its older name")
         given: Any = sentences if inputs is None else inputs
         self._check(prompt_name, prompt, batch_size, device, pool)
-        single = len(given) == 2 and all(isinstance(text, str) for text in given)
+        single = self.is_singular_input(given)
         pairs = [tuple(given)] if single else given.tolist() if isinstance(given, np.ndarray) else given
         shown = logger.getEffectiveLevel() <= logging.INFO if show_progress_bar is None else show_progress_bar
         function = activation_fn or self.activation_fn
@@ -176,6 +176,10 @@ class CrossEncoder(Surface):
         chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
         """[{"corpus_id": position, "score": float, "text": document}], best first; "text" if requested."""
+        hint = "; give a list" if isinstance(documents, str) else no_sequence(documents)
+        if hint:
+            kind = type(documents).__name__
+            raise InputError(f"expected a list of texts, found {kind}{hint}", field="documents", got=kind)
         listed = list(documents)
         pairs = [(query, document) for document in listed]
         scores = self.predict(
@@ -209,7 +213,9 @@ class CrossEncoder(Surface):
 
     def is_singular_input(self, inputs: Any) -> bool:
         """One pair, whose score `predict` returns as a number."""
-        return len(inputs) == 2 and all(isinstance(text, str) for text in inputs)
+        # A string of two letters, and a dictionary or a data frame of two rows, are none.
+        pair = isinstance(inputs, (list, tuple, np.ndarray)) and len(inputs) == 2
+        return pair and all(isinstance(text, str) for text in inputs)
 
     @property
     def _opened(self) -> Reranker:  # type: ignore[override]

@@ -180,7 +180,9 @@ class SentenceTransformer(Surface):
         single = isinstance(texts, str)
         front = resolve(self.prompts, prompt, prompt_name, self.default_prompt_name)
         if output_value == "token_embeddings":
-            states: list[Any] = self.embedder.token_vectors(_with_prompt(texts, front), self.max_seq_length)
+            steps = self.embedder.steps
+            tokens = steps.tokens(_with_prompt(texts, front), self.max_seq_length)
+            states: list[Any] = steps.run(tokens, token_states=True).token_states
             if convert_to_tensor or not convert_to_numpy:
                 states = [as_torch(each, "a tensor") for each in states]
             return states[0] if single else states

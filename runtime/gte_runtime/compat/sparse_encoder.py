@@ -24,16 +24,17 @@ from ..embedder import Embedder
 from ..errors import ConfigError
 from ..format.manifest import SIMILARITIES
 from ..sparse import SparseVector, SparseVectors
-from ..tokenization import as_texts, check_text
+from ..tokenization import Form, as_texts, check_text
 from .arguments import check_batch_size, refuse, warn_without_effect
 from .device import provider_of
 from .prompts import DOCUMENT_NAMES, resolve
+from .surface import NO_POOLS, Surface
 from .tensors import is_tensor, torch_for
 
 logger = logging.getLogger(__name__)
 
 
-class SparseEncoder:
+class SparseEncoder(Surface):
     """The constructor of the original, and those of its methods that embed text and compare vectors."""
 
     def __init__(
@@ -58,6 +59,7 @@ class SparseEncoder:
         max_active_dims: int | None = None,
         variant: str | None = None,
         threads: int | None = None,
+        unicode: Form | None = None,
     ) -> None:
         """Open a bundle. Arguments are those of our `SentenceTransformer`, and `max_active_dims`: how many
         entries of a vector are kept, the largest.
@@ -84,7 +86,7 @@ class SparseEncoder:
         self.max_active_dims = max_active_dims
         self._provider = provider_of(device)
         self.embedder = Embedder.open(
-            model_name_or_path, provider=self._provider, variant=variant, threads=threads
+            model_name_or_path, provider=self._provider, variant=variant, threads=threads, unicode=unicode
         )
         manifest = self.embedder.manifest
         try:
@@ -143,7 +145,7 @@ class SparseEncoder:
             raise TypeError("encode() takes the texts once: as `inputs`, or as `sentences`, its older name")
         texts: Any = sentences if inputs is None else inputs
         check_batch_size(batch_size)
-        refuse({"pool": pool}, "there are no process pools; one call uses all processors it may")
+        refuse({"pool": pool}, NO_POOLS)
         if task not in (None, "query", "document"):
             raise ConfigError(f"task is {str(task)[:40]!r}; expected 'query' or 'document'")
         if device is not None and (
@@ -322,28 +324,9 @@ class SparseEncoder:
 
     get_sentence_embedding_dimension = get_embedding_dimension
 
-    def get_max_seq_length(self) -> int:
-        """Tokens at which texts are cut."""
-        return self.max_seq_length
-
     @property
-    def device(self) -> str:
-        """Where the model runs; a string, where the original has a torch.device."""
-        return self._provider
-
-    def eval(self) -> SparseEncoder:
-        """Returns itself: there is no training mode."""
-        return self
-
-    def close(self) -> None:
-        """Stop all runs and release the memory."""
-        self.embedder.close()
-
-    def __enter__(self) -> SparseEncoder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _opened(self) -> Embedder:  # type: ignore[override]
+        return self.embedder
 
     @property
     def _width(self) -> int:

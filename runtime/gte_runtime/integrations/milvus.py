@@ -35,7 +35,7 @@ class GteEmbeddingFunction:
     def dim(self) -> dict[str, int]:
         """{"dense": values of a dense vector, "sparse": rows of the embedding table}."""
         return {
-            "dense": self._dim or self.gte.dim,
+            "dense": self._dim or self.gte.manifest.truncate_dim or self.gte.dim,
             "sparse": self.gte.manifest.architecture.vocab_size,
         }
 

@@ -24,6 +24,7 @@ from ..reranker import Reranker
 from ..results import Embeddings
 from ..scoring import each_with_each, pairwise
 from ..version import __version__
+from .texts import of_queries
 
 QUERY = "query"
 """mteb's name for queries, and the name of the prompt that models have for them."""
@@ -231,6 +232,8 @@ def _encode(
     normalize: bool = True,
 ) -> Embeddings:
     prompt = QUERY if query and QUERY in gte.manifest.prompts else None
+    if query and sparse:
+        return of_queries(gte, texts, prompt, dense, dim)
     return gte.encode(texts, dense=dense, sparse=sparse, dim=dim, prompt_name=prompt, normalize=normalize)
 
 

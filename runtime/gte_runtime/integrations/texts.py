@@ -29,5 +29,16 @@ def opened(model: Model, options: dict[str, Any]) -> Embedder:
 def encoded(embedder: Embedder, texts: Sequence[str], names: Sequence[str], **options: Any) -> Embeddings:
     """`Embedder.encode` with the first of the named prompts that the model has, or its default one."""
     prompt = next((name for name in names if name in embedder.manifest.prompts), None)
+    if names == QUERY and options["sparse"]:
+        return of_queries(embedder, list(texts), prompt, options.get("dense", True), options.get("dim"))
     out: Embeddings = embedder.encode(list(texts), prompt_name=prompt, **options)
     return out
+
+
+def of_queries(
+    embedder: Embedder, texts: list[str], prompt_name: str | None, dense: bool, dim: int | None
+) -> Embeddings:
+    """Sparse vectors of queries, which some models make by a table, and dense ones."""
+    steps = embedder.steps
+    tokens = steps.tokens(texts, prompt_name=prompt_name)
+    return steps.queries(tokens, dense=dense, sparse=True, dim=steps.check_dim(dim))

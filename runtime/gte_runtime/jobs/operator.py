@@ -12,7 +12,7 @@ import numpy as np
 from ..embedder import Embedder
 from ..errors import ConfigError, InputError
 from ..results import Embeddings
-from ..tokenization import Tokens
+from ..tokenization import Form, Tokens
 from .columns import DTYPES, dense_column
 from .tables import arrow
 
@@ -31,6 +31,7 @@ class Wanted:
     max_length: int | None = None
     truncate: bool = True
     prompt_name: str | None = None
+    unicode: Form | None = None
 
     def __post_init__(self) -> None:
         if not self.dense and not self.sparse:
@@ -51,6 +52,7 @@ class Wanted:
             "max_length": self.max_length,
             "truncate": self.truncate,
             "prompt_name": self.prompt_name,
+            "unicode": self.unicode,
         }
 
 
@@ -105,7 +107,7 @@ class TableEmbedder:
             raise ConfigError(f"the table has no column {self.text!r}; its columns are {there}")
         wanted = self.wanted
         tokenize = self.opened().steps.tokenize_part(
-            wanted.max_length, wanted.truncate, prompt_name=wanted.prompt_name
+            wanted.max_length, wanted.truncate, prompt_name=wanted.prompt_name, unicode=wanted.unicode
         )
         return tokenize(table.column(self.text).to_pylist(), 0)
 

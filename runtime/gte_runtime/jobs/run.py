@@ -194,10 +194,13 @@ def _description(request: Request, paths: Sequence[str]) -> dict[str, Any]:
     """All that decides what the parts hold."""
     bundle = locate(request.model)
     identity = hashlib.sha256((bundle / manifest.FILE).read_bytes()).hexdigest()
+    wanted = asdict(request.wanted)
+    if wanted["unicode"] is None:
+        del wanted["unicode"]  # so that jobs which were begun before there was this option go on
     return {
         "model": {"manifest": identity},
         "options": {
-            **asdict(request.wanted),
+            **wanted,
             "rows_per_part": request.rows_per_part,
             "format": request.form,
             "text_field": request.fields.text,

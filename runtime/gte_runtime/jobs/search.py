@@ -97,13 +97,12 @@ class Index:
         weights = weights or self._weights
         if (weights.dense and not self._weights.dense) or (weights.sparse and not self._weights.sparse):
             raise ConfigError("the index was made without the vectors of one of these weights")
-        out = self._embedder.encode(
-            query,
+        steps = self._embedder.steps
+        out = steps.queries(
+            steps.tokens(query, self._max_length, prompt_name=prompt_name),
             dense=bool(weights.dense),
             sparse=bool(weights.sparse),
-            dim=self._dim,
-            max_length=self._max_length,
-            prompt_name=prompt_name,
+            dim=steps.check_dim(self._dim),
         )
         cosines: Sequence[float] = [0.0] * len(self._index)
         if out.dense is not None and len(self._index):

@@ -127,3 +127,30 @@ def test_what_contradicts_tokenizer_json(folder: Path, config: dict[str, Any], w
     put(folder, {CONFIG: config})
     with pytest.raises(CheckpointError, match=words):
         read(folder)
+
+
+def test_the_side_at_which_texts_are_cut(folder: Path):
+    """transformers takes it from tokenizer.json, unless tokenizer_config.json names it. The limit
+    and the padding that stand beside it there change nothing."""
+    raw = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    padding = {
+        "strategy": {"Fixed": 16}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 1,
+        "pad_type_id": 0, "pad_token": "<pad>",
+    }  # fmt: skip
+    truncation = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    put(folder, {"tokenizer.json": raw | {"padding": padding, "truncation": truncation}})
+    assert read(folder) == (folder / "tokenizer.json").read_bytes()
+    put(folder, {"tokenizer.json": raw | {"truncation": truncation | {"direction": "Left"}}})
+    with pytest.raises(
+        CheckpointError, match=r"^tokenizer.json: the direction of truncation is 'Left'; impl"
+    ):
+        read(folder)
+    put(folder, {CONFIG: {"truncation_side": "right"}})
+    assert read(folder) == (folder / "tokenizer.json").read_bytes()
+
+
+def test_a_contradiction_is_no_damage(folder: Path):
+    """A token whose id does not fit is told as that, not as a file that cannot be read."""
+    put(folder, {"added_tokens.json": {"[NEW]": 1535}})
+    with pytest.raises(CheckpointError, match=r"^the files beside tokenizer.json have the token '\[NEW\]'"):
+        read(folder)

@@ -152,3 +152,18 @@ def test_torch_functions_and_tensors(reranker_bundle: Path):
         check=False,
     )
     assert done.stdout.strip() == "all fine", done.stderr
+
+
+@pytest.mark.parametrize("given", ["ab", {"query": "a", "document": "b"}, {"a", "b"}])
+def test_what_is_no_pair(model: CrossEncoder, given: Any):
+    """Two strings make a pair only in a list, a tuple or an array; two letters, two keys or a set do not."""
+    assert not model.is_singular_input(given)
+    with pytest.raises(InputError, match="expected an iterable of"):
+        model.predict(given)
+    with pytest.raises(InputError, match=r"documents: expected a list of texts, found (str|dict|set)[;,] "):
+        model.rank("a", given)
+
+
+def test_pairs_of_an_iterator(model: CrossEncoder):
+    pairs: Any = iter(PAIRS)
+    assert np.array_equal(model.predict(pairs), model.predict(PAIRS))

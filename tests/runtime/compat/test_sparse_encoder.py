@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from gte_runtime.building.build import build
 from gte_runtime.bundle.directory import Bundle
 from gte_runtime.compat import SparseEncoder
 from gte_runtime.errors import CheckpointError, ConfigError, SelfCheckFailed
+from gte_runtime.integrations import mteb
+from gte_runtime.integrations.milvus import GteEmbeddingFunction
+from gte_runtime.jobs.rows import of_texts
+from gte_runtime.jobs.search import Index, Weights
 from gte_runtime.sparse import SparseVector, SparseVectors
 
 GRAPHS = DATA / "gte-tiny-random" / "graphs"
@@ -195,6 +200,53 @@ def test_queries_through_the_library(with_queries: Path, plain: Path):
     with Embedder.open(plain) as gte:
         ours, theirs = gte.encode_queries(TEXTS), gte.encode(TEXTS).sparse
         assert all(a.as_dict() == b.as_dict() for a, b in zip(ours, theirs, strict=True))
+
+
+def test_queries_of_a_bundle_with_settings(tmp_path: Path):
+    """`encode_queries` has the checkpoint's limit and prompt, as `encode` has."""
+    files = copy.deepcopy(PLAIN["files"])
+    files["sentence_bert_config.json"]["max_seq_length"] = 9
+    files["config_sentence_transformers.json"] |= {"prompts": {"q": "find: "}, "default_prompt_name": "q"}
+    build(write_mlm(tmp_path / "checkpoint", files), tmp_path / "bundle", graphs=GRAPHS)
+    with Embedder.open(tmp_path / "bundle") as gte:
+        ours, theirs = gte.encode_queries(TEXTS), gte.encode(TEXTS).sparse
+        assert [a.as_dict() for a in ours] == [b.as_dict() for b in theirs]
+        bare = gte.encode(TEXTS, prompt_name="").sparse
+        assert [a.as_dict() for a in gte.encode_queries(TEXTS, prompt_name="")] == [b.as_dict() for b in bare]
+
+
+def test_queries_of_the_integrations(with_queries: Path):
+    """What fills a store encodes a query by the table, and a document by the model."""
+    with Embedder.open(with_queries) as gte:
+        function = GteEmbeddingFunction(gte)
+        queries, documents = function.encode_queries(TEXTS), function.encode_documents(TEXTS)
+        assert queries["sparse"] == [vector.as_dict() for vector in gte.encode_queries(TEXTS)]
+        assert documents["sparse"] == [vector.as_dict() for vector in gte.encode(TEXTS).sparse]
+        np.testing.assert_array_equal(queries["dense"], documents["dense"])
+        found = mteb._encode(gte, TEXTS, True, dense=False, sparse=True, dim=None)
+        assert [vector.as_dict() for vector in found.sparse] == queries["sparse"]
+        assert found.dense is None
+
+
+def test_search_with_a_model_for_documents(with_queries: Path):
+    """`gte search` scores as `Embedder.score` does: the query by the table."""
+    with Embedder.open(with_queries) as gte:
+        for weights in (Weights(0, 1), Weights(1, 0.5)):
+            index = Index(gte, of_texts(TEXTS), weights)
+            expected = gte.score([(TEXTS[0], text) for text in TEXTS], weights.dense, weights.sparse)
+            np.testing.assert_allclose(index.scores(TEXTS[0]), expected, rtol=1e-5)
+
+
+def test_what_the_classes_share(plain: Path):
+    """A text form, a line for `repr`, token counts, and errors that say why."""
+    composed, decomposed = "Tất cả mọi người", unicodedata.normalize("NFD", "Tất cả mọi người")
+    with SparseEncoder(plain, unicode="NFC") as model:
+        assert model.encode(decomposed).as_dict() == model.encode(composed).as_dict()
+        assert repr(model) == f"SparseEncoder({model.embedder!r})"
+        assert len(model.tokenizer(TEXTS[0])["input_ids"]) == model.embedder.encode(TEXTS[0]).tokens[0]
+        assert model.to("cpu") is model
+        with pytest.raises(AttributeError, match="not trained"):
+            model.fit()
 
 
 def test_the_encoder_beside_modules_json(tmp_path: Path, with_queries: Path):
