@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from golden import Golden
 from numpy.typing import NDArray
 from reranking import GRAPHS, RERANKER
-from serving import Here
 from spoil import signed
 from stlayout import CLS, MEAN, copy_of, modules, put, put_dense
 
@@ -30,8 +29,6 @@ from gte_runtime.format.manifest import Manifest, parse_manifest
 from gte_runtime.integrations.milvus import GteEmbeddingFunction
 from gte_runtime.integrations.mteb import GteEncoder
 from gte_runtime.proof.oracle import forward
-from gte_runtime.server.models import EmbeddingModel
-from gte_runtime.server.options import Options
 
 pytestmark = pytest.mark.slow
 
@@ -183,6 +180,12 @@ def test_the_command_line(made: Made, gte: Embedder):
 
 def test_the_server(made: Made, gte: Embedder):
     """A request that names no length and no dimensions gets the checkpoint's; it may name larger ones."""
+    pytest.importorskip("msgspec", reason="the extra server is not installed")
+    from serving import Here
+
+    from gte_runtime.server.models import EmbeddingModel
+    from gte_runtime.server.options import Options
+
     model = EmbeddingModel("m", gte)
     assert (model.length_limit(None), model.length_limit(100), model.max_length) == (16, 100, 8192)
     assert model.dim == 24
