@@ -326,8 +326,10 @@ class Embedder(Model):
         dim = self.steps.check_dim(dim)
         return self.steps.run(self.steps.tokens(texts, max_length, prompt_name=None)).cls[:, :dim]
 
-    def tokenize(self, text: str, max_length: int | None = None) -> list[tuple[int, str]]:
-        """The tokens of one text as the model gets them: (token id, decoded token)."""
-        length, prompt = self.steps.length(max_length), self.steps.prompt(None)
+    def tokenize(
+        self, text: str, max_length: int | None = None, *, prompt_name: str | None = None
+    ) -> list[tuple[int, str]]:
+        """The tokens of one text as the model gets them, with its prompt: (token id, decoded token)."""
+        length, prompt = self.steps.length(max_length), self.steps.prompt(prompt_name)
         tokens = self.tokenizer.encode([prompt + check_text(text, None)], max_length=length)[0]
         return [(token, self.tokenizer.decode(token)) for token in tokens.ids.tolist()]

@@ -246,18 +246,22 @@ def test_prompts(golden: Golden, tmp_path: Path):
         cohere = here.post("/v2/embed", {"texts": TEXTS, "model": "m", "embedding_types": ["float"]}).json()
         assert np.array_equal(floats(cohere["embeddings"]["float"]), default)
         (pieces,) = here.post("/tokenize", {"inputs": "a", "prompt_name": "query"}).json()
-        assert [piece["id"] for piece in pieces] == [token for token, _ in gte.tokenize("query: a")]
+        assert [piece["id"] for piece in pieces] == [
+            token for token, _ in gte.tokenize("a", prompt_name="query")
+        ]
         text = "Hello, мир 北京"
         (item,) = here.post("/v1/encode", {"input": text, "prompt": "query", "tokens": True}).json()["data"]
         pieces = item["token_weights"]
-        assert [piece["id"] for piece in pieces] == [token for token, _ in gte.tokenize("query: " + text)]
+        assert [piece["id"] for piece in pieces] == [
+            token for token, _ in gte.tokenize(text, prompt_name="query")
+        ]
         placed = [piece for piece in pieces if piece["start"] is not None]
         assert all(
             text[piece["start"] : piece["stop"]] == piece["text"].removeprefix(" ") for piece in placed
         )
         assert (placed[0]["start"], placed[-1]["stop"]) == (0, len(text))
         assert [piece["id"] for piece in pieces if not piece["special"] and piece["stop"] is None] == [
-            token for token, _ in gte.tokenize("query:")[1:-1]
+            token for token, _ in gte.tokenize("query:", prompt_name="")[1:-1]
         ]
         refused = here.post("/v1/encode", {"input": "a", "prompt": "other"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (422, "unknown_prompt")
