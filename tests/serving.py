@@ -220,7 +220,8 @@ class Here(Client):
         self._loop.call_soon_threadsafe(stop)
 
     def close(self) -> None:
-        self.drain()
+        with contextlib.suppress(RuntimeError):  # a test has stopped it, and its event loop is closed
+            self.drain()
         self._thread.join(30)
         assert not self._thread.is_alive()
 
