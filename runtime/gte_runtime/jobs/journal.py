@@ -207,7 +207,7 @@ def begin(directory: Path, job: dict[str, Any]) -> Journal:
     """
     _sweep(directory)
     if is_job(directory):
-        _compare(read_job(directory), job, directory.name)
+        compare(read_job(directory), job, directory.name)
         return Journal(directory, _whole(directory, read_parts(directory)))
     text = json.dumps({"format": FORMAT, **job}, indent=1, ensure_ascii=False) + "\n"
     write_durably(directory / JOB, lambda file: _write(file, text))
@@ -263,7 +263,8 @@ def _sweep(directory: Path) -> None:
             path.unlink()
 
 
-def _compare(begun: dict[str, Any], now: dict[str, Any], name: str) -> None:
+def compare(begun: dict[str, Any], now: dict[str, Any], name: str) -> None:
+    """Raises ResumeMismatchError, with the differences, for a job that is not the one that was begun."""
     differences = list(_differences(begun, now))
     if differences:
         raise ResumeMismatchError(

@@ -43,9 +43,7 @@ def on_ray(address: str | None = None, actors: int | None = None) -> Engine:
     except ImportError:
         raise ConfigError("--engine ray needs Ray: pip install 'gte-runtime[ray]'") from None
 
-    def run(
-        operator: TableEmbedder, tables: Iterator[tuple[int, Any]], size: int
-    ) -> Iterator[tuple[int, Any]]:
+    def run(operator: TableEmbedder, tables: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         operator.close()  # the actors have models of their own
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")

@@ -50,7 +50,6 @@ class Index:
     ) -> None:
         """Embed all documents. `done` is called with how many texts were done since the last call."""
         self._embedder, self._weights, self._dim, self._max_length = embedder, weights, dim, max_length
-        self._names: dict[int, str] = {}
         self.rows: list[Row] = []
         """All rows of the input, with their texts."""
         self.rejected: dict[int, str] = {}
@@ -119,9 +118,7 @@ class Index:
         for vector in vectors or ():
             words: dict[str, float] = defaultdict(float)
             for token, weight in vector.as_dict().items():
-                name = self._names.get(token)
-                if name is None:
-                    name = self._names[token] = self._embedder.tokenizer.decode(token)
+                name = self._embedder.tokenizer.decode(token)
                 words[name] = max(weight, words[name])
             result.append(dict(words))
         return result

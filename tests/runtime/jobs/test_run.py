@@ -435,7 +435,7 @@ def test_the_reader_is_two_windows_ahead(request_: Request, corpus: Path):
     corpus.write_bytes(corpus.read_bytes() * 5)
     ahead: list[int] = []
 
-    def watched(operator: Any, tables: Iterator[tuple[int, Any]], size: int) -> Iterator[tuple[int, Any]]:
+    def watched(operator: Any, tables: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         read = 0
 
         def counted() -> Iterator[tuple[int, Any]]:
@@ -444,7 +444,7 @@ def test_the_reader_is_two_windows_ahead(request_: Request, corpus: Path):
                 read += 1
                 yield each
 
-        for done, part in enumerate(run.overlapped(operator, counted(), size), 1):
+        for done, part in enumerate(run.overlapped(operator, counted()), 1):
             ahead.append(read - done * request_.rows_per_part // run.WINDOW)
             yield part
 
